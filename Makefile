@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The front door; `make help` says what there is.
+
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+S := scripts
+
+.PHONY: help setup run test bench shell kernel base check clean distclean
+
+help:
+	@$(S)/help
+
+setup:
+	@$(S)/setup
+
+base: setup
+	@$(S)/base
+
+KERNEL_CONFIG ?= test
+kernel: setup
+	@$(S)/build $(KERNEL_CONFIG)
+
+kernel-%: setup
+	@$(S)/build $*
+
+run: setup
+	@$(S)/run
+
+test: setup
+	@$(S)/test $(STAGES)
+
+bench: setup
+	@$(S)/bench $(BENCH_ARGS)
+
+shell: setup
+	@$(S)/shell
+
+check: setup
+	@$(S)/check $(FILES)
+
+clean:
+	@$(S)/clean build
+
+distclean:
+	@$(S)/clean cache
