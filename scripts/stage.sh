@@ -89,7 +89,7 @@ fold_names() {
 		head = substr($0, 1, length($0) - length(last))
 		if (head != now || length(line) + length(last) > 96) {
 			if (line != "") print line
-			line = "   ok    " head ":"; now = head
+			line = "   ok    " substr(head, 1, length(head) - 1) ":"; now = head
 		}
 		line = line " " last
 	} END { if (line != "") print line }'
