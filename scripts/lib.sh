@@ -17,7 +17,7 @@ say() { printf '%s\n' "$*"; }
 
 die() {
 	printf '%s: error: %s\n' "$ME" "$*" >&2
-	exit 1
+	exit "${DIE_STATUS:-1}"
 }
 
 # minutes and seconds of a number of seconds

@@ -58,7 +58,7 @@ vm_verdict() {	# NAME [--status]
 	local why
 
 	case $VM_STATUS in
-	9[6-9]) why=$(grep -aE "error:|insmod" "$LOG/$1.run" | tail -n 1) ;;
+	9[5-9]) why=$(grep -aE "error:|insmod" "$LOG/$1.run" | tail -n 1) ;;
 	0) why= ;;
 	*) why=${2:+status $VM_STATUS, see build/log/$1.out} ;;
 	esac
