@@ -31,13 +31,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/const.h>
 #include <lib/test_hmm_uapi.h>
 
 #define NODES		6000
 #define PAYLOAD_MAX	900
 #define TRIES		5
-#define PAGEMAP_PRESENT	(1ULL << 63)
-#define PAGEMAP_SWAP	(1ULL << 62)
+#define PAGEMAP_PRESENT	_BITULL(63)
+#define PAGEMAP_SWAP	_BITULL(62)
 
 struct node {
 	struct node *left;
@@ -346,8 +347,9 @@ static void tell(struct demo *demo)
 	struct step step;
 
 	begin(&step, "CPU built the tree, walks it");
-	step.sum = before = walk(&demo->cpu, demo->root, NULL, false);
+	before = walk(&demo->cpu, demo->root, NULL, false);
 	after = walk(&demo->cpu, demo->root, device_work, false);
+	step.sum = before;
 	end(demo, &step);
 	report(demo, &step, before, all_system);
 
