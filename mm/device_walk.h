@@ -1,0 +1,700 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The page-table walk of heterogeneous memory management.
+ *
+ * What this file owns
+ *
+ *   One template that turns an address range of an mm into extents. An extent
+ *   says: from this address on, this many base pages are all of one kind, and
+ *   if the kind has pages, their pfns follow each other and their permissions
+ *   are equal. Mirroring reports extents, migration collects them; neither
+ *   looks at a page-table level itself.
+ *
+ * How it is used
+ *
+ *   A user defines a struct device_walk_ops as a static const object and
+ *   passes its address to device_walk_range() or device_walk_vma(). All of
+ *   the template is inlined into that caller, and the compiler resolves the
+ *   operations to direct calls: a run of present PTEs costs a compare and a
+ *   store a page, and no struct page is looked at unless the user does so.
+ *
+ * Invariants
+ *
+ *   - Extents come in address order, do not overlap and cover the range
+ *     without gaps. An operation that consumed only the first part of an
+ *     extent lowers @nr: a run of PTEs then goes on right behind that part;
+ *     of any other extent a part is consumed only by ending the walk.
+ *   - An extent never crosses a VMA. One that was read from a page table of
+ *     PTEs never crosses that table. Missing page tables next to each other
+ *     are one hole.
+ *   - @order is that of the mapping: 0 for PTEs, whatever folio is behind.
+ *   - A walk that was ended by an operation leaves device_walk::addr at the
+ *     first address that the operation has not consumed.
+ *
+ * Locks
+ *
+ *   The caller holds the mmap lock, for reading at least. Within it:
+ *
+ *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock, in an
+ *	RCU read-side critical section in the case of PTEs. What was read may be out of date at
+ *	once; the sequence of an interval notifier has to tell. The memory map
+ *	of a device page stays as long as that critical section, since it is
+ *	freed only after a grace period.
+ *   DEVICE_WALK_LOCKED  The page-table lock is held over the operation, which
+ *	may change the entries of its extent and nothing else. It is taken once
+ *	a page table, and @table_end runs before it is dropped.
+ *
+ *   In both modes an operation must not sleep. One that has to (to fault, to
+ *   split, to wait) takes a note and returns non-zero: the walk drops its
+ *   locks and returns that value, and the caller, having done the work,
+ *   starts again at device_walk::addr.
+ *
+ *   hugetlb_vma_lock_read() nests outside the page-table lock and is held over
+ *   the walk of a hugetlb VMA; it too is gone when the walk returns.
+ */
+#ifndef _MM_DEVICE_WALK_H
+#define _MM_DEVICE_WALK_H
+
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+
+/**
+ * enum device_extent_kind - what the page table says about an extent
+ * @DEVICE_EXTENT_NO_VMA: no VMA covers the addresses
+ * @DEVICE_EXTENT_HOLE: nothing is mapped (nor is a marker left there)
+ * @DEVICE_EXTENT_PRESENT: pages that the CPU can access
+ * @DEVICE_EXTENT_ZERO: the shared zero page or zero folio
+ * @DEVICE_EXTENT_PROTNONE: pages that are mapped without access (NUMA hinting)
+ * @DEVICE_EXTENT_SPECIAL: present, but without a struct page to be used
+ * @DEVICE_EXTENT_PRIVATE: device-private pages
+ * @DEVICE_EXTENT_EXCLUSIVE: system pages that a device has exclusively
+ * @DEVICE_EXTENT_MIGRATION: a migration entry
+ * @DEVICE_EXTENT_SWAP: swapped out
+ * @DEVICE_EXTENT_MARKER: a userfaultfd marker with no page behind
+ * @DEVICE_EXTENT_POISON: poisoned by hardware or by a marker
+ */
+enum device_extent_kind {
+	DEVICE_EXTENT_NO_VMA,
+	DEVICE_EXTENT_HOLE,
+	DEVICE_EXTENT_PRESENT,
+	DEVICE_EXTENT_ZERO,
+	DEVICE_EXTENT_PROTNONE,
+	DEVICE_EXTENT_SPECIAL,
+	DEVICE_EXTENT_PRIVATE,
+	DEVICE_EXTENT_EXCLUSIVE,
+	DEVICE_EXTENT_MIGRATION,
+	DEVICE_EXTENT_SWAP,
+	DEVICE_EXTENT_MARKER,
+	DEVICE_EXTENT_POISON,
+};
+
+/* Permissions, for the kinds PRESENT, ZERO, PRIVATE, EXCLUSIVE, MIGRATION */
+#define DEVICE_EXTENT_WRITE	BIT(0)	/* the entry allows writing */
+#define DEVICE_EXTENT_DIRTY	BIT(1)	/* present entries: marked dirty */
+
+/**
+ * struct device_extent - a run of pages of one kind
+ * @addr: first address (bytes, page aligned)
+ * @nr: number of base pages; an operation may lower it to what it consumed
+ * @pfn: pfn of the first page, for kinds that have pages; else 0
+ * @kind: what is there
+ * @perm: DEVICE_EXTENT_WRITE and DEVICE_EXTENT_DIRTY
+ * @order: order of the mapping; for a hole, 0 if there is a table of PTEs
+ * @pmdp: entry of the PMD level, NULL in hugetlb VMAs, above PMDs, no VMA
+ * @ptep: first entry of a run of PTEs; NULL for larger leaves and holes in
+ *	higher levels
+ */
+struct device_extent {
+	unsigned long addr;
+	unsigned long nr;
+	unsigned long pfn;
+	enum device_extent_kind kind;
+	unsigned int perm;
+	unsigned int order;
+	pmd_t *pmdp;
+	pte_t *ptep;
+};
+
+/**
+ * struct device_walk - state of one walk
+ * @mm: address space
+ * @vma: VMA that is being walked; NULL in a gap
+ * @addr: where the walk stands; where to go on after it was ended
+ * @end: end of the range
+ * @hole: first address of the hole collected in the levels above PTEs
+ * @hole_end: its end; equal to @hole if there is none
+ */
+struct device_walk {
+	struct mm_struct *mm;
+	struct vm_area_struct *vma;
+	unsigned long addr;
+	unsigned long end;
+	unsigned long hole;
+	unsigned long hole_end;
+};
+
+enum device_walk_mode {
+	DEVICE_WALK_LOCKLESS,
+	DEVICE_WALK_LOCKED,
+};
+
+/**
+ * struct device_walk_ops - what to do with the extents
+ * @mode: whether the page-table lock is held over the operations
+ * @ptes: optional, inlined: a short cut for users that can tell from the values
+ *	of single PTEs what to do. It takes as many of the @max entries at
+ *	@ptep as it can; the next one, if any, becomes part of an extent
+ * @present: a run of present PTEs
+ * @extent: any other extent
+ * @skip_vma: optional. A true answer makes the part of @walk->vma that lies
+ *	in the range one extent of the kind SPECIAL
+ * @table_begin: optional, DEVICE_WALK_LOCKED only. The lock of a table of PTEs
+ *	was taken
+ * @table_end: optional, DEVICE_WALK_LOCKED only. The lock is about to be
+ *	dropped; the entries in [start, end) were visited
+ *
+ * @present and @extent return 0 to go on. Anything else ends the walk and
+ * becomes its return value.
+ */
+struct device_walk_ops {
+	enum device_walk_mode mode;
+	unsigned long (*ptes)(struct device_walk *walk, unsigned long addr,
+			      pte_t *ptep, unsigned long max);
+	int (*present)(struct device_walk *walk, struct device_extent *extent);
+	int (*extent)(struct device_walk *walk, struct device_extent *extent);
+	bool (*skip_vma)(struct device_walk *walk);
+	void (*table_begin)(struct device_walk *walk);
+	void (*table_end)(struct device_walk *walk, unsigned long start,
+			  unsigned long end);
+};
+
+/* Not a value that an operation may return: the entry changed, look again. */
+#define DEVICE_WALK_AGAIN	INT_MIN
+
+void device_extent_decode_pte(struct device_walk *walk,
+			      struct device_extent *ext, pte_t pte,
+			      unsigned long max);
+void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd);
+void device_extent_decode_pud(struct device_extent *ext, pud_t pud);
+void device_extent_decode_huge(struct device_extent *ext, pte_t pte);
+struct dev_pagemap *device_extent_pgmap(struct device_extent *ext);
+
+static inline unsigned long device_extent_end(const struct device_extent *ext)
+{
+	return ext->addr + (ext->nr << PAGE_SHIFT);
+}
+
+/*
+ * A present PTE whose page may be reported without a look at its struct page.
+ * Where the architecture has no special bit, VM_MIXEDMAP has to be asked.
+ */
+static __always_inline bool device_pte_ordinary(struct device_walk *walk,
+						pte_t pte)
+{
+	if (!pte_present(pte) || pte_special(pte) || pte_protnone(pte))
+		return false;
+	if (IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL))
+		return true;
+	return !(walk->vma->vm_flags & VM_MIXEDMAP);
+}
+
+/**
+ * struct device_pte_like - what the PTEs of a run have in common
+ * @first: the first of them, present
+ * @origin: value that it would have for pfn 0
+ */
+struct device_pte_like {
+	pte_t first;
+	pteval_t origin;
+};
+
+static __always_inline struct device_pte_like device_pte_like(pte_t first)
+{
+	pte_t origin = pte_advance_pfn(first, -pte_pfn(first));
+
+	return (struct device_pte_like) {
+		.first = first,
+		.origin = pte_val(origin),
+	};
+}
+
+/*
+ * Does @pte differ from the first in its pfn only? On x86 the pfn is then what
+ * is left of an exclusive or with the origin, inverted (L1TF) or not.
+ */
+static __always_inline bool device_pte_is_like(struct device_pte_like like,
+					       pte_t pte, unsigned long *pfn)
+{
+#ifdef CONFIG_X86_64
+	pteval_t diff = pte_val(pte) ^ like.origin;
+
+	*pfn = diff >> PFN_PTE_SHIFT;
+	return !(diff & ~PTE_PFN_MASK);
+#else
+	*pfn = pte_pfn(pte);
+	return pte_same(pte, pte_advance_pfn(like.first,
+					     *pfn - pte_pfn(like.first)));
+#endif
+}
+
+/* How many of @max entries from @ptep on continue @pte page by page. */
+static __always_inline unsigned long
+device_pte_run(pte_t *ptep, pte_t pte, unsigned long max)
+{
+	unsigned long nr;
+
+	for (nr = 1; nr < max; nr++) {
+		pte = pte_next_pfn(pte);
+		if (!pte_same(ptep_get(ptep + nr), pte))
+			break;
+	}
+	return nr;
+}
+
+static __always_inline void
+device_extent_decode_present(struct device_extent *ext, pte_t pte,
+			     unsigned long max)
+{
+	ext->kind = DEVICE_EXTENT_PRESENT;
+	ext->pfn = pte_pfn(pte);
+	ext->perm = (pte_write(pte) ? DEVICE_EXTENT_WRITE : 0) |
+		    (pte_dirty(pte) ? DEVICE_EXTENT_DIRTY : 0);
+	ext->nr = device_pte_run(ext->ptep, pte, max);
+}
+
+/* Give up to @ops what was collected of missing tables. */
+static __always_inline int
+device_walk_flush_hole(struct device_walk *walk,
+		       const struct device_walk_ops *ops)
+{
+	struct device_extent ext = {
+		.addr = walk->hole,
+		.nr = (walk->hole_end - walk->hole) >> PAGE_SHIFT,
+		.kind = DEVICE_EXTENT_HOLE,
+		.order = PMD_SHIFT - PAGE_SHIFT,
+	};
+	int ret;
+
+	if (walk->hole == walk->hole_end)
+		return 0;
+	walk->hole_end = walk->hole;
+	ret = ops->extent(walk, &ext);
+	if (ret)
+		walk->addr = device_extent_end(&ext);
+	return ret;
+}
+
+static inline void device_walk_add_hole(struct device_walk *walk,
+					unsigned long addr, unsigned long next)
+{
+	if (walk->hole == walk->hole_end)
+		walk->hole = addr;
+	walk->hole_end = next;
+}
+
+/* One extent of PTEs. @nr receives how many the operation took. */
+static __always_inline int
+device_walk_run(struct device_walk *walk, pte_t *ptep, pmd_t *pmdp,
+		unsigned long max, unsigned long *nr,
+		const struct device_walk_ops *ops)
+{
+	struct device_extent ext = {
+		.addr = walk->addr,
+		.pmdp = pmdp,
+		.ptep = ptep,
+	};
+	pte_t pte = ptep_get(ptep);
+	int ret;
+
+	if (likely(device_pte_ordinary(walk, pte))) {
+		device_extent_decode_present(&ext, pte, max);
+		ret = ops->present(walk, &ext);
+	} else {
+		device_extent_decode_pte(walk, &ext, pte, max);
+		ret = ops->extent(walk, &ext);
+	}
+	*nr = ext.nr;
+	return ret;
+}
+
+static __always_inline int
+device_walk_table(struct device_walk *walk, pte_t *ptep, pmd_t *pmdp,
+		  unsigned long addr, unsigned long end,
+		  const struct device_walk_ops *ops)
+{
+	int ret = 0;
+
+	walk->addr = addr;
+	while (!ret && walk->addr < end) {
+		unsigned long max = (end - walk->addr) >> PAGE_SHIFT;
+		unsigned long nr = 0;
+
+		if (ops->ptes)
+			nr = ops->ptes(walk, walk->addr, ptep, max);
+		if (!nr)
+			ret = device_walk_run(walk, ptep, pmdp, max, &nr, ops);
+		ptep += nr;
+		walk->addr += nr << PAGE_SHIFT;
+	}
+	return ret;
+}
+
+static __always_inline int
+device_walk_ptes(struct device_walk *walk, pmd_t *pmdp, unsigned long addr,
+		 unsigned long end, const struct device_walk_ops *ops)
+{
+	spinlock_t *ptl;
+	pte_t *ptep;
+	int ret;
+
+	if (ops->mode == DEVICE_WALK_LOCKED)
+		ptep = pte_offset_map_lock(walk->mm, pmdp, addr, &ptl);
+	else
+		ptep = pte_offset_map(pmdp, addr);
+	if (!ptep)
+		return DEVICE_WALK_AGAIN;
+
+	if (ops->table_begin)
+		ops->table_begin(walk);
+	ret = device_walk_table(walk, ptep, pmdp, addr, end, ops);
+	if (ops->table_end)
+		ops->table_end(walk, addr, walk->addr);
+
+	if (ops->mode == DEVICE_WALK_LOCKED)
+		pte_unmap_unlock(ptep, ptl);
+	else
+		pte_unmap(ptep);
+	return ret;
+}
+
+/* Hand a leaf of a level above PTEs to the user. */
+static __always_inline int
+device_walk_leaf(struct device_walk *walk, struct device_extent *ext,
+		 const struct device_walk_ops *ops)
+{
+	int ret = ops->extent(walk, ext);
+
+	walk->addr = device_extent_end(ext);
+	return ret;
+}
+
+static inline bool device_pmd_huge(pmd_t pmd)
+{
+	return is_swap_pmd(pmd) || pmd_trans_huge(pmd) || pmd_devmap(pmd);
+}
+
+static __always_inline int
+device_walk_huge_pmd(struct device_walk *walk, pmd_t *pmdp, pmd_t pmd,
+		     unsigned long addr, unsigned long end,
+		     const struct device_walk_ops *ops)
+{
+	struct device_extent ext = {
+		.addr = addr,
+		.nr = (end - addr) >> PAGE_SHIFT,
+		.order = PMD_SHIFT - PAGE_SHIFT,
+		.pmdp = pmdp,
+	};
+	spinlock_t *ptl;
+	int ret;
+
+	if (ops->mode == DEVICE_WALK_LOCKED) {
+		ptl = pmd_trans_huge_lock(pmdp, walk->vma);
+		if (!ptl)
+			return DEVICE_WALK_AGAIN;
+		device_extent_decode_pmd(&ext, *pmdp);
+		ret = device_walk_leaf(walk, &ext, ops);
+		spin_unlock(ptl);
+	} else {
+		device_extent_decode_pmd(&ext, pmd);
+		ret = device_walk_leaf(walk, &ext, ops);
+	}
+	return ret;
+}
+
+static __always_inline int
+device_walk_pmd(struct device_walk *walk, pmd_t *pmdp, unsigned long addr,
+		unsigned long end, const struct device_walk_ops *ops)
+{
+	pmd_t pmd;
+	int ret;
+
+	do {
+		pmd = pmdp_get_lockless(pmdp);
+		if (pmd_none(pmd)) {
+			device_walk_add_hole(walk, addr, end);
+			return 0;
+		}
+		ret = device_walk_flush_hole(walk, ops);
+		if (ret)
+			return ret;
+		if (device_pmd_huge(pmd))
+			ret = device_walk_huge_pmd(walk, pmdp, pmd, addr, end,
+						   ops);
+		else
+			ret = device_walk_ptes(walk, pmdp, addr, end, ops);
+	} while (unlikely(ret == DEVICE_WALK_AGAIN));
+	return ret;
+}
+
+static __always_inline int
+device_walk_pmds(struct device_walk *walk, pud_t *pudp, unsigned long addr,
+		 unsigned long end, const struct device_walk_ops *ops)
+{
+	pmd_t *pmdp = pmd_offset(pudp, addr);
+	unsigned long next;
+	int ret;
+
+	do {
+		next = pmd_addr_end(addr, end);
+		ret = device_walk_pmd(walk, pmdp, addr, next, ops);
+		if (ret)
+			return ret;
+	} while (pmdp++, addr = next, addr != end);
+	return 0;
+}
+
+static inline bool device_pud_huge(pud_t pud)
+{
+	return pud_trans_huge(pud) || pud_devmap(pud);
+}
+
+static __always_inline int
+device_walk_huge_pud(struct device_walk *walk, pud_t *pudp, unsigned long addr,
+		     unsigned long end, const struct device_walk_ops *ops)
+{
+	struct device_extent ext = {
+		.addr = addr,
+		.nr = (end - addr) >> PAGE_SHIFT,
+		.order = PUD_SHIFT - PAGE_SHIFT,
+	};
+	spinlock_t *ptl;
+	int ret;
+
+	ret = device_walk_flush_hole(walk, ops);
+	if (ret)
+		return ret;
+	/* Rare enough that the lockless mode may as well take the lock. */
+	ptl = pud_trans_huge_lock(pudp, walk->vma);
+	if (!ptl)
+		return DEVICE_WALK_AGAIN;
+	device_extent_decode_pud(&ext, *pudp);
+	ret = device_walk_leaf(walk, &ext, ops);
+	spin_unlock(ptl);
+	return ret;
+}
+
+static __always_inline int
+device_walk_pud(struct device_walk *walk, pud_t *pudp, unsigned long addr,
+		unsigned long end, const struct device_walk_ops *ops)
+{
+	int ret;
+
+	do {
+		pud_t pud = READ_ONCE(*pudp);
+
+		if (pud_none(pud)) {
+			device_walk_add_hole(walk, addr, end);
+			return 0;
+		}
+		if (unlikely(device_pud_huge(pud)))
+			ret = device_walk_huge_pud(walk, pudp, addr, end, ops);
+		else if (unlikely(pud_none_or_clear_bad(pudp)))
+			ret = DEVICE_WALK_AGAIN;
+		else
+			ret = device_walk_pmds(walk, pudp, addr, end, ops);
+	} while (unlikely(ret == DEVICE_WALK_AGAIN));
+	return ret;
+}
+
+static __always_inline int
+device_walk_puds(struct device_walk *walk, p4d_t *p4dp, unsigned long addr,
+		 unsigned long end, const struct device_walk_ops *ops)
+{
+	pud_t *pudp = pud_offset(p4dp, addr);
+	unsigned long next;
+	int ret;
+
+	do {
+		next = pud_addr_end(addr, end);
+		ret = device_walk_pud(walk, pudp, addr, next, ops);
+		if (ret)
+			return ret;
+	} while (pudp++, addr = next, addr != end);
+	return 0;
+}
+
+static __always_inline int
+device_walk_p4ds(struct device_walk *walk, pgd_t *pgdp, unsigned long addr,
+		 unsigned long end, const struct device_walk_ops *ops)
+{
+	p4d_t *p4dp = p4d_offset(pgdp, addr);
+	unsigned long next;
+	int ret;
+
+	do {
+		next = p4d_addr_end(addr, end);
+		if (p4d_none_or_clear_bad(p4dp)) {
+			device_walk_add_hole(walk, addr, next);
+			continue;
+		}
+		ret = device_walk_puds(walk, p4dp, addr, next, ops);
+		if (ret)
+			return ret;
+	} while (p4dp++, addr = next, addr != end);
+	return 0;
+}
+
+static __always_inline int
+device_walk_pgds(struct device_walk *walk, unsigned long addr,
+		 unsigned long end, const struct device_walk_ops *ops)
+{
+	pgd_t *pgdp = pgd_offset(walk->mm, addr);
+	unsigned long next;
+	int ret;
+
+	walk->hole = 0;
+	walk->hole_end = 0;
+	do {
+		next = pgd_addr_end(addr, end);
+		if (pgd_none_or_clear_bad(pgdp)) {
+			device_walk_add_hole(walk, addr, next);
+			continue;
+		}
+		ret = device_walk_p4ds(walk, pgdp, addr, next, ops);
+		if (ret)
+			return ret;
+	} while (pgdp++, addr = next, addr != end);
+	return device_walk_flush_hole(walk, ops);
+}
+
+#ifdef CONFIG_HUGETLB_PAGE
+static __always_inline int
+device_walk_huge_entry(struct device_walk *walk, unsigned long addr,
+		       unsigned long end, const struct device_walk_ops *ops)
+{
+	struct hstate *h = hstate_vma(walk->vma);
+	struct device_extent ext = {
+		.addr = addr,
+		.nr = (end - addr) >> PAGE_SHIFT,
+		.order = huge_page_order(h),
+		.kind = DEVICE_EXTENT_HOLE,
+	};
+	pte_t *ptep = hugetlb_walk(walk->vma, addr & huge_page_mask(h),
+				   huge_page_size(h));
+	spinlock_t *ptl;
+	int ret;
+
+	if (!ptep)
+		return device_walk_leaf(walk, &ext, ops);
+	ptl = huge_pte_lock(h, walk->mm, ptep);
+	device_extent_decode_huge(&ext, huge_ptep_get(walk->mm, addr, ptep));
+	ret = device_walk_leaf(walk, &ext, ops);
+	spin_unlock(ptl);
+	return ret;
+}
+
+static __always_inline int
+device_walk_hugetlb(struct device_walk *walk, unsigned long addr,
+		    unsigned long end, const struct device_walk_ops *ops)
+{
+	unsigned long size = huge_page_size(hstate_vma(walk->vma));
+	int ret = 0;
+
+	hugetlb_vma_lock_read(walk->vma);
+	while (!ret && addr < end) {
+		unsigned long next = min(ALIGN(addr + 1, size), end);
+
+		ret = device_walk_huge_entry(walk, addr, next, ops);
+		addr = walk->addr;
+	}
+	hugetlb_vma_unlock_read(walk->vma);
+	return ret;
+}
+#else
+static inline int
+device_walk_hugetlb(struct device_walk *walk, unsigned long addr,
+		    unsigned long end, const struct device_walk_ops *ops)
+{
+	return 0;
+}
+#endif
+
+static __always_inline int
+device_walk_whole(struct device_walk *walk, unsigned long addr,
+		  unsigned long end, enum device_extent_kind kind,
+		  const struct device_walk_ops *ops)
+{
+	struct device_extent ext = {
+		.addr = addr,
+		.nr = (end - addr) >> PAGE_SHIFT,
+		.kind = kind,
+		.order = PMD_SHIFT - PAGE_SHIFT,
+	};
+
+	return device_walk_leaf(walk, &ext, ops);
+}
+
+/**
+ * device_walk_vma() - walk a range that lies in one VMA
+ * @walk: state; @mm and @vma are set, the rest need not be
+ * @start: first address (bytes, page aligned)
+ * @end: end of the range (bytes, page aligned), above @start, in the VMA
+ * @ops: address of a static const object
+ *
+ * Context: mmap lock held; may sleep between page tables, not in operations.
+ * Return: 0 when the whole range was visited, else what an operation returned.
+ */
+static __always_inline int
+device_walk_vma(struct device_walk *walk, unsigned long start,
+		unsigned long end, const struct device_walk_ops *ops)
+{
+	walk->addr = start;
+	walk->end = end;
+	if (ops->skip_vma && ops->skip_vma(walk))
+		return device_walk_whole(walk, start, end,
+					 DEVICE_EXTENT_SPECIAL, ops);
+	if (is_vm_hugetlb_page(walk->vma))
+		return device_walk_hugetlb(walk, start, end, ops);
+	return device_walk_pgds(walk, start, end, ops);
+}
+
+/**
+ * device_walk_range() - walk a range of an address space
+ * @walk: state; @mm is set, the rest need not be
+ * @start: first address (bytes, page aligned)
+ * @end: end of the range (bytes, page aligned), above @start
+ * @ops: address of a static const object
+ *
+ * Addresses that no VMA covers are given to @ops as extents of their own.
+ *
+ * Context: as for device_walk_vma().
+ * Return: 0 when the whole range was visited, else what an operation returned.
+ */
+static __always_inline int
+device_walk_range(struct device_walk *walk, unsigned long start,
+		  unsigned long end, const struct device_walk_ops *ops)
+{
+	unsigned long next;
+	int ret = 0;
+
+	mmap_assert_locked(walk->mm);
+	while (!ret && start < end) {
+		walk->vma = find_vma(walk->mm, start);
+		if (!walk->vma || start < walk->vma->vm_start) {
+			next = walk->vma ? min(end, walk->vma->vm_start) : end;
+			walk->vma = NULL;
+			ret = device_walk_whole(walk, start, next,
+						DEVICE_EXTENT_NO_VMA, ops);
+		} else {
+			next = min(end, walk->vma->vm_end);
+			ret = device_walk_vma(walk, start, next, ops);
+		}
+		start = next;
+	}
+	return ret;
+}
+
+#endif /* _MM_DEVICE_WALK_H */
