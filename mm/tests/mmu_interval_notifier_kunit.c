@@ -1,0 +1,1349 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit suite of the interval notifiers: what an insertion accepts, whom an
+ * invalidation reaches, the sequence protocol, changes while the tree is
+ * frozen, refusals, the two-step form, teardown of the mm.
+ *
+ * A "mirror" is a driver with one subscription. It writes what happens to it
+ * to the journal of its test. The tests call the invalidations themselves, so
+ * that they can stop between start and end; what has to sleep meanwhile is a
+ * job on a workqueue. Nothing depends on how fast anything is: a job has either
+ * finished or stands on the wait queue of the mm, and for either there is time
+ * enough.
+ */
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_notifier.h>
+#include <linux/prandom.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/workqueue.h>
+
+#include "../mmu_interval_notifier.h"
+
+#define LIMIT		(120 * HZ)
+#define JOURNAL_LINES	32
+#define AREA		0x10000000UL
+
+enum event {
+	NOTHING,
+	INVALIDATED,
+	STARTED,
+	FINISHED,
+	REFUSED,
+	PLAIN_STARTED,
+	PLAIN_ENDED,
+	PLAIN_REFUSED,
+};
+
+struct line {
+	enum event event;
+	const void *who;
+	enum mmu_notifier_event reason;
+};
+
+struct journal {
+	struct line lines[JOURNAL_LINES];
+	unsigned int nr;
+};
+
+struct mirror {
+	struct mmu_interval_notifier sub;
+	struct mmu_interval_notifier_finish finish;
+	struct journal *journal;
+	spinlock_t lock;	/* the driver's lock of the protocol */
+	bool refuses;		/* what is not blockable */
+	bool one_pass;		/* leaves *finish alone */
+};
+
+struct plain {
+	struct mmu_notifier mn;
+	struct journal *journal;
+};
+
+struct fixture {
+	struct mm_struct *mm;
+	struct journal journal;
+	struct mirror mirror[4];
+	struct plain plain[2];
+};
+
+static void note(struct journal *journal, enum event event, const void *who,
+		 const struct mmu_notifier_range *range)
+{
+	struct line *line;
+
+	if (journal->nr == JOURNAL_LINES)
+		return;
+	line = &journal->lines[journal->nr++];
+	line->event = event;
+	line->who = who;
+	if (range)
+		line->reason = range->event;
+}
+
+static void expect_line(struct kunit *test, unsigned int nr, enum event event,
+			const void *who)
+{
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_EQ_MSG(test, f->journal.lines[nr].event, event,
+			    "line %u", nr);
+	KUNIT_EXPECT_PTR_EQ_MSG(test, f->journal.lines[nr].who, who,
+				"line %u", nr);
+}
+
+static void expect_nr_lines(struct kunit *test, unsigned int nr)
+{
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_EQ(test, f->journal.nr, nr);
+}
+
+/* ---- the driver ---- */
+
+static bool mirror_accepts(struct mirror *mirror,
+			   const struct mmu_notifier_range *range,
+			   unsigned long seq, enum event event)
+{
+	if (mirror->refuses && !mmu_notifier_range_blockable(range)) {
+		note(mirror->journal, REFUSED, mirror, range);
+		return false;
+	}
+	spin_lock(&mirror->lock);
+	mmu_interval_set_seq(&mirror->sub, seq);
+	spin_unlock(&mirror->lock);
+	note(mirror->journal, event, mirror, range);
+	return true;
+}
+
+static bool mirror_invalidate(struct mmu_interval_notifier *sub,
+			      const struct mmu_notifier_range *range,
+			      unsigned long seq)
+{
+	return mirror_accepts(container_of(sub, struct mirror, sub), range, seq,
+			      INVALIDATED);
+}
+
+static bool mirror_start(struct mmu_interval_notifier *sub,
+			 const struct mmu_notifier_range *range,
+			 unsigned long seq,
+			 struct mmu_interval_notifier_finish **finish)
+{
+	struct mirror *mirror = container_of(sub, struct mirror, sub);
+
+	if (!mirror->one_pass)
+		*finish = &mirror->finish;
+	return mirror_accepts(mirror, range, seq, STARTED);
+}
+
+/* What is handed over belongs to the driver again: spoil it. */
+static void mirror_finish(struct mmu_interval_notifier_finish *finish)
+{
+	struct mirror *mirror = container_of(finish->notifier, struct mirror,
+					     sub);
+
+	note(mirror->journal, finish == &mirror->finish ? FINISHED : NOTHING,
+	     mirror, NULL);
+	memset(finish, 0x5a, sizeof(*finish));
+}
+
+static const struct mmu_interval_notifier_ops one_step = {
+	.invalidate = mirror_invalidate,
+};
+
+static const struct mmu_interval_notifier_ops two_steps = {
+	.invalidate_start = mirror_start,
+	.invalidate_finish = mirror_finish,
+};
+
+static const struct mmu_interval_notifier_ops all_three = {
+	.invalidate = mirror_invalidate,
+	.invalidate_start = mirror_start,
+	.invalidate_finish = mirror_finish,
+};
+
+static int plain_start(struct mmu_notifier *mn,
+		       const struct mmu_notifier_range *range)
+{
+	struct plain *plain = container_of(mn, struct plain, mn);
+
+	note(plain->journal, PLAIN_STARTED, plain, range);
+	return 0;
+}
+
+static void plain_end(struct mmu_notifier *mn,
+		      const struct mmu_notifier_range *range)
+{
+	struct plain *plain = container_of(mn, struct plain, mn);
+
+	note(plain->journal, PLAIN_ENDED, plain, range);
+}
+
+static int plain_refuse(struct mmu_notifier *mn,
+			const struct mmu_notifier_range *range)
+{
+	struct plain *plain = container_of(mn, struct plain, mn);
+
+	if (mmu_notifier_range_blockable(range))
+		return 0;
+	note(plain->journal, PLAIN_REFUSED, plain, range);
+	return -EAGAIN;
+}
+
+static const struct mmu_notifier_ops plain_accepting = {
+	.invalidate_range_start = plain_start,
+	.invalidate_range_end = plain_end,
+};
+
+static const struct mmu_notifier_ops plain_refusing = {
+	.invalidate_range_start = plain_refuse,
+};
+
+/* ---- helpers ---- */
+
+static struct mmu_intervals *intervals_of(struct fixture *f)
+{
+	return &f->mm->notifier_subscriptions->intervals;
+}
+
+/* The mirrors lie side by side, a page each, from AREA on. */
+static unsigned long addr_of(struct fixture *f, struct mirror *mirror)
+{
+	return AREA + (mirror - f->mirror) * PAGE_SIZE;
+}
+
+static void insert(struct kunit *test, struct mmu_interval_notifier *sub,
+		   unsigned long start, unsigned long length,
+		   const struct mmu_interval_notifier_ops *ops)
+{
+	struct fixture *f = test->priv;
+	int err;
+
+	err = mmu_interval_notifier_insert(sub, f->mm, start, length, ops);
+	KUNIT_ASSERT_EQ(test, err, 0);
+}
+
+static void subscribe(struct kunit *test, struct mirror *mirror,
+		      const struct mmu_interval_notifier_ops *ops)
+{
+	insert(test, &mirror->sub, addr_of(test->priv, mirror), PAGE_SIZE, ops);
+}
+
+static void unsubscribe(struct mirror *mirror)
+{
+	mmu_interval_notifier_remove(&mirror->sub);
+}
+
+static void range_of_pages(struct fixture *f, struct mmu_notifier_range *range,
+			   unsigned long first, unsigned long nr)
+{
+	mmu_notifier_range_init_owner(range, MMU_NOTIFY_CLEAR, 0, f->mm,
+				      AREA + first * PAGE_SIZE,
+				      AREA + (first + nr) * PAGE_SIZE, NULL);
+}
+
+static void invalidate(struct fixture *f, struct mmu_notifier_range *range,
+		       unsigned long first, unsigned long nr)
+{
+	range_of_pages(f, range, first, nr);
+	mmu_notifier_invalidate_range_start(range);
+}
+
+static int invalidate_nonblock(struct fixture *f,
+			       struct mmu_notifier_range *range,
+			       unsigned long first, unsigned long nr)
+{
+	range_of_pages(f, range, first, nr);
+	return mmu_notifier_invalidate_range_start_nonblock(range);
+}
+
+static void invalidate_end(struct mmu_notifier_range *range)
+{
+	mmu_notifier_invalidate_range_end(range);
+}
+
+static bool must_retry(struct mirror *mirror, unsigned long seq)
+{
+	bool retry;
+
+	spin_lock(&mirror->lock);
+	retry = mmu_interval_read_retry(&mirror->sub, seq);
+	spin_unlock(&mirror->lock);
+	return retry;
+}
+
+/* A call that may sleep until an invalidation ends. */
+struct job {
+	struct work_struct work;
+	struct completion done;
+	struct mirror *mirror;
+	unsigned long seq;
+};
+
+static void read_begin_job(struct work_struct *work)
+{
+	struct job *job = container_of(work, struct job, work);
+
+	job->seq = mmu_interval_read_begin(&job->mirror->sub);
+	complete_all(&job->done);
+}
+
+static void remove_job(struct work_struct *work)
+{
+	struct job *job = container_of(work, struct job, work);
+
+	unsubscribe(job->mirror);
+	complete_all(&job->done);
+}
+
+static struct job *run(struct kunit *test, struct mirror *mirror,
+		       work_func_t func)
+{
+	struct job *job = kunit_kzalloc(test, sizeof(*job), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, job);
+	job->mirror = mirror;
+	init_completion(&job->done);
+	INIT_WORK(&job->work, func);
+	queue_work(system_unbound_wq, &job->work);
+	return job;
+}
+
+/* Has @job come to the point where it waits for the invalidations? */
+static bool waits(struct fixture *f, struct job *job)
+{
+	unsigned long limit = jiffies + LIMIT;
+
+	while (time_before(jiffies, limit)) {
+		if (completion_done(&job->done))
+			return false;
+		if (wq_has_sleeper(&intervals_of(f)->thawed))
+			return READ_ONCE(intervals_of(f)->seq) & 1;
+		schedule_timeout_uninterruptible(1);
+	}
+	return false;
+}
+
+/* It does not wait, or does no more. */
+static bool finishes(struct fixture *f, struct job *job)
+{
+	unsigned long limit = jiffies + LIMIT;
+
+	while (!completion_done(&job->done)) {
+		if (time_after(jiffies, limit))
+			return false;
+		if (wq_has_sleeper(&intervals_of(f)->thawed) &&
+		    READ_ONCE(intervals_of(f)->seq) & 1)
+			return false;
+		schedule_timeout_uninterruptible(1);
+	}
+	flush_work(&job->work);
+	return true;
+}
+
+static void expect_idle(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_EQ(test, intervals_of(f)->running, 0);
+	KUNIT_EXPECT_EQ(test, intervals_of(f)->seq & 1, 0);
+}
+
+/* ---- what an insertion accepts ---- */
+
+static void insert_refuses(struct kunit *test, struct mm_struct *mm,
+			   unsigned long start, unsigned long length,
+			   const struct mmu_interval_notifier_ops *ops, int err)
+{
+	struct mmu_interval_notifier sub, before;
+	int count = mm ? atomic_read(&mm->mm_count) : 0;
+
+	memset(&sub, 0x5a, sizeof(sub));
+	memcpy(&before, &sub, sizeof(sub));
+	KUNIT_EXPECT_EQ(test, mmu_interval_notifier_insert(&sub, mm, start,
+							   length, ops), err);
+	if (mm)
+		mmap_write_lock(mm);
+	KUNIT_EXPECT_EQ(test,
+			mmu_interval_notifier_insert_locked(&sub, mm, start,
+							    length, ops), err);
+	if (mm)
+		mmap_write_unlock(mm);
+	KUNIT_EXPECT_MEMEQ(test, &sub, &before, sizeof(sub));
+	if (mm)
+		KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), count);
+}
+
+static void test_insert_absurd_range(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	insert_refuses(test, f->mm, 0, 0, &one_step, -EOVERFLOW);
+	insert_refuses(test, f->mm, AREA, 0, &one_step, -EOVERFLOW);
+	insert_refuses(test, f->mm, ULONG_MAX, 0, &one_step, -EOVERFLOW);
+	insert_refuses(test, f->mm, ULONG_MAX, 2, &one_step, -EOVERFLOW);
+	insert_refuses(test, f->mm, 2, ULONG_MAX, &one_step, -EOVERFLOW);
+	KUNIT_EXPECT_NULL(test, f->mm->notifier_subscriptions);
+}
+
+static void test_insert_absurd_ops(struct kunit *test)
+{
+	static const struct mmu_interval_notifier_ops neither = {};
+	static const struct mmu_interval_notifier_ops no_finish = {
+		.invalidate_start = mirror_start,
+	};
+	static const struct mmu_interval_notifier_ops no_finish_but_one_step = {
+		.invalidate = mirror_invalidate,
+		.invalidate_start = mirror_start,
+	};
+	static const struct mmu_interval_notifier_ops no_start = {
+		.invalidate = mirror_invalidate,
+		.invalidate_finish = mirror_finish,
+	};
+	struct fixture *f = test->priv;
+
+	insert_refuses(test, f->mm, AREA, 1, NULL, -EINVAL);
+	insert_refuses(test, f->mm, AREA, 1, &neither, -EINVAL);
+	insert_refuses(test, f->mm, AREA, 1, &no_finish, -EINVAL);
+	insert_refuses(test, f->mm, AREA, 1, &no_finish_but_one_step, -EINVAL);
+	insert_refuses(test, f->mm, AREA, 1, &no_start, -EINVAL);
+}
+
+static void test_insert_absurd_mm(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mm_struct *mm = f->mm;
+
+	insert_refuses(test, NULL, AREA, 1, &one_step, -EINVAL);
+
+	mmgrab(mm);
+	mmput(mm);
+	f->mm = NULL;
+	insert_refuses(test, mm, AREA, 1, &one_step, -EINVAL);
+	mmdrop(mm);
+}
+
+/* The longest, the first and the last range that there can be. */
+static void test_insert_extremes(struct kunit *test)
+{
+	static const unsigned long extremes[][2] = {
+		{ 0, ULONG_MAX }, { 1, ULONG_MAX }, { 0, 1 }, { ULONG_MAX, 1 },
+	};
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(extremes); i++)
+		insert(test, &f->mirror[i].sub, extremes[i][0], extremes[i][1],
+		       &one_step);
+	invalidate(f, &range, 0, 1);
+	invalidate_end(&range);
+	expect_nr_lines(test, 2);
+	expect_line(test, 0, INVALIDATED, &f->mirror[0]);
+	expect_line(test, 1, INVALIDATED, &f->mirror[1]);
+	for (i = 0; i < ARRAY_SIZE(extremes); i++)
+		unsubscribe(&f->mirror[i]);
+}
+
+/* ---- whom an invalidation reaches ---- */
+
+#define NR_CROWD	96
+
+struct crowd {
+	struct mmu_interval_notifier sub[NR_CROWD];
+	bool live[NR_CROWD];
+	unsigned int called[NR_CROWD];
+	unsigned long previous;	/* first byte of the one called before */
+	unsigned int disorder;
+};
+
+static struct crowd *the_crowd;
+
+static bool crowd_invalidate(struct mmu_interval_notifier *sub,
+			     const struct mmu_notifier_range *range,
+			     unsigned long seq)
+{
+	struct crowd *crowd = the_crowd;
+
+	crowd->called[sub - crowd->sub]++;
+	if (sub->interval_tree.start < crowd->previous)
+		crowd->disorder++;
+	crowd->previous = sub->interval_tree.start;
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops crowd_ops = {
+	.invalidate = crowd_invalidate,
+};
+
+/* The tree must say the same as asking each of them. */
+static unsigned int crowd_mistakes(struct fixture *f, struct crowd *crowd,
+				   unsigned long first, unsigned long nr)
+{
+	struct mmu_notifier_range range;
+	unsigned int i, mistakes;
+
+	memset(crowd->called, 0, sizeof(crowd->called));
+	crowd->previous = 0;
+	crowd->disorder = 0;
+	invalidate(f, &range, first, nr);
+	invalidate_end(&range);
+
+	mistakes = crowd->disorder;
+	for (i = 0; i < NR_CROWD; i++) {
+		struct mmu_interval_span *span = &crowd->sub[i].interval_tree;
+		bool covered = crowd->live[i] && span->start < range.end &&
+			       span->last >= range.start;
+
+		if (crowd->called[i] != covered)
+			mistakes++;
+	}
+	return mistakes;
+}
+
+static void crowd_toggle(struct kunit *test, struct crowd *crowd,
+			 unsigned int i, unsigned long start,
+			 unsigned long length)
+{
+	if (crowd->live[i])
+		mmu_interval_notifier_remove(&crowd->sub[i]);
+	else
+		insert(test, &crowd->sub[i], AREA + start, length, &crowd_ops);
+	crowd->live[i] = !crowd->live[i];
+}
+
+static void crowd_leaves(struct crowd *crowd)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_CROWD; i++)
+		if (crowd->live[i])
+			mmu_interval_notifier_remove(&crowd->sub[i]);
+}
+
+/* Ranges at random that overlap, nest and coincide, coming and going. */
+static void test_reaches_random(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	unsigned int i, mistakes = 0;
+	struct rnd_state rnd;
+
+	the_crowd = kunit_kzalloc(test, sizeof(*the_crowd), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, the_crowd);
+	prandom_seed_state(&rnd, 20);
+	for (i = 0; i < 4000; i++) {
+		u32 bits = prandom_u32_state(&rnd);
+		unsigned long start = (bits & 0xff) * PAGE_SIZE / 2;
+		unsigned long length = PAGE_SIZE << (bits >> 8 & 7);
+
+		crowd_toggle(test, the_crowd, (bits >> 16) % NR_CROWD, start,
+			     length - (bits & 1));
+		bits = prandom_u32_state(&rnd);
+		mistakes += crowd_mistakes(f, the_crowd, bits & 0xff,
+					   (bits >> 8 & 7) + 1);
+	}
+	KUNIT_EXPECT_EQ(test, mistakes, 0);
+	crowd_leaves(the_crowd);
+}
+
+/* Up, down, and one taken away and put back: where the hint is right. */
+static void test_reaches_neighbours(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	unsigned int i, k, mistakes = 0;
+
+	the_crowd = kunit_kzalloc(test, sizeof(*the_crowd), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, the_crowd);
+	for (k = 0; k < 6; k++) {
+		for (i = 0; i < NR_CROWD; i++) {
+			unsigned int n = k & 2 ? NR_CROWD - 1 - i : i;
+
+			crowd_toggle(test, the_crowd, n, n * PAGE_SIZE,
+				     PAGE_SIZE);
+			mistakes += crowd_mistakes(f, the_crowd, 0, NR_CROWD);
+			mistakes += crowd_mistakes(f, the_crowd, i, 1);
+			if (k & 1)
+				continue;
+			crowd_toggle(test, the_crowd, n, 0, 0);
+			crowd_toggle(test, the_crowd, n, n * PAGE_SIZE,
+				     PAGE_SIZE);
+			mistakes += crowd_mistakes(f, the_crowd, n, 1);
+		}
+	}
+	KUNIT_EXPECT_EQ(test, mistakes, 0);
+	crowd_leaves(the_crowd);
+}
+
+/* The mm itself calls: a munmap of a page that was there. */
+static void test_reaches_munmap(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mirror *mirror = &f->mirror[0];
+	unsigned long addr, seq;
+	int err;
+
+	addr = kunit_vm_mmap(test, NULL, 0, 4 * PAGE_SIZE,
+			     PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	KUNIT_ASSERT_EQ(test, 0, put_user(1, (u8 __user *)addr + PAGE_SIZE));
+	err = mmu_interval_notifier_insert(&mirror->sub, current->mm,
+					   addr + PAGE_SIZE, PAGE_SIZE,
+					   &one_step);
+	KUNIT_ASSERT_EQ(test, err, 0);
+
+	seq = mmu_interval_read_begin(&mirror->sub);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr + 2 * PAGE_SIZE, PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, seq));
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_TRUE(test, must_retry(mirror, seq));
+	expect_nr_lines(test, 1);
+	KUNIT_EXPECT_EQ(test, f->journal.lines[0].reason, MMU_NOTIFY_UNMAP);
+	unsubscribe(mirror);
+}
+
+/* ---- the sequence protocol ---- */
+
+static void test_read_undisturbed(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mirror *mirror = &f->mirror[1];
+	struct mmu_notifier_range range;
+	unsigned long seq;
+
+	subscribe(test, mirror, &one_step);
+	seq = mmu_interval_read_begin(&mirror->sub);
+	KUNIT_EXPECT_EQ(test, seq & 1, 1);
+	invalidate(f, &range, 0, 1);
+	KUNIT_EXPECT_FALSE(test, mmu_interval_check_retry(&mirror->sub, seq));
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, seq));
+	KUNIT_EXPECT_EQ(test, seq, mmu_interval_read_begin(&mirror->sub));
+	invalidate_end(&range);
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, seq));
+	expect_nr_lines(test, 0);
+	unsubscribe(mirror);
+}
+
+static void test_read_collides(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mirror *mirror = &f->mirror[0];
+	struct mmu_notifier_range range;
+	unsigned long seq;
+
+	subscribe(test, mirror, &one_step);
+	seq = mmu_interval_read_begin(&mirror->sub);
+	invalidate(f, &range, 0, 1);
+	KUNIT_EXPECT_TRUE(test, mmu_interval_check_retry(&mirror->sub, seq));
+	KUNIT_EXPECT_TRUE(test, must_retry(mirror, seq));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, must_retry(mirror, seq));
+
+	seq = mmu_interval_read_begin(&mirror->sub);
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, seq));
+	unsubscribe(mirror);
+}
+
+/* A reader waits for the last of two, and also if the first was its own. */
+static void read_waits(struct kunit *test, unsigned long second)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range, other;
+	struct job *reader;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	subscribe(test, &f->mirror[2], &one_step);
+	invalidate(f, &range, 0, 1);
+	reader = run(test, &f->mirror[0], read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate(f, &other, second, 1);
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&other);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+	KUNIT_EXPECT_FALSE(test, must_retry(&f->mirror[0], reader->seq));
+	expect_idle(test);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[2]);
+}
+
+static void test_read_waits_for_last(struct kunit *test)
+{
+	read_waits(test, 2);
+}
+
+static void test_read_waits_for_last_uncovering(struct kunit *test)
+{
+	read_waits(test, 1);
+}
+
+/* Two readers and a remover, woken by one end. */
+static void test_all_are_woken(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	struct job *job[3];
+	unsigned int i;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	subscribe(test, &f->mirror[1], &one_step);
+	invalidate(f, &range, 0, 2);
+	for (i = 0; i < 3; i++) {
+		job[i] = run(test, &f->mirror[i / 2],
+			     i == 2 ? remove_job : read_begin_job);
+		KUNIT_EXPECT_TRUE(test, waits(f, job[i]));
+	}
+	invalidate_end(&range);
+	for (i = 0; i < 3; i++)
+		KUNIT_EXPECT_TRUE(test, finishes(f, job[i]));
+	unsubscribe(&f->mirror[0]);
+}
+
+/* One round with the number of the mm at @seq: even, nothing running. */
+static void wrap_round(struct kunit *test, unsigned long seq)
+{
+	struct fixture *f = test->priv;
+	struct mirror *mirror = &f->mirror[0];
+	struct mmu_notifier_range range;
+	struct job *reader;
+	unsigned long before;
+
+	subscribe(test, &f->mirror[1], &one_step);
+	intervals_of(f)->seq = seq;
+	subscribe(test, mirror, &one_step);
+	before = mmu_interval_read_begin(&mirror->sub);
+	KUNIT_EXPECT_EQ(test, before & 1, 1);
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, before));
+
+	invalidate(f, &range, 0, 1);
+	KUNIT_EXPECT_TRUE(test, must_retry(mirror, before));
+	reader = run(test, mirror, read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+	KUNIT_EXPECT_FALSE(test, must_retry(mirror, reader->seq));
+	KUNIT_EXPECT_EQ(test, intervals_of(f)->seq, seq + 2);
+
+	invalidate(f, &range, 0, 1);
+	KUNIT_EXPECT_TRUE(test, must_retry(mirror, reader->seq));
+	invalidate_end(&range);
+	unsubscribe(mirror);
+	unsubscribe(&f->mirror[1]);
+}
+
+static void test_number_wraps(struct kunit *test)
+{
+	unsigned long seq;
+
+	for (seq = -6UL; seq != 4; seq += 2)
+		wrap_round(test, seq);
+}
+
+/* ---- changes while invalidations run ---- */
+
+/* Nobody is covered when it comes, yet it must be taken as covered. */
+static void test_insert_while_running(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range, other;
+	struct job *reader;
+
+	subscribe(test, &f->mirror[3], &one_step);
+	invalidate(f, &range, 0, 1);
+	invalidate(f, &other, 1, 1);
+	subscribe(test, &f->mirror[0], &one_step);
+	reader = run(test, &f->mirror[0], read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&other);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+	KUNIT_EXPECT_FALSE(test, must_retry(&f->mirror[0], reader->seq));
+	expect_nr_lines(test, 0);
+
+	invalidate(f, &range, 0, 1);
+	invalidate_end(&range);
+	expect_nr_lines(test, 1);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[3]);
+}
+
+/* And then its removal waits for the same end. */
+static void test_insert_remove_while_running(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	struct job *remover;
+
+	subscribe(test, &f->mirror[3], &one_step);
+	invalidate(f, &range, 0, 1);
+	subscribe(test, &f->mirror[0], &one_step);
+	remover = run(test, &f->mirror[0], remove_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, remover));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, finishes(f, remover));
+	expect_idle(test);
+	unsubscribe(&f->mirror[3]);
+}
+
+/* With the tree frozen it joins at the last end, and is covered until then. */
+static void test_insert_while_frozen(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range, other;
+	struct job *reader;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	invalidate(f, &range, 0, 1);
+	subscribe(test, &f->mirror[1], &one_step);
+	invalidate(f, &other, 0, 2);
+	expect_nr_lines(test, 2);
+	expect_line(test, 1, INVALIDATED, &f->mirror[0]);
+	reader = run(test, &f->mirror[1], read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&other);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+
+	invalidate(f, &range, 1, 1);
+	invalidate_end(&range);
+	expect_nr_lines(test, 3);
+	expect_line(test, 2, INVALIDATED, &f->mirror[1]);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[1]);
+}
+
+/* Who never came into the tree has nothing to wait for. */
+static void test_insert_remove_while_frozen(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	struct job *remover;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	invalidate(f, &range, 0, 1);
+	subscribe(test, &f->mirror[1], &one_step);
+	subscribe(test, &f->mirror[2], &one_step);
+	remover = run(test, &f->mirror[1], remove_job);
+	KUNIT_EXPECT_TRUE(test, finishes(f, remover));
+	memset(&f->mirror[1].sub, 0x5a, sizeof(f->mirror[1].sub));
+	invalidate_end(&range);
+
+	invalidate(f, &range, 0, 4);
+	invalidate_end(&range);
+	expect_nr_lines(test, 3);
+	expect_line(test, 1, INVALIDATED, &f->mirror[0]);
+	expect_line(test, 2, INVALIDATED, &f->mirror[2]);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[2]);
+}
+
+/* Until the last end it is still called, afterwards its memory is its own. */
+static void test_remove_while_frozen(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range, other;
+	struct job *remover;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	subscribe(test, &f->mirror[1], &one_step);
+	invalidate(f, &range, 0, 1);
+	remover = run(test, &f->mirror[1], remove_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, remover));
+	invalidate(f, &other, 1, 1);
+	expect_line(test, 1, INVALIDATED, &f->mirror[1]);
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, waits(f, remover));
+	invalidate_end(&other);
+	KUNIT_EXPECT_TRUE(test, finishes(f, remover));
+	memset(&f->mirror[1].sub, 0x5a, sizeof(f->mirror[1].sub));
+
+	invalidate(f, &range, 0, 2);
+	invalidate_end(&range);
+	expect_nr_lines(test, 3);
+	expect_line(test, 2, INVALIDATED, &f->mirror[0]);
+	unsubscribe(&f->mirror[0]);
+}
+
+/* An invalidation that covers nobody holds up nobody. */
+static void test_remove_while_running(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	struct job *remover;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	invalidate(f, &range, 1, 1);
+	remover = run(test, &f->mirror[0], remove_job);
+	KUNIT_EXPECT_TRUE(test, finishes(f, remover));
+	invalidate_end(&range);
+	expect_nr_lines(test, 0);
+	expect_idle(test);
+}
+
+/* ---- refusals ---- */
+
+/* After a refusal readers and removers must go on as if nothing had been. */
+static void expect_nothing_left(struct kunit *test, struct mirror *mirror,
+				struct mmu_notifier_range *range)
+{
+	struct fixture *f = test->priv;
+	struct job *reader;
+
+	expect_idle(test);
+	reader = run(test, mirror, read_begin_job);
+	if (finishes(f, reader))
+		return;
+	KUNIT_FAIL(test, "a reader hangs after a refused invalidation");
+	invalidate_end(range);
+	flush_work(&reader->work);
+}
+
+static void test_refused_by_interval(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	unsigned int i;
+
+	for (i = 0; i < 3; i++)
+		subscribe(test, &f->mirror[i], &one_step);
+	f->mirror[1].refuses = true;
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &range, 0, 3), -EAGAIN);
+	expect_nr_lines(test, 2);
+	expect_line(test, 0, INVALIDATED, &f->mirror[0]);
+	expect_line(test, 1, REFUSED, &f->mirror[1]);
+	expect_nothing_left(test, &f->mirror[0], &range);
+
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &range, 0, 1), 0);
+	invalidate_end(&range);
+	expect_nr_lines(test, 3);
+	for (i = 0; i < 3; i++)
+		unsubscribe(&f->mirror[i]);
+}
+
+/* A refusal does not end an invalidation that somebody else has running. */
+static void test_refused_beside_running(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range, refused;
+	struct job *reader;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	subscribe(test, &f->mirror[1], &one_step);
+	f->mirror[1].refuses = true;
+	invalidate(f, &range, 0, 1);
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &refused, 0, 2), -EAGAIN);
+	reader = run(test, &f->mirror[0], read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+	expect_nothing_left(test, &f->mirror[1], &refused);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[1]);
+}
+
+static void register_plain(struct kunit *test, struct plain *plain,
+			   const struct mmu_notifier_ops *ops)
+{
+	struct fixture *f = test->priv;
+
+	plain->mn.ops = ops;
+	KUNIT_ASSERT_EQ(test, 0, mmu_notifier_register(&plain->mn, f->mm));
+}
+
+/* The interval notifiers accept, then a plain one refuses. */
+static void test_refused_by_plain(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	struct job *remover;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	register_plain(test, &f->plain[0], &plain_refusing);
+	register_plain(test, &f->plain[1], &plain_accepting);
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &range, 0, 1), -EAGAIN);
+	expect_nr_lines(test, 4);
+	expect_line(test, 0, INVALIDATED, &f->mirror[0]);
+	expect_line(test, 1, PLAIN_STARTED, &f->plain[1]);
+	expect_line(test, 2, PLAIN_REFUSED, &f->plain[0]);
+	expect_line(test, 3, PLAIN_ENDED, &f->plain[1]);
+	expect_nothing_left(test, &f->mirror[0], &range);
+
+	remover = run(test, &f->mirror[0], remove_job);
+	KUNIT_EXPECT_TRUE(test, finishes(f, remover));
+	mmu_notifier_unregister(&f->plain[0].mn, f->mm);
+	mmu_notifier_unregister(&f->plain[1].mn, f->mm);
+}
+
+/* The same where the invalidation covers no subscription: the count leaks. */
+static void test_refused_by_plain_uncovered(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	register_plain(test, &f->plain[0], &plain_refusing);
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &range, 1, 1), -EAGAIN);
+	subscribe(test, &f->mirror[1], &one_step);
+	expect_nothing_left(test, &f->mirror[1], &range);
+	unsubscribe(&f->mirror[0]);
+	unsubscribe(&f->mirror[1]);
+	mmu_notifier_unregister(&f->plain[0].mn, f->mm);
+}
+
+/* ---- two steps ---- */
+
+static void test_two_steps(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	unsigned int i;
+
+	subscribe(test, &f->mirror[3], &two_steps);
+	subscribe(test, &f->mirror[1], &one_step);
+	subscribe(test, &f->mirror[0], &all_three);
+	subscribe(test, &f->mirror[2], &two_steps);
+	f->mirror[2].one_pass = true;
+	invalidate(f, &range, 0, 4);
+	expect_nr_lines(test, 6);
+	expect_line(test, 0, STARTED, &f->mirror[0]);
+	expect_line(test, 1, INVALIDATED, &f->mirror[1]);
+	expect_line(test, 2, STARTED, &f->mirror[2]);
+	expect_line(test, 3, STARTED, &f->mirror[3]);
+	expect_line(test, 4, FINISHED, &f->mirror[0]);
+	expect_line(test, 5, FINISHED, &f->mirror[3]);
+	invalidate_end(&range);
+	expect_nr_lines(test, 6);
+	for (i = 0; i < 4; i++)
+		unsubscribe(&f->mirror[i]);
+}
+
+static void test_two_steps_refused(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mmu_notifier_range range;
+	unsigned int i;
+
+	for (i = 0; i < 4; i++)
+		subscribe(test, &f->mirror[i], &two_steps);
+	f->mirror[2].refuses = true;
+	KUNIT_EXPECT_EQ(test, invalidate_nonblock(f, &range, 0, 4), -EAGAIN);
+	expect_nr_lines(test, 5);
+	expect_line(test, 0, STARTED, &f->mirror[0]);
+	expect_line(test, 1, STARTED, &f->mirror[1]);
+	expect_line(test, 2, REFUSED, &f->mirror[2]);
+	expect_line(test, 3, FINISHED, &f->mirror[0]);
+	expect_line(test, 4, FINISHED, &f->mirror[1]);
+	expect_nothing_left(test, &f->mirror[0], &range);
+	for (i = 0; i < 4; i++)
+		unsubscribe(&f->mirror[i]);
+}
+
+/* ---- the mm goes ---- */
+
+static void test_teardown(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mm_struct *mm = f->mm;
+	unsigned int i;
+
+	subscribe(test, &f->mirror[0], &two_steps);
+	subscribe(test, &f->mirror[1], &one_step);
+	insert(test, &f->mirror[2].sub, ULONG_MAX, 1, &one_step);
+	mmgrab(mm);
+	mmput(mm);
+	expect_nr_lines(test, 4);
+	expect_line(test, 0, STARTED, &f->mirror[0]);
+	expect_line(test, 1, INVALIDATED, &f->mirror[1]);
+	expect_line(test, 2, INVALIDATED, &f->mirror[2]);
+	expect_line(test, 3, FINISHED, &f->mirror[0]);
+	for (i = 0; i < 3; i++)
+		KUNIT_EXPECT_EQ(test, f->journal.lines[i].reason,
+				MMU_NOTIFY_RELEASE);
+	expect_idle(test);
+
+	insert_refuses(test, mm, AREA, 1, &one_step, -EINVAL);
+	mmu_interval_read_begin(&f->mirror[0].sub);
+	for (i = 0; i < 3; i++)
+		unsubscribe(&f->mirror[i]);
+	f->mm = NULL;
+	mmdrop(mm);
+}
+
+/* exit_mmap() beside an invalidation that came through a reverse map. */
+static void test_teardown_while_frozen(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct mm_struct *mm = f->mm;
+	struct mmu_notifier_range range;
+	struct job *reader;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	invalidate(f, &range, 0, 1);
+	mmgrab(mm);
+	mmput(mm);
+	expect_nr_lines(test, 2);
+	reader = run(test, &f->mirror[0], read_begin_job);
+	KUNIT_EXPECT_TRUE(test, waits(f, reader));
+	invalidate_end(&range);
+	KUNIT_EXPECT_TRUE(test, finishes(f, reader));
+	unsubscribe(&f->mirror[0]);
+	f->mm = NULL;
+	mmdrop(mm);
+}
+
+/* ---- all at once ---- */
+
+#define NR_VALUES	4
+#define NR_ROUNDS	1500
+
+/*
+ * "Page tables" of one word each. Readers load what they read into a device of
+ * their own; while an invalidation of the word runs no device may hold it.
+ */
+struct melee {
+	struct mm_struct *mm;
+	unsigned long value[NR_VALUES];
+	struct mutex value_lock[NR_VALUES];	/* the page-table lock */
+	atomic_t stale;		/* devices seen with a word that is changing */
+	atomic_t loaded;
+	atomic_t failed;
+	struct list_head devices;
+	rwlock_t devices_lock;
+};
+
+struct device {
+	struct mmu_interval_notifier sub;
+	spinlock_t lock;	/* the driver's lock of the protocol */
+	struct list_head list;
+	unsigned int nr;
+	unsigned long loaded;
+};
+
+static bool device_invalidate(struct mmu_interval_notifier *sub,
+			      const struct mmu_notifier_range *range,
+			      unsigned long seq)
+{
+	struct device *device = container_of(sub, struct device, sub);
+
+	cond_resched();
+	spin_lock(&device->lock);
+	mmu_interval_set_seq(sub, seq);
+	WRITE_ONCE(device->loaded, 0);
+	spin_unlock(&device->lock);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops device_ops = {
+	.invalidate = device_invalidate,
+};
+
+static void melee_check(struct melee *melee, unsigned int nr)
+{
+	struct device *device;
+
+	read_lock(&melee->devices_lock);
+	list_for_each_entry(device, &melee->devices, list)
+		if (device->nr == nr && READ_ONCE(device->loaded))
+			atomic_inc(&melee->stale);
+	read_unlock(&melee->devices_lock);
+}
+
+static void melee_change(struct melee *melee, unsigned int nr)
+{
+	struct mmu_notifier_range range;
+
+	mutex_lock(&melee->value_lock[nr]);
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_CLEAR, 0, melee->mm,
+				      AREA + nr * PAGE_SIZE,
+				      AREA + (nr + 1) * PAGE_SIZE, NULL);
+	mmu_notifier_invalidate_range_start(&range);
+	melee_check(melee, nr);
+	WRITE_ONCE(melee->value[nr], melee->value[nr] + 1);
+	cond_resched();
+	melee_check(melee, nr);
+	mmu_notifier_invalidate_range_end(&range);
+	mutex_unlock(&melee->value_lock[nr]);
+}
+
+static void device_load(struct melee *melee, struct device *device)
+{
+	unsigned long value, seq;
+
+	seq = mmu_interval_read_begin(&device->sub);
+	value = READ_ONCE(melee->value[device->nr]);
+	cond_resched();
+	spin_lock(&device->lock);
+	if (!mmu_interval_read_retry(&device->sub, seq)) {
+		WRITE_ONCE(device->loaded, value);
+		atomic_inc(&melee->loaded);
+		if (value != READ_ONCE(melee->value[device->nr]))
+			atomic_inc(&melee->stale);
+	}
+	spin_unlock(&device->lock);
+}
+
+/* The device has gone from the list, and its memory goes, before the next. */
+static void device_life(struct melee *melee, unsigned int nr)
+{
+	struct device *device = kzalloc(sizeof(*device), GFP_KERNEL);
+	unsigned int i;
+
+	if (!device || mmu_interval_notifier_insert(&device->sub, melee->mm,
+						    AREA + nr * PAGE_SIZE,
+						    PAGE_SIZE, &device_ops)) {
+		atomic_inc(&melee->failed);
+		kfree(device);
+		return;
+	}
+	device->nr = nr;
+	spin_lock_init(&device->lock);
+	write_lock(&melee->devices_lock);
+	list_add(&device->list, &melee->devices);
+	write_unlock(&melee->devices_lock);
+	for (i = 0; i < 4; i++)
+		device_load(melee, device);
+	write_lock(&melee->devices_lock);
+	list_del(&device->list);
+	write_unlock(&melee->devices_lock);
+	mmu_interval_notifier_remove(&device->sub);
+	kfree(device);
+}
+
+struct fighter {
+	struct work_struct work;
+	struct melee *melee;
+	unsigned int nr;
+};
+
+static void change_values(struct work_struct *work)
+{
+	struct fighter *fighter = container_of(work, struct fighter, work);
+	unsigned int i;
+
+	for (i = 0; i < NR_ROUNDS; i++)
+		melee_change(fighter->melee, (fighter->nr + i) % NR_VALUES);
+}
+
+static void mirror_values(struct work_struct *work)
+{
+	struct fighter *fighter = container_of(work, struct fighter, work);
+	unsigned int i;
+
+	for (i = 0; i < NR_ROUNDS; i++)
+		device_life(fighter->melee, (fighter->nr + i) % NR_VALUES);
+}
+
+static void test_melee(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct fighter fighter[6];
+	struct melee *melee;
+	unsigned int i;
+
+	melee = kunit_kzalloc(test, sizeof(*melee), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, melee);
+	melee->mm = f->mm;
+	INIT_LIST_HEAD(&melee->devices);
+	rwlock_init(&melee->devices_lock);
+	for (i = 0; i < NR_VALUES; i++) {
+		mutex_init(&melee->value_lock[i]);
+		melee->value[i] = 1;
+	}
+	subscribe(test, &f->mirror[3], &one_step);
+	for (i = 0; i < ARRAY_SIZE(fighter); i++) {
+		fighter[i].melee = melee;
+		fighter[i].nr = i;
+		INIT_WORK_ONSTACK(&fighter[i].work,
+				  i & 1 ? change_values : mirror_values);
+		queue_work(system_unbound_wq, &fighter[i].work);
+	}
+	for (i = 0; i < ARRAY_SIZE(fighter); i++) {
+		flush_work(&fighter[i].work);
+		destroy_work_on_stack(&fighter[i].work);
+	}
+	KUNIT_EXPECT_EQ(test, atomic_read(&melee->stale), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&melee->failed), 0);
+	KUNIT_EXPECT_GT(test, atomic_read(&melee->loaded), 0);
+	expect_idle(test);
+	unsubscribe(&f->mirror[3]);
+}
+
+/* ---- the suite ---- */
+
+static int notifier_test_init(struct kunit *test)
+{
+	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+	unsigned int i;
+
+	if (!f)
+		return -ENOMEM;
+	f->mm = mm_alloc();
+	if (!f->mm)
+		return -ENOMEM;
+	for (i = 0; i < ARRAY_SIZE(f->mirror); i++) {
+		f->mirror[i].journal = &f->journal;
+		spin_lock_init(&f->mirror[i].lock);
+	}
+	for (i = 0; i < ARRAY_SIZE(f->plain); i++)
+		f->plain[i].journal = &f->journal;
+	test->priv = f;
+	return 0;
+}
+
+static void notifier_test_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	if (f && f->mm)
+		mmput(f->mm);
+}
+
+static struct kunit_case notifier_test_cases[] = {
+	KUNIT_CASE(test_insert_absurd_range),
+	KUNIT_CASE(test_insert_absurd_ops),
+	KUNIT_CASE(test_insert_absurd_mm),
+	KUNIT_CASE(test_insert_extremes),
+	KUNIT_CASE(test_reaches_random),
+	KUNIT_CASE(test_reaches_neighbours),
+	KUNIT_CASE(test_reaches_munmap),
+	KUNIT_CASE(test_read_undisturbed),
+	KUNIT_CASE(test_read_collides),
+	KUNIT_CASE(test_read_waits_for_last),
+	KUNIT_CASE(test_read_waits_for_last_uncovering),
+	KUNIT_CASE(test_all_are_woken),
+	KUNIT_CASE(test_number_wraps),
+	KUNIT_CASE(test_insert_while_running),
+	KUNIT_CASE(test_insert_remove_while_running),
+	KUNIT_CASE(test_insert_while_frozen),
+	KUNIT_CASE(test_insert_remove_while_frozen),
+	KUNIT_CASE(test_remove_while_frozen),
+	KUNIT_CASE(test_remove_while_running),
+	KUNIT_CASE(test_refused_by_interval),
+	KUNIT_CASE(test_refused_beside_running),
+	KUNIT_CASE(test_refused_by_plain),
+	KUNIT_CASE(test_refused_by_plain_uncovered),
+	KUNIT_CASE(test_two_steps),
+	KUNIT_CASE(test_two_steps_refused),
+	KUNIT_CASE(test_teardown),
+	KUNIT_CASE(test_teardown_while_frozen),
+	KUNIT_CASE_SLOW(test_melee),
+	{}
+};
+
+static struct kunit_suite notifier_test_suite = {
+	.name = "mmu_interval_notifier",
+	.init = notifier_test_init,
+	.exit = notifier_test_exit,
+	.test_cases = notifier_test_cases,
+};
+
+kunit_test_suite(notifier_test_suite);
+
+MODULE_DESCRIPTION("KUnit suite of the interval notifiers");
+MODULE_LICENSE("GPL");
