@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _MM_TESTS_KUNIT_MM_H
+#define _MM_TESTS_KUNIT_MM_H
+
+#include <kunit/test.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+
+struct file;
+
+/**
+ * struct kunit_mm - an address space of its own for one test
+ * @test: the test; what is made here ends with it
+ * @mm: address space of the thread that runs the test
+ * @cursor: where the next mapping goes
+ */
+struct kunit_mm {
+	struct kunit *test;
+	struct mm_struct *mm;
+	unsigned long cursor;
+};
+
+struct kunit_mm *kunit_mm_create(struct kunit *test);
+
+unsigned long kunit_mm_map(struct kunit_mm *km, unsigned long nr,
+			   unsigned long prot);
+unsigned long kunit_mm_map_huge(struct kunit_mm *km, unsigned long nr);
+unsigned long kunit_mm_map_hugetlb(struct kunit_mm *km, unsigned long nr);
+unsigned long kunit_mm_map_file(struct kunit_mm *km, struct file *file,
+				unsigned long nr, unsigned long prot,
+				unsigned long flags);
+unsigned long kunit_mm_map_fixed(struct kunit_mm *km, unsigned long addr,
+				 unsigned long nr, unsigned long prot);
+
+void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr);
+void kunit_mm_write(struct kunit_mm *km, unsigned long addr, unsigned long nr);
+void kunit_mm_zap(struct kunit_mm *km, unsigned long addr, unsigned long nr);
+void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
+		      unsigned long nr, unsigned long vm_flags);
+
+pte_t kunit_mm_pte(struct kunit_mm *km, unsigned long addr);
+pmd_t kunit_mm_pmd(struct kunit_mm *km, unsigned long addr);
+unsigned long kunit_mm_pfn(struct kunit_mm *km, unsigned long addr);
+
+void kunit_mm_plant(struct kunit_mm *km, unsigned long addr, pte_t pte);
+void kunit_mm_change(struct kunit_mm *km, unsigned long addr,
+		     unsigned long nr, pte_t (*change)(pte_t pte));
+void kunit_mm_split_pmd(struct kunit_mm *km, unsigned long addr);
+
+struct file *kunit_mm_file(struct kunit *test,
+			   const struct file_operations *fops, void *data);
+struct file *kunit_mm_keep_file(struct kunit *test, struct file *file);
+struct file *kunit_mm_shmem(struct kunit *test, unsigned long nr);
+
+phys_addr_t kunit_mm_region(struct kunit *test, unsigned long size);
+struct dev_pagemap *kunit_mm_pagemap(struct kunit *test, phys_addr_t start,
+				     unsigned long size,
+				     const struct dev_pagemap_ops *ops,
+				     void *owner);
+
+#endif /* _MM_TESTS_KUNIT_MM_H */
