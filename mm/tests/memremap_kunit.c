@@ -1,0 +1,1590 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit suite of mm/memremap.c.
+ *
+ * The physical addresses come from request_free_mem_region(), also for the
+ * types that CPUs can reach: there is no memory behind them, but nobody here
+ * touches more than their struct pages.
+ *
+ * A removal that should wait runs in a thread of its own. What such a thread
+ * works on is never freed by a test that fails to see it finish.
+ */
+#include <kunit/device.h>
+#include <kunit/test.h>
+#include <linux/delay.h>
+#include <linux/fault-inject.h>
+#include <linux/ioport.h>
+#include <linux/kmsg_dump.h>
+#include <linux/kthread.h>
+#include <linux/memcontrol.h>
+#include <linux/memory_hotplug.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#ifdef CONFIG_X86_64
+#include <asm/pgtable_types.h>
+#endif
+
+#define REGION_SIZE	SZ_256M
+#define MAX_RANGES	3
+#define SUB		((u64)SUBSECTION_SIZE)
+
+/* long enough for a removal that does not wait to be over */
+#define WAITS		msecs_to_jiffies(300)
+#define FINISHES	msecs_to_jiffies(30000)
+
+struct memremap_test {
+	struct kunit *test;
+	struct resource *res;
+	u64 base;
+	atomic_t nr_freed;
+	int count_in_free;
+	bool by_folio;
+	struct dev_pagemap *pgmap;
+};
+
+/* A pagemap with room for MAX_RANGES, and the way from it to the test. */
+struct test_pgmap {
+	struct memremap_test *t;
+	struct dev_pagemap pgmap;
+	struct range more[MAX_RANGES - 1];
+};
+
+static struct memremap_test *pgmap_test(struct dev_pagemap *pgmap)
+{
+	return container_of(pgmap, struct test_pgmap, pgmap)->t;
+}
+
+static void count_free(struct page *page, bool by_folio)
+{
+	struct memremap_test *t = pgmap_test(page_pgmap(page));
+
+	t->count_in_free = page_ref_count(page);
+	t->by_folio = by_folio;
+	atomic_inc(&t->nr_freed);
+}
+
+static void test_page_free(struct page *page)
+{
+	count_free(page, false);
+}
+
+static void test_folio_free(struct folio *folio)
+{
+	count_free(&folio->page, true);
+}
+
+static vm_fault_t test_migrate_to_ram(struct vm_fault *vmf)
+{
+	return VM_FAULT_SIGBUS;
+}
+
+static const struct dev_pagemap_ops page_ops = {
+	.page_free = test_page_free,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops folio_ops = {
+	.folio_free = test_folio_free,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops both_ops = {
+	.page_free = test_page_free,
+	.folio_free = test_folio_free,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops no_free_ops = {
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops no_migrate_ops = {
+	.page_free = test_page_free,
+};
+
+static struct dev_pagemap *new_pgmap(struct memremap_test *t,
+				     enum memory_type type)
+{
+	struct test_pgmap *tp = kzalloc(sizeof(*tp), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(t->test, tp);
+	tp->t = t;
+	tp->pgmap.type = type;
+	if (type != MEMORY_DEVICE_GENERIC && type != MEMORY_DEVICE_FS_DAX)
+		tp->pgmap.ops = &page_ops;
+	tp->pgmap.owner = t;
+	tp->pgmap.nr_range = 1;
+	tp->pgmap.range.start = t->base;
+	tp->pgmap.range.end = t->base + SUB - 1;
+	return &tp->pgmap;
+}
+
+static void free_pgmap(struct dev_pagemap *pgmap)
+{
+	kfree(container_of(pgmap, struct test_pgmap, pgmap));
+}
+
+static void set_range(struct dev_pagemap *pgmap, int i, u64 start, u64 size)
+{
+	pgmap->ranges[i].start = start;
+	pgmap->ranges[i].end = start + size - 1;
+	pgmap->nr_range = max(pgmap->nr_range, i + 1);
+}
+
+static unsigned long first_pfn(struct dev_pagemap *pgmap, int i)
+{
+	return PHYS_PFN(pgmap->ranges[i].start);
+}
+
+static unsigned long last_pfn(struct dev_pagemap *pgmap, int i)
+{
+	return PHYS_PFN(pgmap->ranges[i].end);
+}
+
+static void must_map(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	void *addr = memremap_pages(pgmap, NUMA_NO_NODE);
+
+	KUNIT_ASSERT_FALSE_MSG(t->test, IS_ERR(addr), "memremap_pages: %ld",
+			       PTR_ERR(addr));
+	KUNIT_EXPECT_PTR_EQ(t->test, addr, __va(pgmap->ranges[0].start));
+}
+
+#ifdef CONFIG_X86_64
+static bool in_linear_mapping(u64 phys)
+{
+	unsigned int level;
+	pte_t *pte = lookup_address((unsigned long)__va(phys), &level);
+
+	return pte && !pte_none(*pte);
+}
+#else
+static bool in_linear_mapping(u64 phys)
+{
+	return false;
+}
+#endif
+
+static void expect_pfn_gone(struct memremap_test *t, unsigned long pfn)
+{
+	KUNIT_EXPECT_FALSE(t->test, pfn_is_device_memory(pfn));
+	KUNIT_EXPECT_NULL(t->test, get_dev_pagemap(pfn, NULL));
+	KUNIT_EXPECT_FALSE(t->test, pfn_valid(pfn));
+	KUNIT_EXPECT_FALSE(t->test, in_linear_mapping(PFN_PHYS(pfn)));
+}
+
+/* No trace in the whole region, and all of it can be plugged in. */
+static void expect_nothing_left(struct memremap_test *t)
+{
+	struct dev_pagemap *pgmap;
+	u64 at;
+
+	for (at = t->base; at < t->base + REGION_SIZE; at += SUB)
+		expect_pfn_gone(t, PHYS_PFN(at));
+
+	pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	set_range(pgmap, 0, t->base, REGION_SIZE);
+	must_map(t, pgmap);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+}
+
+/* ---- what the log says ---- */
+
+static unsigned int log_mark;
+
+static void mark_log(void)
+{
+	pr_info("memremap_kunit: mark %u\n", ++log_mark);
+}
+
+/* Lines of memremap since the mark, and how many of them have @word. */
+static int count_log(const char *word, int *matches)
+{
+	struct kmsg_dump_iter iter;
+	char mark[40], line[256];
+	bool marked = false;
+	int lines = 0;
+	size_t len;
+
+	snprintf(mark, sizeof(mark), "memremap_kunit: mark %u", log_mark);
+	*matches = 0;
+	kmsg_dump_rewind(&iter);
+	while (kmsg_dump_get_line(&iter, false, line, sizeof(line) - 1, &len)) {
+		line[len] = '\0';
+		if (!marked) {
+			marked = strstr(line, mark);
+		} else if (strstr(line, "memremap: ")) {
+			lines++;
+			*matches += !!strstr(line, word);
+		}
+	}
+	return marked ? lines : -1;
+}
+
+static void expect_one_line(struct memremap_test *t, const char *word)
+{
+	int matches, lines = count_log(word, &matches);
+
+	KUNIT_EXPECT_EQ(t->test, lines, 1);
+	KUNIT_EXPECT_EQ_MSG(t->test, matches, 1, "no line with '%s'", word);
+}
+
+static void expect_no_line(struct memremap_test *t)
+{
+	int matches;
+
+	KUNIT_EXPECT_EQ(t->test, count_log("", &matches), 0);
+}
+
+/* ---- removal in a thread ---- */
+
+struct removal {
+	struct dev_pagemap *pgmap;
+	struct completion done;
+};
+
+static int remove_thread(void *data)
+{
+	struct removal *removal = data;
+
+	memunmap_pages(removal->pgmap);
+	complete(&removal->done);
+	return 0;
+}
+
+static struct removal *start_removal(struct memremap_test *t,
+				     struct dev_pagemap *pgmap)
+{
+	struct removal *removal = kzalloc(sizeof(*removal), GFP_KERNEL);
+	struct task_struct *task;
+
+	KUNIT_ASSERT_NOT_NULL(t->test, removal);
+	removal->pgmap = pgmap;
+	init_completion(&removal->done);
+	task = kthread_run(remove_thread, removal, "memremap_kunit");
+	KUNIT_ASSERT_FALSE(t->test, IS_ERR(task));
+	return removal;
+}
+
+static void expect_waits(struct memremap_test *t, struct removal *removal)
+{
+	KUNIT_EXPECT_EQ_MSG(t->test,
+			    wait_for_completion_timeout(&removal->done, WAITS),
+			    0, "removed under a user");
+}
+
+static void expect_finishes(struct memremap_test *t, struct removal *removal)
+{
+	KUNIT_ASSERT_NE_MSG(t->test,
+			    wait_for_completion_timeout(&removal->done, FINISHES),
+			    0, "removal hangs");
+	kfree(removal);
+}
+
+/* ---- life of a pagemap, for each type ---- */
+
+static const enum memory_type all_types[] = {
+	MEMORY_DEVICE_PRIVATE,
+	MEMORY_DEVICE_COHERENT,
+	MEMORY_DEVICE_FS_DAX,
+	MEMORY_DEVICE_GENERIC,
+	MEMORY_DEVICE_PCI_P2PDMA,
+};
+
+static void type_to_desc(const enum memory_type *type, char *desc)
+{
+	static const char * const names[] = {
+		"?", "private", "coherent", "fs-dax", "generic", "p2pdma",
+	};
+
+	strscpy(desc, names[*type], KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(type, all_types, type_to_desc);
+
+/* one of each way to count, for what takes long */
+static const enum memory_type two_types[] = {
+	MEMORY_DEVICE_PRIVATE,
+	MEMORY_DEVICE_GENERIC,
+};
+
+KUNIT_ARRAY_PARAM(two_type, two_types, type_to_desc);
+
+static bool counts_from_zero(enum memory_type type)
+{
+	return type == MEMORY_DEVICE_PRIVATE || type == MEMORY_DEVICE_COHERENT;
+}
+
+static void expect_live_page(struct memremap_test *t,
+			     struct dev_pagemap *pgmap, unsigned long pfn)
+{
+	struct page *page = pfn_to_page(pfn);
+	struct dev_pagemap *found;
+
+	KUNIT_ASSERT_TRUE(t->test, pfn_valid(pfn));
+	KUNIT_EXPECT_TRUE(t->test, is_zone_device_page(page));
+	KUNIT_EXPECT_PTR_EQ(t->test, page_pgmap(page), pgmap);
+	KUNIT_EXPECT_EQ(t->test, page_ref_count(page),
+			counts_from_zero(pgmap->type) ? 0 : 1);
+	KUNIT_EXPECT_TRUE(t->test, pfn_is_device_memory(pfn));
+	KUNIT_EXPECT_TRUE(t->test, pgmap_pfn_valid(pgmap, pfn));
+	KUNIT_EXPECT_NULL(t->test, pfn_to_online_page(pfn));
+
+	found = get_dev_pagemap(pfn, NULL);
+	KUNIT_EXPECT_PTR_EQ(t->test, found, pgmap);
+	put_dev_pagemap(found);
+}
+
+static void memremap_test_types(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	unsigned long pfn;
+
+	mark_log();
+	set_range(pgmap, 0, t->base, 3 * SUB);
+	must_map(t, pgmap);
+	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0); pfn += 255)
+		expect_live_page(t, pgmap, pfn);
+	expect_live_page(t, pgmap, last_pfn(pgmap, 0));
+	KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, first_pfn(pgmap, 0) - 1));
+	KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, last_pfn(pgmap, 0) + 1));
+	KUNIT_EXPECT_NULL(test, get_dev_pagemap(last_pfn(pgmap, 0) + 1, NULL));
+
+	pfn = first_pfn(pgmap, 0);
+	KUNIT_EXPECT_EQ(test, is_device_private_page(pfn_to_page(pfn)),
+			type == MEMORY_DEVICE_PRIVATE);
+	KUNIT_EXPECT_EQ(test, is_device_coherent_page(pfn_to_page(pfn)),
+			type == MEMORY_DEVICE_COHERENT);
+	KUNIT_EXPECT_EQ(test, in_linear_mapping(t->base),
+			IS_ENABLED(CONFIG_X86_64) &&
+			type != MEMORY_DEVICE_PRIVATE);
+
+	memunmap_pages(pgmap);
+	expect_no_line(t);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* The same pagemap again and again, as a driver that is bound anew. */
+static void memremap_test_again(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_COHERENT);
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		must_map(t, pgmap);
+		expect_live_page(t, pgmap, last_pfn(pgmap, 0));
+		memunmap_pages(pgmap);
+		expect_pfn_gone(t, last_pfn(pgmap, 0));
+	}
+	free_pgmap(pgmap);
+}
+
+static void memremap_test_several_ranges(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct dev_pagemap *found;
+	struct removal *removal;
+	int i;
+
+	set_range(pgmap, 0, t->base + SZ_128M, 2 * SUB);
+	set_range(pgmap, 1, t->base, SUB);
+	set_range(pgmap, 2, t->base + 5 * SUB, SUB);
+	must_map(t, pgmap);
+	KUNIT_EXPECT_EQ(test, pgmap->nr_range, 3);
+
+	/* one reference, carried over all ranges and back */
+	found = NULL;
+	for (i = 0; i < 3; i++) {
+		expect_live_page(t, pgmap, first_pfn(pgmap, i));
+		expect_live_page(t, pgmap, last_pfn(pgmap, i));
+		found = get_dev_pagemap(last_pfn(pgmap, i), found);
+		KUNIT_EXPECT_PTR_EQ(test, found, pgmap);
+	}
+	found = get_dev_pagemap(first_pfn(pgmap, 0), found);
+	KUNIT_EXPECT_PTR_EQ(test, found, pgmap);
+
+	for (i = 0; i < 3; i++) {
+		KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, last_pfn(pgmap, i) + 1));
+		KUNIT_EXPECT_FALSE(test, pfn_is_device_memory(last_pfn(pgmap, i) + 1));
+	}
+
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	/* who has the pagemap keeps finding it, in each of its ranges */
+	for (i = 0; i < 3; i++) {
+		found = get_dev_pagemap(first_pfn(pgmap, i), found);
+		KUNIT_EXPECT_PTR_EQ(test, found, pgmap);
+		KUNIT_EXPECT_NULL(test, get_dev_pagemap(first_pfn(pgmap, i), NULL));
+		KUNIT_EXPECT_TRUE(test, pfn_is_device_memory(first_pfn(pgmap, i)));
+	}
+	put_dev_pagemap(found);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* A cached pagemap that does not cover the frame gives its reference up. */
+static void memremap_test_cached_elsewhere(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *a = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct dev_pagemap *b = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct dev_pagemap *found;
+
+	set_range(b, 0, t->base + SUB, SUB);
+	must_map(t, a);
+	must_map(t, b);
+
+	found = get_dev_pagemap(first_pfn(a, 0), NULL);
+	KUNIT_EXPECT_PTR_EQ(test, found, a);
+	found = get_dev_pagemap(first_pfn(b, 0), found);
+	KUNIT_EXPECT_PTR_EQ(test, found, b);
+	expect_finishes(t, start_removal(t, a));
+	KUNIT_EXPECT_NULL(test, get_dev_pagemap(first_pfn(a, 0), found));
+	expect_finishes(t, start_removal(t, b));
+	free_pgmap(a);
+	free_pgmap(b);
+}
+
+/* Neighbours in one section come and go by themselves. */
+static void memremap_test_subsections(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap[4];
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		pgmap[i] = new_pgmap(t, i & 1 ? MEMORY_DEVICE_GENERIC :
+						MEMORY_DEVICE_PRIVATE);
+		set_range(pgmap[i], 0, t->base + i * SUB, SUB);
+		must_map(t, pgmap[i]);
+	}
+	memunmap_pages(pgmap[1]);
+	expect_pfn_gone(t, first_pfn(pgmap[1], 0));
+	expect_pfn_gone(t, last_pfn(pgmap[1], 0));
+	expect_live_page(t, pgmap[0], last_pfn(pgmap[0], 0));
+	expect_live_page(t, pgmap[2], first_pfn(pgmap[2], 0));
+
+	must_map(t, pgmap[1]);
+	for (i = 0; i < 4; i++) {
+		expect_live_page(t, pgmap[i], first_pfn(pgmap[i], 0));
+		expect_live_page(t, pgmap[i], last_pfn(pgmap[i], 0));
+	}
+	for (i = 3; i >= 0; i--) {
+		memunmap_pages(pgmap[i]);
+		free_pgmap(pgmap[i]);
+	}
+	expect_nothing_left(t);
+}
+
+static void memremap_test_compound(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct removal *removal;
+	struct folio *folio;
+	unsigned long pfn;
+
+	pgmap->vmemmap_shift = ilog2(PAGES_PER_SUBSECTION);
+	set_range(pgmap, 0, t->base, 3 * SUB);
+	set_range(pgmap, 1, t->base + SZ_128M, SUB);
+	must_map(t, pgmap);
+	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0); pfn += 64) {
+		folio = pfn_folio(pfn);
+		KUNIT_EXPECT_EQ(test, folio_order(folio), pgmap->vmemmap_shift);
+		KUNIT_EXPECT_EQ(test, folio_pfn(folio),
+				round_down(pfn, PAGES_PER_SUBSECTION));
+		KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
+		KUNIT_EXPECT_PTR_EQ(test, page_pgmap(pfn_to_page(pfn)), pgmap);
+		KUNIT_EXPECT_TRUE(test, page_is_device_type(pfn_to_page(pfn),
+							    MEMORY_DEVICE_GENERIC));
+	}
+
+	folio = pfn_folio(first_pfn(pgmap, 1) + 77);
+	folio_get(folio);
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	put_page(pfn_to_page(first_pfn(pgmap, 1) + 77));
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* ---- pagemaps that must not be accepted ---- */
+
+struct bad_case {
+	const char *name;
+	enum memory_type type;
+	int error;
+	const char *says;
+	void (*spoil)(struct memremap_test *t, struct dev_pagemap *pgmap);
+};
+
+static void no_owner(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->owner = NULL;
+}
+
+static void no_ops(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->ops = NULL;
+}
+
+static void no_free(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->ops = &no_free_ops;
+}
+
+static void no_migrate(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->ops = &no_migrate_ops;
+}
+
+static void no_type(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->type = 0;
+}
+
+static void next_type(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->type = MEMORY_DEVICE_PCI_P2PDMA + 1;
+}
+
+static void negative_type(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->type = -1;
+}
+
+static void bad_flags(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->flags = BIT(7);
+}
+
+static void no_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->nr_range = 0;
+}
+
+static void negative_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->nr_range = -1;
+}
+
+static void absurd_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->nr_range = INT_MAX;
+}
+
+static void empty_range(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->range.end = pgmap->range.start - 1;
+}
+
+static void empty_second(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 1, t->base + SZ_64M, 0);
+}
+
+static void range_wraps(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 0, t->base, -t->base + SUB);
+}
+
+static void range_is_all(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->range.end = U64_MAX;
+}
+
+static void range_too_high(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 0, mhp_get_pluggable_range(true).end + 1, SUB);
+}
+
+static void range_too_long(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->range.end = mhp_get_pluggable_range(false).end + SUB;
+}
+
+static void start_is_off(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->range.start += PAGE_SIZE;
+}
+
+static void end_is_off(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->range.end -= PAGE_SIZE;
+}
+
+static void range_is_ram(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 0, round_down(__pa(t), SUB), SUB);
+}
+
+static void second_is_ram(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 1, round_down(__pa(t), SUB), SUB);
+}
+
+static void shift_too_large(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->vmemmap_shift = ilog2(MAX_FOLIO_NR_PAGES) + 1;
+}
+
+static void shift_is_absurd(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->vmemmap_shift = BITS_PER_LONG;
+}
+
+static void shift_of_private(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->vmemmap_shift = 2;
+}
+
+static void part_of_compound(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	pgmap->vmemmap_shift = ilog2(PAGES_PER_SUBSECTION) + 1;
+	set_range(pgmap, 0, t->base, 3 * SUB);
+}
+
+static void twice_the_same(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 1, t->base + SZ_64M, SUB);
+	set_range(pgmap, 2, t->base, SUB);
+}
+
+static void range_in_range(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_range(pgmap, 0, t->base + 2 * SUB, SUB);
+	set_range(pgmap, 1, t->base, 8 * SUB);
+}
+
+static void set_altmap(struct dev_pagemap *pgmap, unsigned long base_pfn,
+		       unsigned long reserve, unsigned long nr_free)
+{
+	struct vmem_altmap altmap = {
+		.base_pfn = base_pfn,
+		.reserve = reserve,
+		.free = nr_free,
+		.end_pfn = base_pfn + reserve + nr_free - 1,
+	};
+
+	memcpy(&pgmap->altmap, &altmap, sizeof(altmap));
+	pgmap->flags |= PGMAP_ALTMAP_VALID;
+}
+
+static void altmap_elsewhere(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_altmap(pgmap, first_pfn(pgmap, 0) + 1, 0, 64);
+}
+
+static void altmap_takes_all(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_altmap(pgmap, first_pfn(pgmap, 0), 64, PHYS_PFN(SUB) - 64);
+}
+
+static void altmap_wraps(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_altmap(pgmap, first_pfn(pgmap, 0), 64, ULONG_MAX - 32);
+}
+
+static void altmap_of_private(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 64);
+}
+
+static void altmap_of_two(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 64);
+	set_range(pgmap, 1, t->base + SZ_64M, SUB);
+}
+
+static void altmap_too_small(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	/* less than a section does without its altmap on some architectures */
+	set_range(pgmap, 0, t->base, SZ_128M);
+	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 1);
+}
+
+#define PRIVATE		MEMORY_DEVICE_PRIVATE
+#define COHERENT	MEMORY_DEVICE_COHERENT
+#define FS_DAX		MEMORY_DEVICE_FS_DAX
+#define GENERIC		MEMORY_DEVICE_GENERIC
+#define P2PDMA		MEMORY_DEVICE_PCI_P2PDMA
+
+static const struct bad_case bad_cases[] = {
+	{ "private_no_owner", PRIVATE, -EINVAL, "owner", no_owner },
+	{ "coherent_no_owner", COHERENT, -EINVAL, "owner", no_owner },
+	{ "private_no_ops", PRIVATE, -EINVAL, "folio_free", no_ops },
+	{ "coherent_no_ops", COHERENT, -EINVAL, "folio_free", no_ops },
+	{ "p2pdma_no_ops", P2PDMA, -EINVAL, "folio_free", no_ops },
+	{ "private_no_free", PRIVATE, -EINVAL, "folio_free", no_free },
+	{ "coherent_no_free", COHERENT, -EINVAL, "folio_free", no_free },
+	{ "p2pdma_no_free", P2PDMA, -EINVAL, "folio_free", no_free },
+	{ "private_no_migrate", PRIVATE, -EINVAL, "migrate_to_ram", no_migrate },
+	{ "no_type", GENERIC, -EINVAL, "type", no_type },
+	{ "next_type", GENERIC, -EINVAL, "type", next_type },
+	{ "negative_type", GENERIC, -EINVAL, "type", negative_type },
+	{ "bad_flags", GENERIC, -EINVAL, "flags", bad_flags },
+	{ "no_ranges", GENERIC, -EINVAL, "number of ranges", no_ranges },
+	{ "negative_ranges", GENERIC, -EINVAL, "number of ranges", negative_ranges },
+	{ "absurd_ranges", FS_DAX, -EINVAL, "number of ranges", absurd_ranges },
+	{ "empty_range", FS_DAX, -EINVAL, "empty", empty_range },
+	{ "empty_second", PRIVATE, -EINVAL, "empty", empty_second },
+	{ "range_wraps", GENERIC, -EINVAL, "wraps", range_wraps },
+	{ "range_is_all", GENERIC, -EINVAL, "exceeds", range_is_all },
+	{ "range_too_high", GENERIC, -EINVAL, "exceeds", range_too_high },
+	{ "range_too_long", PRIVATE, -EINVAL, "exceeds", range_too_long },
+	{ "start_is_off", GENERIC, -EINVAL, "subsections", start_is_off },
+	{ "end_is_off", PRIVATE, -EINVAL, "subsections", end_is_off },
+	{ "range_is_ram", GENERIC, -ENXIO, "System RAM", range_is_ram },
+	{ "private_is_ram", PRIVATE, -ENXIO, "System RAM", range_is_ram },
+	{ "second_is_ram", COHERENT, -ENXIO, "System RAM", second_is_ram },
+	{ "shift_too_large", GENERIC, -EINVAL, "vmemmap_shift", shift_too_large },
+	{ "shift_is_absurd", GENERIC, -EINVAL, "vmemmap_shift", shift_is_absurd },
+	{ "shift_of_private", PRIVATE, -EINVAL, "vmemmap_shift", shift_of_private },
+	{ "shift_of_coherent", COHERENT, -EINVAL, "vmemmap_shift", shift_of_private },
+	{ "part_of_compound", GENERIC, -EINVAL, "compound", part_of_compound },
+	{ "twice_the_same", PRIVATE, -EBUSY, "another one of the pagemap", twice_the_same },
+	{ "range_in_range", GENERIC, -EBUSY, "another one of the pagemap", range_in_range },
+	{ "altmap_elsewhere", FS_DAX, -EINVAL, "altmap", altmap_elsewhere },
+	{ "altmap_takes_all", FS_DAX, -EINVAL, "altmap", altmap_takes_all },
+	{ "altmap_wraps", FS_DAX, -EINVAL, "altmap", altmap_wraps },
+	{ "altmap_of_private", PRIVATE, -EINVAL, "memory map", altmap_of_private },
+	{ "altmap_of_two", GENERIC, -EINVAL, "altmap", altmap_of_two },
+	{ "altmap_too_small", GENERIC, -ENOMEM, "plugged in", altmap_too_small },
+};
+
+KUNIT_ARRAY_PARAM_DESC(bad, bad_cases, name);
+
+static void memremap_test_invalid(struct kunit *test)
+{
+	const struct bad_case *bad = test->param_value;
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, bad->type);
+	struct test_pgmap before;
+	void *addr;
+
+	bad->spoil(t, pgmap);
+	memcpy(&before, container_of(pgmap, struct test_pgmap, pgmap),
+	       sizeof(before));
+	mark_log();
+	addr = memremap_pages(pgmap, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), bad->error);
+	expect_one_line(t, bad->says);
+	KUNIT_EXPECT_EQ(test, pgmap->nr_range, before.pgmap.nr_range);
+	KUNIT_EXPECT_MEMEQ(test, &pgmap->altmap, &before.pgmap.altmap,
+			   sizeof(pgmap->altmap));
+	KUNIT_EXPECT_MEMEQ(test, &pgmap->range, &before.pgmap.range,
+			   sizeof(struct range) * MAX_RANGES);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+static void memremap_test_no_such_node(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	void *addr;
+
+	mark_log();
+	addr = memremap_pages(pgmap, MAX_NUMNODES);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EINVAL);
+	expect_one_line(t, "no such node");
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* Whatever way a range lies across that of a live pagemap. */
+static void memremap_test_overlap(struct kunit *test)
+{
+	static const struct { int start, nr; } across[] = {
+		{ 4, 4 }, { 3, 2 }, { 7, 2 }, { 5, 1 }, { 2, 9 },
+	};
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *live = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	void *addr;
+	int i;
+
+	set_range(live, 0, t->base + 4 * SUB, 4 * SUB);
+	must_map(t, live);
+	for (i = 0; i < ARRAY_SIZE(across); i++) {
+		set_range(pgmap, 0, t->base + SZ_128M, SUB);
+		set_range(pgmap, 1, t->base + across[i].start * SUB,
+			  across[i].nr * SUB);
+		mark_log();
+		addr = memremap_pages(pgmap, NUMA_NO_NODE);
+		KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
+		expect_one_line(t, "other device memory");
+		expect_pfn_gone(t, first_pfn(pgmap, 0));
+	}
+	/* a live pagemap once more does it no harm */
+	addr = memremap_pages(live, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
+
+	expect_live_page(t, live, first_pfn(live, 0));
+	expect_live_page(t, live, last_pfn(live, 0));
+	expect_finishes(t, start_removal(t, live));
+	free_pgmap(live);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* Nor is memory free for others while its removal waits. */
+static void memremap_test_overlap_dying(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *dying = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct removal *removal;
+	struct page *page;
+	void *addr;
+
+	must_map(t, dying);
+	page = pfn_to_page(first_pfn(dying, 0));
+	get_page(page);
+	removal = start_removal(t, dying);
+	expect_waits(t, removal);
+	addr = memremap_pages(pgmap, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
+	put_page(page);
+	expect_finishes(t, removal);
+
+	must_map(t, pgmap);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+	free_pgmap(dying);
+	expect_nothing_left(t);
+}
+
+/*
+ * The third of three ranges has a memory map already, of which only hotplug
+ * itself knows. What was plugged in before it must be gone afterwards.
+ */
+static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
+{
+	struct mhp_params params = { .pgprot = PAGE_KERNEL };
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	void *addr;
+	int ret;
+
+	set_range(pgmap, 0, t->base, SUB);
+	set_range(pgmap, 1, t->base + 4 * SUB, 2 * SUB);
+	/* reaches over the end of a section, and fails in the second one */
+	set_range(pgmap, 2, t->base + SZ_128M - 2 * SUB, 4 * SUB);
+
+	params.pgmap = pgmap;
+	mem_hotplug_begin();
+	ret = __add_pages(numa_mem_id(), PHYS_PFN(t->base + SZ_128M),
+			  PHYS_PFN(SUB), &params);
+	mem_hotplug_done();
+	KUNIT_ASSERT_EQ(t->test, ret, 0);
+
+	mark_log();
+	addr = memremap_pages(pgmap, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(t->test, PTR_ERR_OR_ZERO(addr), -EEXIST);
+	expect_one_line(t, "plugged in");
+	KUNIT_EXPECT_EQ(t->test, pgmap->nr_range, 3);
+	expect_pfn_gone(t, first_pfn(pgmap, 0));
+	expect_pfn_gone(t, first_pfn(pgmap, 1));
+	expect_pfn_gone(t, last_pfn(pgmap, 1));
+	KUNIT_EXPECT_FALSE(t->test, pfn_valid(first_pfn(pgmap, 2)));
+	KUNIT_EXPECT_FALSE(t->test, pfn_is_device_memory(last_pfn(pgmap, 2)));
+
+	mem_hotplug_begin();
+	__remove_pages(PHYS_PFN(t->base + SZ_128M), PHYS_PFN(SUB), NULL, pgmap);
+	mem_hotplug_done();
+
+	/* now there is nothing in the way */
+	must_map(t, pgmap);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+static void memremap_test_fail_halfway(struct kunit *test)
+{
+	fail_in_hotplug(test->priv, *(const enum memory_type *)test->param_value);
+}
+
+/*
+ * Each allocation fails once. Needs the allocators' fault injection to look at
+ * ordinary allocations (ignore-gfp-wait off), else there is nothing to see.
+ */
+#ifdef CONFIG_FAULT_INJECTION
+static void memremap_test_no_memory(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_FS_DAX);
+	int nth, injected, nr_failed = 0;
+	void *addr;
+
+	set_range(pgmap, 0, t->base, SUB);
+	set_range(pgmap, 1, t->base + SZ_128M - SUB, 2 * SUB);
+	for (nth = 1; nth < 1000; nth++) {
+		mark_log();
+		current->fail_nth = nth;
+		addr = memremap_pages(pgmap, NUMA_NO_NODE);
+		injected = !current->fail_nth;
+		current->fail_nth = 0;
+
+		if (!IS_ERR(addr)) {
+			memunmap_pages(pgmap);
+		} else {
+			KUNIT_EXPECT_TRUE(test, injected);
+			KUNIT_EXPECT_EQ(test, PTR_ERR(addr), -ENOMEM);
+			expect_one_line(t, "(-12)");
+			nr_failed++;
+		}
+		KUNIT_EXPECT_EQ(test, pgmap->nr_range, 2);
+		expect_pfn_gone(t, first_pfn(pgmap, 0));
+		expect_pfn_gone(t, first_pfn(pgmap, 1));
+		expect_pfn_gone(t, last_pfn(pgmap, 1));
+		if (!injected)
+			break;
+	}
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+	if (!nr_failed)
+		kunit_skip(test, "no allocation was made to fail: see ignore-gfp-wait");
+	kunit_info(test, "%d allocations, %d failures\n", nth - 1, nr_failed);
+}
+#else
+static void memremap_test_no_memory(struct kunit *test)
+{
+	kunit_skip(test, "needs CONFIG_FAULT_INJECTION");
+}
+#endif
+
+/* ---- who comes first gets the memory, the others an error ---- */
+
+struct racer {
+	struct dev_pagemap *pgmap;
+	atomic_t *inside;
+	int nr_mapped;
+	int nr_bad;
+	struct completion done;
+};
+
+static int race_thread(void *data)
+{
+	struct racer *racer = data;
+	void *addr;
+	int i;
+
+	for (i = 0; i < 50; i++) {
+		addr = memremap_pages(racer->pgmap, NUMA_NO_NODE);
+		if (IS_ERR(addr)) {
+			racer->nr_bad += PTR_ERR(addr) != -EBUSY;
+			cond_resched();
+			continue;
+		}
+		racer->nr_mapped++;
+		racer->nr_bad += atomic_inc_return(racer->inside) != 1;
+		schedule_timeout_uninterruptible(1);
+		atomic_dec(racer->inside);
+		memunmap_pages(racer->pgmap);
+	}
+	complete(&racer->done);
+	return 0;
+}
+
+static void memremap_test_race(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	atomic_t inside = ATOMIC_INIT(0);
+	struct racer racers[4];
+	int i, nr_mapped = 0;
+
+	for (i = 0; i < ARRAY_SIZE(racers); i++) {
+		racers[i] = (struct racer) { .inside = &inside };
+		racers[i].pgmap = new_pgmap(t, all_types[i]);
+		set_range(racers[i].pgmap, 0, t->base + i * SUB, 4 * SUB);
+		init_completion(&racers[i].done);
+		KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(race_thread, &racers[i],
+							    "memremap_race%d", i)));
+	}
+	for (i = 0; i < ARRAY_SIZE(racers); i++) {
+		/* the threads use this stack frame */
+		wait_for_completion(&racers[i].done);
+		KUNIT_EXPECT_EQ(test, racers[i].nr_bad, 0);
+		nr_mapped += racers[i].nr_mapped;
+		free_pgmap(racers[i].pgmap);
+	}
+	KUNIT_EXPECT_GT(test, nr_mapped, 0);
+	expect_nothing_left(t);
+}
+
+/* ---- life of a folio ---- */
+
+static void expect_handed_out(struct memremap_test *t, struct folio *folio)
+{
+	KUNIT_EXPECT_EQ(t->test, folio_ref_count(folio), 1);
+	KUNIT_EXPECT_EQ(t->test, folio_order(folio), 0);
+	KUNIT_EXPECT_TRUE(t->test, folio_test_locked(folio));
+}
+
+static void memremap_test_page_life(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct folio *folio;
+	int i;
+
+	must_map(t, pgmap);
+	folio = pfn_folio(first_pfn(pgmap, 0) + 7);
+	for (i = 0; i < 3; i++) {
+		zone_device_page_init(&folio->page);
+		expect_handed_out(t, folio);
+		folio_unlock(folio);
+		folio_get(folio);
+		folio_put(folio);
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), i);
+		folio_put(folio);
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), i + 1);
+		KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 0);
+		KUNIT_EXPECT_EQ(test, t->count_in_free, 0);
+		KUNIT_EXPECT_FALSE(test, t->by_folio);
+	}
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
+}
+
+/* A process page's marks are gone before the driver gets the folio back. */
+static void memremap_test_forgets_user(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_COHERENT);
+	struct folio *folio;
+
+	must_map(t, pgmap);
+	folio = pfn_folio(first_pfn(pgmap, 0));
+	zone_device_page_init(&folio->page);
+	folio->mapping = (void *)((unsigned long)t | PAGE_MAPPING_ANON);
+	SetPageAnonExclusive(&folio->page);
+	KUNIT_EXPECT_EQ(test, mem_cgroup_charge(folio, NULL, GFP_KERNEL), 0);
+#ifdef CONFIG_MEMCG
+	KUNIT_EXPECT_EQ(test, folio_memcg_charged(folio), !mem_cgroup_disabled());
+#endif
+	folio_unlock(folio);
+	folio_put(folio);
+
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
+	KUNIT_EXPECT_NULL(test, folio->mapping);
+	KUNIT_EXPECT_FALSE(test, test_bit(PG_anon_exclusive, &folio->flags));
+#ifdef CONFIG_MEMCG
+	KUNIT_EXPECT_FALSE(test, folio_memcg_charged(folio));
+#endif
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+}
+
+static void free_one_folio(struct memremap_test *t,
+			   const struct dev_pagemap_ops *ops)
+{
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct folio *folio;
+
+	pgmap->ops = ops;
+	must_map(t, pgmap);
+	folio = pfn_folio(last_pfn(pgmap, 0));
+	zone_device_folio_init(folio, pgmap, 0);
+	expect_handed_out(t, folio);
+	KUNIT_EXPECT_PTR_EQ(t->test, page_pgmap(&folio->page), pgmap);
+	folio_unlock(folio);
+	folio_put(folio);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+}
+
+static void memremap_test_folio_free(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+
+	free_one_folio(t, &folio_ops);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
+	KUNIT_EXPECT_TRUE(test, t->by_folio);
+	free_one_folio(t, &both_ops);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 2);
+	KUNIT_EXPECT_TRUE(test, t->by_folio);
+	free_one_folio(t, &page_ops);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 3);
+	KUNIT_EXPECT_FALSE(test, t->by_folio);
+}
+
+/* Not possible yet, but neither the folio nor a reference may get lost. */
+static void memremap_test_large_folio(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct folio *folio;
+
+	pgmap->ops = &folio_ops;
+	must_map(t, pgmap);
+	folio = pfn_folio(first_pfn(pgmap, 0));
+	mark_log();
+	zone_device_folio_init(folio, pgmap, 4);
+	expect_one_line(t, "order 4");
+	expect_handed_out(t, folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
+}
+
+/* A page that goes back into a pool must have its idle count by then. */
+static void memremap_test_p2pdma_put(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PCI_P2PDMA);
+	struct page *page;
+
+	must_map(t, pgmap);
+	page = pfn_to_page(first_pfn(pgmap, 0));
+	get_page(page);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 0);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
+	KUNIT_EXPECT_EQ(test, t->count_in_free, 1);
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), 1);
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
+}
+
+static void memremap_test_put_too_often(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct page *page;
+
+	must_map(t, pgmap);
+	page = pfn_to_page(first_pfn(pgmap, 0));
+	mark_log();
+	put_page(page);
+	expect_one_line(t, "once too often");
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), 1);
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
+}
+
+static void memremap_test_hand_out_late(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct folio *early, *late;
+	struct removal *removal;
+
+	must_map(t, pgmap);
+	early = pfn_folio(first_pfn(pgmap, 0));
+	late = pfn_folio(last_pfn(pgmap, 0));
+	zone_device_page_init(&early->page);
+	folio_unlock(early);
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+
+	mark_log();
+	zone_device_page_init(&late->page);
+	expect_one_line(t, "handed out");
+	folio_unlock(late);
+	folio_put(early);
+	expect_waits(t, removal);
+	folio_put(late);
+	expect_finishes(t, removal);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 2);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* ---- removal waits for everybody ---- */
+
+static struct page *take_page(struct dev_pagemap *pgmap, unsigned long pfn)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	if (counts_from_zero(pgmap->type)) {
+		zone_device_page_init(page);
+		unlock_page(page);
+	} else {
+		get_page(page);
+	}
+	return page;
+}
+
+static void memremap_test_waits_for_page(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct page *first, *last;
+	struct removal *removal;
+
+	set_range(pgmap, 1, t->base + 4 * SUB, SUB);
+	must_map(t, pgmap);
+	first = take_page(pgmap, first_pfn(pgmap, 0) + 3);
+	last = take_page(pgmap, last_pfn(pgmap, 1));
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	KUNIT_EXPECT_NULL(test, get_dev_pagemap(first_pfn(pgmap, 0), NULL));
+	KUNIT_EXPECT_TRUE(test, pfn_is_device_memory(first_pfn(pgmap, 0)));
+	KUNIT_EXPECT_NULL(test, pfn_to_online_page(first_pfn(pgmap, 0)));
+	put_page(last);
+	expect_waits(t, removal);
+	KUNIT_EXPECT_PTR_EQ(test, page_pgmap(first), pgmap);
+	put_page(first);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+static void memremap_test_waits_for_pagemap(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type), *found;
+	struct removal *removal;
+
+	must_map(t, pgmap);
+	found = get_dev_pagemap(last_pfn(pgmap, 0), NULL);
+	KUNIT_ASSERT_PTR_EQ(test, found, pgmap);
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	put_dev_pagemap(found);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* An entry of a file bears no reference, yet it leads to the page. */
+static void memremap_test_waits_for_file(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_FS_DAX);
+	struct address_space mapping = {};
+	struct removal *removal;
+	struct page *page;
+
+	must_map(t, pgmap);
+	page = pfn_to_page(first_pfn(pgmap, 0) + 9);
+	WRITE_ONCE(page->mapping, &mapping);
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	WRITE_ONCE(page->mapping, NULL);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* Pages whose last put comes by each of the ways that there are. */
+static void memremap_test_waits_for_batch(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct folio_batch batch;
+	struct removal *removal;
+	struct page *pages[8];
+	int i;
+
+	must_map(t, pgmap);
+	folio_batch_init(&batch);
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		pages[i] = take_page(pgmap, first_pfn(pgmap, 0) + 9 * i);
+	for (i = 0; i < 4; i++)
+		folio_batch_add(&batch, page_folio(pages[i]));
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	folios_put(&batch);
+	release_pages(pages + 4, 3);
+	expect_waits(t, removal);
+	folio_put(page_folio(pages[7]));
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+struct putter {
+	struct page *page;
+	atomic_t stop;
+	struct completion done;
+};
+
+/* Takes more references by the one it has, as a bio that is split does. */
+static int put_thread(void *data)
+{
+	struct putter *putter = data;
+
+	while (!atomic_read(&putter->stop)) {
+		get_page(putter->page);
+		put_page(putter->page);
+		cond_resched();
+	}
+	put_page(putter->page);
+	complete(&putter->done);
+	return 0;
+}
+
+/* The last put falls into every moment of the removal. */
+static void memremap_test_no_lost_wakeup(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct putter putter;
+	struct removal *removal;
+	int i;
+
+	for (i = 0; i < 40; i++) {
+		must_map(t, pgmap);
+		putter.page = take_page(pgmap, first_pfn(pgmap, 0) + i);
+		atomic_set(&putter.stop, 0);
+		init_completion(&putter.done);
+		KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(put_thread, &putter,
+							    "memremap_put")));
+		removal = start_removal(t, pgmap);
+		usleep_range(i * 1000, i * 1000 + 100);
+		atomic_set(&putter.stop, 1);
+		wait_for_completion(&putter.done);
+		expect_finishes(t, removal);
+	}
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+static void memremap_test_report(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct page *page;
+	struct removal *removal;
+	char pfn[40];
+	int matches;
+
+	set_range(pgmap, 1, t->base + 4 * SUB, SUB);
+	must_map(t, pgmap);
+	page = take_page(pgmap, first_pfn(pgmap, 1) + 5);
+	page_ref_add(page, GUP_PIN_COUNTING_BIAS);
+	snprintf(pfn, sizeof(pfn), "pfn %#lx:", page_to_pfn(page));
+
+	mark_log();
+	removal = start_removal(t, pgmap);
+	msleep(8000);
+	expect_no_line(t);
+	msleep(6000);
+	KUNIT_EXPECT_EQ(test, count_log("removal waits", &matches), 2);
+	KUNIT_EXPECT_EQ(test, matches, 1);
+	count_log(pfn, &matches);
+	KUNIT_EXPECT_EQ(test, matches, 1);
+	count_log("pinned for DMA", &matches);
+	KUNIT_EXPECT_EQ(test, matches, 1);
+
+	page_ref_sub(page, GUP_PIN_COUNTING_BIAS);
+	put_page(page);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+}
+
+/* A subsection without RAM in a section that has some; 0 if there is none. */
+static unsigned long find_hole_beside_ram(void)
+{
+	unsigned long pfn;
+
+	for (pfn = 0; pfn < max_pfn; pfn += PAGES_PER_SUBSECTION) {
+		unsigned long nr = pfn_to_section_nr(pfn);
+
+		if (!online_section_nr(nr) || !early_section(__nr_to_section(nr)))
+			continue;
+		if (pfn_section_valid(__nr_to_section(nr), pfn))
+			continue;
+		if (region_intersects(PFN_PHYS(pfn), SUB, IORESOURCE_SYSTEM_RAM,
+				      IORES_DESC_NONE) == REGION_DISJOINT)
+			return pfn;
+	}
+	return 0;
+}
+
+/* Pages of a pagemap that is not live any longer are not online either. */
+static void memremap_test_shared_section(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	unsigned long hole = find_hole_beside_ram();
+	struct dev_pagemap *pgmap;
+	struct removal *removal;
+	struct page *page;
+
+	if (!hole)
+		kunit_skip(test, "no hole beside RAM: boot with memmap=16M$0x104000000");
+
+	pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	set_range(pgmap, 0, PFN_PHYS(hole), SUB);
+	must_map(t, pgmap);
+	expect_live_page(t, pgmap, hole);
+	page = take_page(pgmap, hole + 3);
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+	KUNIT_EXPECT_TRUE(test, pfn_valid(hole));
+	KUNIT_EXPECT_NULL(test, pfn_to_online_page(hole));
+	KUNIT_EXPECT_NULL(test, pfn_to_online_page(hole + 3));
+	put_page(page);
+	expect_finishes(t, removal);
+	KUNIT_EXPECT_NULL(test, pfn_to_online_page(hole));
+	KUNIT_EXPECT_FALSE(test, pfn_is_device_memory(hole));
+	free_pgmap(pgmap);
+}
+
+/*
+ * A walk that found a device page under RCU reads its pagemap after the last
+ * reference has gone. The read lock is taken while the removal waits for that
+ * reference, so that only a grace period of its own can hold it back.
+ */
+static void memremap_test_grace_period(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap, *seen = NULL;
+	struct removal *removal;
+	struct page *page;
+	bool done;
+	int ret;
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs a second CPU for the removal");
+
+	pgmap = new_pgmap(t, type);
+	must_map(t, pgmap);
+	page = take_page(pgmap, first_pfn(pgmap, 0));
+	removal = start_removal(t, pgmap);
+	expect_waits(t, removal);
+
+	rcu_read_lock();
+	put_page(page);
+	mdelay(400);
+	done = completion_done(&removal->done);
+	ret = copy_from_kernel_nofault(&seen, &page->pgmap, sizeof(seen));
+	rcu_read_unlock();
+
+	KUNIT_EXPECT_FALSE(test, done);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_PTR_EQ(test, seen, pgmap);
+	expect_finishes(t, removal);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* ---- devm ---- */
+
+static void memremap_test_devm(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct dev_pagemap *early = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct device *dev = kunit_device_register(test, "memremap_kunit");
+	void *addr;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, dev);
+	set_range(early, 0, t->base + SUB, SUB);
+	addr = devm_memremap_pages(dev, pgmap);
+	KUNIT_ASSERT_EQ(test, PTR_ERR_OR_ZERO(addr), 0);
+	addr = devm_memremap_pages(dev, early);
+	KUNIT_ASSERT_EQ(test, PTR_ERR_OR_ZERO(addr), 0);
+	addr = devm_memremap_pages(dev, early);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
+	expect_live_page(t, pgmap, last_pfn(pgmap, 0));
+	expect_live_page(t, early, last_pfn(early, 0));
+
+	devm_memunmap_pages(dev, early);
+	expect_pfn_gone(t, first_pfn(early, 0));
+	expect_live_page(t, pgmap, last_pfn(pgmap, 0));
+
+	kunit_device_unregister(test, dev);
+	expect_pfn_gone(t, first_pfn(pgmap, 0));
+	free_pgmap(early);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* ---- the suite ---- */
+
+static int memremap_test_init(struct kunit *test)
+{
+	struct memremap_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+
+	if (!t)
+		return -ENOMEM;
+	t->test = test;
+	t->res = request_free_mem_region(&iomem_resource, REGION_SIZE,
+					 "memremap_kunit");
+	if (IS_ERR(t->res))
+		return PTR_ERR(t->res);
+	t->base = t->res->start;
+	test->priv = t;
+	return 0;
+}
+
+static void memremap_test_exit(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+
+	if (t)
+		release_mem_region(t->base, resource_size(t->res));
+}
+
+static struct kunit_case memremap_cases[] = {
+	KUNIT_CASE_PARAM(memremap_test_types, type_gen_params),
+	KUNIT_CASE(memremap_test_again),
+	KUNIT_CASE(memremap_test_several_ranges),
+	KUNIT_CASE(memremap_test_cached_elsewhere),
+	KUNIT_CASE(memremap_test_subsections),
+	KUNIT_CASE(memremap_test_compound),
+	KUNIT_CASE_PARAM(memremap_test_invalid, bad_gen_params),
+	KUNIT_CASE(memremap_test_no_such_node),
+	KUNIT_CASE(memremap_test_overlap),
+	KUNIT_CASE(memremap_test_overlap_dying),
+	KUNIT_CASE_PARAM(memremap_test_fail_halfway, type_gen_params),
+	KUNIT_CASE(memremap_test_no_memory),
+	KUNIT_CASE(memremap_test_race),
+	KUNIT_CASE(memremap_test_page_life),
+	KUNIT_CASE(memremap_test_forgets_user),
+	KUNIT_CASE(memremap_test_folio_free),
+	KUNIT_CASE(memremap_test_large_folio),
+	KUNIT_CASE(memremap_test_p2pdma_put),
+	KUNIT_CASE(memremap_test_put_too_often),
+	KUNIT_CASE(memremap_test_hand_out_late),
+	KUNIT_CASE_PARAM(memremap_test_waits_for_page, type_gen_params),
+	KUNIT_CASE_PARAM(memremap_test_waits_for_pagemap, type_gen_params),
+	KUNIT_CASE(memremap_test_waits_for_file),
+	KUNIT_CASE_PARAM(memremap_test_waits_for_batch, type_gen_params),
+	KUNIT_CASE_PARAM(memremap_test_no_lost_wakeup, type_gen_params),
+	KUNIT_CASE(memremap_test_shared_section),
+	KUNIT_CASE_PARAM(memremap_test_grace_period, type_gen_params),
+	KUNIT_CASE_PARAM_ATTR(memremap_test_report, two_type_gen_params,
+			      { .speed = KUNIT_SPEED_SLOW }),
+	KUNIT_CASE(memremap_test_devm),
+	{}
+};
+
+static struct kunit_suite memremap_suite = {
+	.name = "memremap",
+	.init = memremap_test_init,
+	.exit = memremap_test_exit,
+	.test_cases = memremap_cases,
+};
+
+kunit_test_suite(memremap_suite);
+
+MODULE_DESCRIPTION("KUnit suite of device memory hotplug and lifetime");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,306 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The users of device memory other than migration: file system DAX, device DAX
+# and PCI peer-to-peer memory. Each is bound, used, removed while it is in use,
+# and bound again. Wherever a page is held, removal must wait for it, say so
+# in the log, and then finish.
+#
+# It takes devices away, so it is for a virtual machine of its own, with
+#	an NVDIMM without labels, of 512 MiB or more
+#	an NVMe with serial number "cmb" that has a controller memory buffer
+#	an NVMe with serial number "plain", whose contents get lost
+#	an NVMe with serial number "slow", limited to some 256 KiB a second
+#
+# Usage: zone_device_users.sh {fsdax|devdax|p2pdma}...
+# The program zone_device_user lies beside this script or in PATH.
+
+PATH=$(dirname "$0"):$PATH
+TMP=${TMPDIR:-/tmp}/zone_device.$$
+MNT=$TMP/mnt
+NAMESPACE=namespace0.0
+count=0
+failed=0
+
+mkdir -p "$MNT"
+
+say() { echo "# $*"; }
+
+result() {	# STATUS NAME
+	count=$((count + 1))
+	if [ "$1" = 0 ]; then
+		echo "ok $count $2"
+		return
+	fi
+	failed=$((failed + 1))
+	echo "not ok $count $2"
+	cat "$TMP"/*.out 2>/dev/null | sed 's/^/#   /'
+	dmesg | tail -n 15 | sed 's/^/#   /'
+}
+
+bail() {
+	echo "Bail out! $*"
+	exit 1
+}
+
+# ---- processes ----
+
+run() {		# NAME COMMAND FILE [OTHER]: a user from beginning to end
+	name=$1
+	shift
+	zone_device_user "$@" >"$TMP/user.out" 2>&1
+	result $? "$name"
+}
+
+start_user() {	# COMMAND FILE [OTHER]: sets USER_PID once it is ready
+	: >"$TMP/user.out"
+	zone_device_user "$@" >"$TMP/user.out" 2>&1 &
+	USER_PID=$!
+	i=0
+	while ! grep -q ready "$TMP/user.out"; do
+		i=$((i + 1))
+		kill -0 $USER_PID 2>/dev/null && [ $i -lt 600 ] || return 1
+		sleep 0.1
+	done
+}
+
+ends_within() {	# PID SECONDS
+	i=0
+	while kill -0 "$1" 2>/dev/null; do
+		i=$((i + 1))
+		[ $i -le $(($2 * 10)) ] || return 1
+		sleep 0.1
+	done
+}
+
+# ---- devices ----
+
+unbind() { echo "$2" >"/sys/bus/$1/unbind"; }
+bind() { echo "$2" >"/sys/bus/$1/bind"; }
+
+# What the log must say while a removal has waited for long.
+log_names_user() {
+	dmesg | sed -n '/removal under a user begins/,$p' >"$TMP/log"
+	grep -q 'memremap: .*removal waits' "$TMP/log" &&
+		grep -qE 'memremap: +pfn 0x[0-9a-f]+: .*refcount' "$TMP/log"
+}
+
+# removal_waits NAME DRIVER DEVICE COMMAND FILE [OTHER]
+# A user holds pages; the device is removed under it.
+removal_waits() {
+	name=$1 driver=$2 device=$3
+	shift 3
+	start_user "$@"
+	result $? "$name: a user holds pages"
+	echo "removal under a user begins" >/dev/kmsg
+	unbind "$driver" "$device" &
+	remover=$!
+	! ends_within $remover 13
+	result $? "$name: removal waits"
+	log_names_user
+	result $? "$name: the log names the page"
+	kill -USR1 $USER_PID
+	wait $USER_PID
+	result $? "$name: the pages are whole at the end"
+	ends_within $remover 20
+	result $? "$name: removal finishes"
+	wait $remover
+}
+
+# removal_unmaps NAME DRIVER DEVICE COMMAND FILE [OTHER]
+removal_unmaps() {
+	name=$1 driver=$2 device=$3
+	shift 3
+	start_user "$@"
+	result $? "$name: a user has mapped it"
+	unbind "$driver" "$device" &
+	remover=$!
+	ends_within $remover 60
+	result $? "$name: removal finishes"
+	kill -USR1 $USER_PID 2>/dev/null
+	wait $USER_PID
+	result $? "$name: the user is told"
+	wait $remover
+}
+
+nvme_of() {	# SERIAL: the PCI address
+	for c in /sys/class/nvme/nvme*; do
+		[ "$(tr -d ' ' <"$c/serial")" = "$1" ] || continue
+		basename "$(readlink -f "$c/device")"
+		return
+	done
+	return 1
+}
+
+disk_of() {	# SERIAL: the block device
+	c=$(readlink -f "/sys/bus/pci/devices/$(nvme_of "$1")"/nvme/nvme*)
+	for d in "$c"/nvme*n1; do
+		echo "/dev/$(basename "$d" | sed 's/c[0-9]*n/n/')"
+	done
+}
+
+# ---- file system DAX ----
+
+fsdax_mount() {	# FILE-SYSTEM [OPTION...]
+	fs=$1
+	shift
+	mkfs.$fs -q "$@" /dev/pmem0 >"$TMP/mkfs.out" 2>&1 &&
+		mount -t $fs -o dax=always /dev/pmem0 "$MNT"
+}
+
+# knows which files its blocks belong to, so it lets go when the device does
+fsdax_mount_rmap() { fsdax_mount xfs -f -m rmapbt=1; }
+
+fsdax_truncate_waits() {
+	start_user hold-pipe "$MNT/t"
+	result $? "fsdax: a pipe holds pages of a file"
+	truncate -s 0 "$MNT/t" &
+	shrink=$!
+	! ends_within $shrink 3
+	result $? "fsdax: truncation waits for them"
+	kill -USR1 $USER_PID
+	wait $USER_PID
+	result $? "fsdax: they are whole at the end"
+	ends_within $shrink 10
+	result $? "fsdax: truncation is woken"
+}
+
+fsdax_memory_map() {	# mem|dev
+	say "file system DAX, memory map in $1"
+	ndctl create-namespace -f -e $NAMESPACE -m fsdax -M "$1" >"$TMP/ndctl.out" 2>&1
+	result $? "fsdax/$1: bound"
+	dev=$(basename "$(readlink -f /sys/block/pmem0/device)")
+	fsdax_mount_rmap
+	result $? "fsdax/$1: XFS mounted"
+	run "fsdax/$1: mapped and used" check "$MNT/f"
+	run "fsdax/$1: O_DIRECT out of the mapping" direct "$MNT/f" "$OTHER"
+	run "fsdax/$1: truncated under O_DIRECT" truncate "$MNT/f" "$OTHER"
+	fsdax_truncate_waits
+
+	removal_unmaps "fsdax/$1: unbound while mapped" nd/drivers/nd_pmem "$dev" \
+		hold-map "$MNT/f"
+	umount "$MNT"
+	bind nd/drivers/nd_pmem "$dev"
+	fsdax_mount_rmap
+	result $? "fsdax/$1: bound again"
+	run "fsdax/$1: used again" direct "$MNT/f" "$OTHER"
+	removal_unmaps "fsdax/$1: unbound under load" nd/drivers/nd_pmem "$dev" \
+		load "$MNT/f" "$OTHER"
+	umount "$MNT"
+	bind nd/drivers/nd_pmem "$dev"
+	fsdax_mount_rmap
+	result $? "fsdax/$1: bound once more"
+	removal_waits "fsdax/$1: unbound while held" nd/drivers/nd_pmem "$dev" \
+		hold-pipe "$MNT/f"
+	umount "$MNT"
+	bind nd/drivers/nd_pmem "$dev"
+}
+
+# A file system that keeps its files when the device goes keeps the memory.
+fsdax_keeps_files() {	# FILE-SYSTEM [OPTION...]
+	dev=$(basename "$(readlink -f /sys/block/pmem0/device)")
+	name="fsdax/$1 without reverse map"
+	fsdax_mount "$@"
+	result $? "$name: mounted"
+	start_user keep-map "$MNT/f"
+	result $? "$name: a user has mapped it"
+	unbind nd/drivers/nd_pmem "$dev" &
+	remover=$!
+	! ends_within $remover 3
+	result $? "$name: removal waits"
+	kill -USR1 $USER_PID
+	wait $USER_PID
+	result $? "$name: the memory is whole"
+	umount "$MNT"
+	result $? "$name: unmounted"
+	ends_within $remover 20
+	result $? "$name: removal finishes"
+	wait $remover
+	bind nd/drivers/nd_pmem "$dev"
+}
+
+fsdax() {
+	fsdax_memory_map mem
+	fsdax_memory_map dev
+	fsdax_keeps_files xfs -f -m rmapbt=0
+	fsdax_keeps_files ext4 -F
+}
+
+# ---- device DAX ----
+
+devdax_aligned() {	# ALIGN mem|dev
+	say "device DAX, alignment $1, memory map in $2"
+	ndctl create-namespace -f -e $NAMESPACE -m devdax -a "$1" -M "$2" \
+		>"$TMP/ndctl.out" 2>&1
+	result $? "devdax/$1/$2: bound"
+	run "devdax/$1/$2: mapped and used" check /dev/dax0.0
+	run "devdax/$1/$2: O_DIRECT out of the mapping" direct /dev/dax0.0 "$OTHER"
+	removal_unmaps "devdax/$1/$2: unbound while mapped" \
+		dax/drivers/device_dax dax0.0 hold-map /dev/dax0.0
+	bind dax/drivers/device_dax dax0.0
+	run "devdax/$1/$2: used again" direct /dev/dax0.0 "$OTHER"
+	removal_unmaps "devdax/$1/$2: unbound under load" \
+		dax/drivers/device_dax dax0.0 load /dev/dax0.0 "$OTHER"
+	bind dax/drivers/device_dax dax0.0
+	removal_waits "devdax/$1/$2: unbound under a long-term pin" \
+		dax/drivers/device_dax dax0.0 hold-pin /dev/dax0.0
+	bind dax/drivers/device_dax dax0.0
+	run "devdax/$1/$2: used once more" check /dev/dax0.0
+}
+
+devdax() {
+	devdax_aligned 2M mem
+	devdax_aligned 4K mem
+	devdax_aligned 2M dev
+}
+
+# ---- PCI peer-to-peer memory ----
+
+p2pdma() {
+	cmb=$(nvme_of cmb) || bail "no NVMe with serial number cmb"
+	mem=/sys/bus/pci/devices/$cmb/p2pmem/allocate
+	say "peer-to-peer memory of $cmb"
+	[ -e "$mem" ]
+	result $? "p2pdma: bound"
+	run "p2pdma: mapped and used" check "$mem"
+	run "p2pdma: O_DIRECT of another device" direct "$mem" "$OTHER"
+	removal_unmaps "p2pdma: unbound under load" pci/drivers/nvme "$cmb" \
+		load "$mem" "$OTHER"
+	bind pci/drivers/nvme "$cmb"
+	[ -e "$mem" ]
+	result $? "p2pdma: bound again"
+	run "p2pdma: used again" direct "$mem" "$OTHER"
+
+	start_user slow "$mem" "$(disk_of slow)"
+	result $? "p2pdma: a transfer is in flight"
+	sleep 1
+	unbind pci/drivers/nvme "$cmb" &
+	remover=$!
+	! ends_within $remover 2
+	result $? "p2pdma: removal waits for the transfer"
+	ends_within $remover 60
+	result $? "p2pdma: removal finishes"
+	wait $USER_PID
+	result $? "p2pdma: the transfer was whole"
+	wait $remover
+	bind pci/drivers/nvme "$cmb"
+	run "p2pdma: used once more" check "$mem"
+	[ "$(cat "/sys/bus/pci/devices/$cmb/p2pmem/available")" = \
+		"$(cat "/sys/bus/pci/devices/$cmb/p2pmem/size")" ]
+	result $? "p2pdma: all memory is back in its pool"
+}
+
+command -v zone_device_user >/dev/null || bail "zone_device_user is not built"
+[ $# -gt 0 ] || bail "usage: $0 {fsdax|devdax|p2pdma}..."
+echo "TAP version 13"
+OTHER=$(disk_of plain) || bail "no NVMe with serial number plain"
+for user in "$@"; do
+	case $user in
+	fsdax | devdax | p2pdma) $user ;;
+	*) bail "no such user of device memory: $user" ;;
+	esac
+done
+echo "1..$count"
+say "$((count - failed)) passed, $failed failed"
+rm -rf "$TMP"
+[ $failed = 0 ]
