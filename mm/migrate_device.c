@@ -1,0 +1,1649 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Migration between system memory and the memory of a device.
+ *
+ * What this file owns
+ *
+ *   The pages of a migration from the moment they are taken out of the page
+ *   tables until new or old pages stand there again. A driver calls
+ *
+ *	migrate_vma_setup()	collect, unmap, find out who is pinned
+ *	   (the driver allocates and copies)
+ *	migrate_vma_pages()	the new page takes over the identity
+ *	migrate_vma_finalize()	page tables, locks and references
+ *
+ *   or, when it starts from device pages whose mappings it does not know,
+ *   migrate_device_range() or migrate_device_pfns() in place of the first
+ *   and migrate_device_pages() and migrate_device_finalize() of the others.
+ *   Nothing is kept between the calls but the arrays src[] and dst[].
+ *
+ * State of an entry of src[]
+ *
+ *	0			nothing to migrate here
+ *	MIGRATE			a hole of anonymous memory, or the zero page;
+ *				nothing is locked, and nobody waits
+ *	VALID | MIGRATE		a page that is locked, unmapped, isolated from
+ *				the LRU, and has one reference that is ours
+ *	VALID			the same, but it will not move
+ *
+ *   ISOLATED, beside VALID, says that the page was taken off an LRU list.
+ *   SOLE, beside VALID, says that the one mapping that the page had was at
+ *   the address of the entry. That was found under the page lock with the
+ *   mapcount at 0, and it stays so: a second mapping could only come by
+ *   fork(), which the mmap lock keeps out, or by a fault on the swap cache or
+ *   the page cache, which the page lock does. Such a page is restored by
+ *   looking at that one entry; any other by a walk of the reverse mappings.
+ *
+ * References
+ *
+ *   The reference of a page-table entry is not dropped when the entry is
+ *   cleared: it becomes that of the migration. Where the entry is restored in
+ *   place it goes back there, or, for a page that takes over, the reference
+ *   that the driver brought goes there. The page is unlocked before the page
+ *   table is, since after that a zap may free it.
+ *
+ *   The page of a fault (migrate_vma::fault_page) comes with a lock and a
+ *   reference of the fault path's, see migrate_device_fault(). Neither is
+ *   touched here.
+ *
+ * TLB
+ *
+ *   A zap that runs at the same time finds a migration entry and flushes
+ *   nothing, so no page table is unlocked before the TLB entries of what was
+ *   cleared in it are gone. That is one flush a page table. Pages with other
+ *   mappings are unmapped in a batch that is flushed before setup returns;
+ *   zaps know of such a batch.
+ *
+ * Locks
+ *
+ *	mmap lock (read), from setup to finalize, for migrate_vma_*()
+ *	  page lock: trylock only, so that migrations do not deadlock
+ *	    page-table lock
+ *	    anon_vma / i_mmap locks, to split and to walk reverse mappings
+ *	      lruvec lock
+ *
+ *   A page lock is held while the driver runs between the steps, and by the
+ *   fault path around dev_pagemap_ops::migrate_to_ram(). Whatever that
+ *   function takes is thus taken inside a page lock: a driver must not fault
+ *   on device memory, by hmm_range_fault() for one, while it holds it.
+ */
+#include <linux/export.h>
+#include <linux/memcontrol.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/mmu_notifier.h>
+#include <linux/oom.h>
+#include <linux/page_idle.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/userfaultfd_k.h>
+#include <asm/tlbflush.h>
+
+#include "internal.h"
+#include "device_walk.h"
+
+/* Flags of src[] that are ours: see the head of the file. */
+#define MIGRATE_PFN_ISOLATED	(1UL << 2)
+#define MIGRATE_PFN_SOLE	(1UL << 5)
+
+/* Of dst[], within finalize: the page that won is mapped and let go of. */
+#define MIGRATE_PFN_RESTORED	(1UL << 5)
+
+/* What an operation of a walk asks its caller to do before it goes on. */
+#define MIGRATE_STOP_TO_SPLIT	1
+#define MIGRATE_STOP_TO_ALLOC	2
+
+/* Pages isolated while one lruvec lock is held, with interrupts off. */
+#define MIGRATE_LRU_BATCH	SWAP_CLUSTER_MAX
+
+static inline struct folio *migrate_pfn_folio(unsigned long mpfn)
+{
+	struct page *page = migrate_pfn_to_page(mpfn);
+
+	return page ? page_folio(page) : NULL;
+}
+
+static inline bool migrate_entry_is_hole(unsigned long mpfn)
+{
+	return (mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE)) ==
+	       MIGRATE_PFN_MIGRATE;
+}
+
+static inline bool folio_is_device_memory(const struct folio *folio)
+{
+	return folio_is_device_private(folio) ||
+	       folio_is_device_coherent(folio);
+}
+
+/* An entry that is not present takes the place of another. */
+static pte_t migrate_swap_pte(swp_entry_t entry, pte_t old)
+{
+	pte_t pte = swp_entry_to_pte(entry);
+
+	if (pte_swp_soft_dirty(old))
+		pte = pte_swp_mksoft_dirty(pte);
+	if (pte_swp_uffd_wp(old))
+		pte = pte_swp_mkuffd_wp(pte);
+	return pte;
+}
+
+/**
+ * struct migrate_mapped - mappings of anonymous pages that came or went
+ * @lruvec: whose statistic is concerned
+ * @nr: by how much it has changed, and does not know yet
+ *
+ * Each mapping counts in NR_ANON_MAPPED, at three levels. For pages that
+ * follow each other those are the same, so the sum of a page table is added
+ * where it would otherwise be one for each page.
+ */
+struct migrate_mapped {
+	struct lruvec *lruvec;
+	int nr;
+};
+
+static void mapped_flush(struct migrate_mapped *mapped)
+{
+	if (mapped->nr)
+		mod_lruvec_state(mapped->lruvec, NR_ANON_MAPPED, mapped->nr);
+	mapped->nr = 0;
+}
+
+/* The folio is locked, so its memcg stays. */
+static void mapped_add(struct migrate_mapped *mapped, struct folio *folio,
+		       int nr)
+{
+	struct lruvec *lruvec = folio_lruvec(folio);
+
+	if (lruvec != mapped->lruvec) {
+		mapped_flush(mapped);
+		mapped->lruvec = lruvec;
+	}
+	mapped->nr += nr;
+}
+
+/* Has the rmap of this folio no more to it than a mapcount and a statistic? */
+static bool mapped_simply(struct folio *folio)
+{
+	return folio_test_anon(folio) && !folio_test_large(folio) &&
+	       (mem_cgroup_disabled() || folio_memcg(folio));
+}
+
+/* folio_remove_rmap_pte() with the statistic added up. */
+static void mapped_remove_rmap(struct migrate_mapped *mapped,
+			       struct folio *folio, struct page *page,
+			       struct vm_area_struct *vma)
+{
+	if (!mapped_simply(folio)) {
+		folio_remove_rmap_pte(folio, page, vma);
+		return;
+	}
+	if (atomic_add_negative(-1, &folio->_mapcount))
+		mapped_add(mapped, folio, -1);
+	munlock_vma_folio(folio, vma);
+}
+
+/* folio_add_anon_rmap_pte() with the statistic added up. */
+static void mapped_add_rmap(struct migrate_mapped *mapped, struct folio *folio,
+			    struct vm_area_struct *vma, unsigned long addr,
+			    rmap_t flags)
+{
+	struct page *page = &folio->page;
+
+	if (!mapped_simply(folio)) {
+		folio_add_anon_rmap_pte(folio, page, vma, addr, flags);
+		return;
+	}
+	if (atomic_inc_and_test(&folio->_mapcount))
+		mapped_add(mapped, folio, 1);
+	if (flags & RMAP_EXCLUSIVE)
+		SetPageAnonExclusive(page);
+	mlock_vma_folio(folio, vma);
+}
+
+static void migrate_table_begin(struct device_walk *walk)
+{
+	arch_enter_lazy_mmu_mode();
+}
+
+/*
+ * Collect: from page tables into src[].
+ */
+
+/**
+ * struct migrate_collect - state of migrate_vma_setup()
+ * @walk: where the walk stands
+ * @args: the caller's arguments
+ * @split: large folio to be split, with a reference; NULL: a huge zero page
+ * @whole: large folio that could not be split; only ever compared
+ * @mapped: mappings that went in this page table
+ * @unmapped: PTEs that the TLB may know were cleared in this page table
+ */
+struct migrate_collect {
+	struct device_walk walk;
+	struct migrate_mapped mapped;
+	struct migrate_vma *args;
+	struct folio *split;
+	struct folio *whole;
+	bool unmapped;
+};
+
+static inline struct migrate_collect *to_collect(struct device_walk *walk)
+{
+	return container_of(walk, struct migrate_collect, walk);
+}
+
+static inline unsigned long migrate_index(const struct migrate_vma *args,
+					  unsigned long addr)
+{
+	return (addr - args->start) >> PAGE_SHIFT;
+}
+
+static bool collect_wants(const struct migrate_vma *args, struct folio *folio)
+{
+	struct dev_pagemap *pgmap;
+
+	if (!folio_is_zone_device(folio))
+		return args->flags & MIGRATE_VMA_SELECT_SYSTEM;
+	pgmap = folio->page.pgmap;
+	if (pgmap->owner != args->pgmap_owner)
+		return false;
+	switch (pgmap->type) {
+	case MEMORY_DEVICE_PRIVATE:
+		return args->flags & MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	case MEMORY_DEVICE_COHERENT:
+		return args->flags & MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+	default:
+		return false;
+	}
+}
+
+/* What the hardware noted in a PTE that is gone goes to the folio. */
+static void collect_note_accessed(struct folio *folio, pte_t pte)
+{
+	if (pte_dirty(pte))
+		folio_mark_dirty(folio);
+	if (!pte_young(pte))
+		return;
+	if (folio_test_idle(folio))
+		folio_clear_idle(folio);
+	if (!folio_test_referenced(folio))
+		folio_set_referenced(folio);
+}
+
+static swp_entry_t collect_entry(unsigned long pfn, bool write, bool exclusive)
+{
+	if (write)
+		return make_writable_migration_entry(pfn);
+	if (exclusive)
+		return make_readable_exclusive_migration_entry(pfn);
+	return make_readable_migration_entry(pfn);
+}
+
+static pte_t collect_pte_from_present(swp_entry_t entry, pte_t old)
+{
+	pte_t pte;
+
+	if (pte_young(old))
+		entry = make_migration_entry_young(entry);
+	if (pte_dirty(old))
+		entry = make_migration_entry_dirty(entry);
+	pte = swp_entry_to_pte(entry);
+	if (pte_soft_dirty(old))
+		pte = pte_swp_mksoft_dirty(pte);
+	if (pte_uffd_wp(old))
+		pte = pte_swp_mkuffd_wp(pte);
+	return pte;
+}
+
+/* A device that could write has written: nothing but the page knows of it. */
+static pte_t collect_pte_from_private(swp_entry_t entry, pte_t old,
+				      struct folio *folio)
+{
+	if (is_writable_migration_entry(entry)) {
+		folio_mark_dirty(folio);
+		entry = make_migration_entry_dirty(entry);
+	}
+	return migrate_swap_pte(entry, old);
+}
+
+/*
+ * Replace the mapping of a locked page by a migration entry. Order matters for
+ * anonymous-exclusive pages: the PTE is cleared, then pins are looked for, and
+ * only then is there a migration entry.
+ *
+ * Return: the entry for src[], 0 if the page is pinned and stays mapped.
+ */
+static __always_inline unsigned long
+collect_unmap(struct migrate_collect *mc, struct folio *folio,
+	      struct page *page, unsigned long addr, pte_t *ptep)
+{
+	struct vm_area_struct *vma = mc->walk.vma;
+	unsigned long pfn = page_to_pfn(page);
+	pte_t old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	bool exclusive = folio_test_anon(folio) && PageAnonExclusive(page);
+	bool present = pte_present(old);
+	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
+	pte_t new;
+
+	if (exclusive && folio_try_share_anon_rmap_pte(folio, page)) {
+		set_pte_at(vma->vm_mm, addr, ptep, old);
+		return 0;
+	}
+	if (present ? pte_write(old) :
+		      is_writable_device_private_entry(pte_to_swp_entry(old)))
+		mpfn |= MIGRATE_PFN_WRITE;
+
+	if (present) {
+		collect_note_accessed(folio, old);
+		new = collect_pte_from_present(collect_entry(pfn,
+				mpfn & MIGRATE_PFN_WRITE, exclusive), old);
+		mc->unmapped = true;
+	} else {
+		new = collect_pte_from_private(collect_entry(pfn,
+				mpfn & MIGRATE_PFN_WRITE, exclusive), old,
+					       folio);
+	}
+	set_pte_at(vma->vm_mm, addr, ptep, new);
+
+	mapped_remove_rmap(&mc->mapped, folio, page, vma);
+	if (folio_test_anon(folio) && !folio_mapped(folio))
+		mpfn |= MIGRATE_PFN_SOLE;
+	return mpfn;
+}
+
+/*
+ * Not what belongs to KSM, which the page lock tells. ksmd would go on to read
+ * it, and maps a page before the reverse mappings know, so that an entry could
+ * be missed when it is to be restored.
+ */
+static unsigned long collect_locked(struct migrate_collect *mc,
+				    struct folio *folio, struct page *page,
+				    unsigned long addr, pte_t *ptep)
+{
+	if (folio_test_ksm(folio))
+		return 0;
+	return collect_unmap(mc, folio, page, addr, ptep);
+}
+
+static int collect_page(struct migrate_collect *mc, unsigned long addr,
+			pte_t *ptep, unsigned long pfn)
+{
+	struct migrate_vma *args = mc->args;
+	struct page *page = pfn_to_page(pfn);
+	struct folio *folio = page_folio(page);
+	unsigned long mpfn;
+
+	if (!collect_wants(args, folio) || !folio->mapping ||
+	    PageHWPoison(page))
+		return 0;
+	if (folio_test_large(folio)) {
+		if (folio == mc->whole)
+			return 0;
+		folio_get(folio);
+		mc->split = folio;
+		return MIGRATE_STOP_TO_SPLIT;
+	}
+	if (page != args->fault_page && !folio_trylock(folio))
+		return 0;
+	mpfn = collect_locked(mc, folio, page, addr, ptep);
+	if (mpfn) {
+		args->src[migrate_index(args, addr)] = mpfn;
+		args->cpages++;
+	} else if (page != args->fault_page) {
+		folio_unlock(folio);
+	}
+	return 0;
+}
+
+/* A run of PTEs that have pages, present or device-private. */
+static int collect_ptes(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_collect *mc = to_collect(walk);
+	unsigned long i;
+	int ret;
+
+	for (i = 0; i < ext->nr; i++) {
+		ret = collect_page(mc, ext->addr + (i << PAGE_SHIFT),
+				   ext->ptep + i, ext->pfn + i);
+		if (ret) {
+			ext->nr = i;
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* The short cut: what is present and need not be split. */
+static __always_inline unsigned long
+collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+		 unsigned long max)
+{
+	struct migrate_collect *mc = to_collect(walk);
+	unsigned long nr;
+
+	for (nr = 0; nr < max; nr++) {
+		pte_t pte = ptep_get(ptep + nr);
+
+		if (!device_pte_ordinary(walk, pte) ||
+		    folio_test_large(pfn_folio(pte_pfn(pte))))
+			break;
+		collect_page(mc, addr + (nr << PAGE_SHIFT), ptep + nr,
+			     pte_pfn(pte));
+	}
+	return nr;
+}
+
+static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
+{
+	unsigned long *src = args->src + migrate_index(args, ext->addr);
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++)
+		src[i] = MIGRATE_PFN_MIGRATE;
+	args->cpages += ext->nr;
+}
+
+static int collect_huge(struct migrate_collect *mc, struct device_extent *ext)
+{
+	struct folio *folio = pfn_folio(ext->pfn);
+
+	if (!collect_wants(mc->args, folio) || folio == mc->whole)
+		return 0;
+	folio_get(folio);
+	mc->split = folio;
+	ext->nr = 0;
+	return MIGRATE_STOP_TO_SPLIT;
+}
+
+static int collect_zero(struct migrate_collect *mc, struct device_extent *ext)
+{
+	if (!(mc->args->flags & MIGRATE_VMA_SELECT_SYSTEM))
+		return 0;
+	if (ext->ptep) {
+		collect_holes(mc->args, ext);
+		return 0;
+	}
+	mc->split = NULL;
+	ext->nr = 0;
+	return MIGRATE_STOP_TO_SPLIT;
+}
+
+static int collect_extent(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_collect *mc = to_collect(walk);
+
+	switch (ext->kind) {
+	case DEVICE_EXTENT_HOLE:
+		if (vma_is_anonymous(walk->vma))
+			collect_holes(mc->args, ext);
+		return 0;
+	case DEVICE_EXTENT_ZERO:
+		return collect_zero(mc, ext);
+	case DEVICE_EXTENT_PRESENT:
+	case DEVICE_EXTENT_PROTNONE:
+	case DEVICE_EXTENT_PRIVATE:
+		return ext->ptep ? collect_ptes(walk, ext) :
+				   collect_huge(mc, ext);
+	default:
+		return 0;
+	}
+}
+
+static void collect_table_end(struct device_walk *walk, unsigned long start,
+			      unsigned long end)
+{
+	struct migrate_collect *mc = to_collect(walk);
+
+	arch_leave_lazy_mmu_mode();
+	mapped_flush(&mc->mapped);
+	if (mc->unmapped)
+		flush_tlb_range(walk->vma, start, end);
+	mc->unmapped = false;
+}
+
+static const struct device_walk_ops collect_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.ptes = collect_ordinary,
+	.present = collect_ptes,
+	.extent = collect_extent,
+	.table_begin = migrate_table_begin,
+	.table_end = collect_table_end,
+};
+
+/* Split what the walk stopped at. A folio that resists is passed over. */
+static void collect_split(struct migrate_collect *mc)
+{
+	struct folio *folio = mc->split;
+	bool done = false;
+
+	if (!folio) {
+		split_huge_pmd_address(mc->walk.vma, mc->walk.addr, false,
+				       NULL);
+		return;
+	}
+	if (folio_trylock(folio)) {
+		done = !split_folio(folio);
+		folio_unlock(folio);
+	}
+	mc->whole = done ? NULL : folio;
+	folio_put(folio);
+}
+
+static void migrate_vma_collect(struct migrate_vma *args)
+{
+	struct migrate_collect mc = {
+		.walk.mm = args->vma->vm_mm,
+		.walk.vma = args->vma,
+		.walk.addr = args->start,
+		.args = args,
+	};
+	struct mmu_notifier_range range;
+
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
+				      mc.walk.mm, args->start, args->end,
+				      args->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	while (device_walk_vma(&mc.walk, mc.walk.addr, args->end,
+			       &collect_ops)) {
+		collect_split(&mc);
+		cond_resched();
+	}
+	mmu_notifier_invalidate_range_end(&range);
+
+	/* Pages that left an mlocked VMA may sit in a batch with a reference. */
+	if (args->vma->vm_flags & VM_LOCKED)
+		mlock_drain_local();
+}
+
+/*
+ * Unmap: isolate, remove other mappings, find pins.
+ */
+
+/**
+ * struct migrate_batch - the arrays of one migration, and how it came about
+ * @src: source entries
+ * @dst: destination entries, from migrate_vma_pages() on
+ * @npages: number of entries
+ * @args: arguments of migrate_vma_*(), NULL if the migration is by pfns
+ * @fault_folio: folio that the fault path has locked and referenced, or NULL
+ * @drained: the per-CPU LRU batches were drained for this call
+ */
+struct migrate_batch {
+	unsigned long *src;
+	unsigned long *dst;
+	unsigned long npages;
+	struct migrate_vma *args;
+	struct folio *fault_folio;
+	bool drained;
+};
+
+static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
+{
+	return (struct migrate_batch) {
+		.src = args->src,
+		.dst = args->dst,
+		.npages = args->npages,
+		.args = args,
+		.fault_folio = args->fault_page ?
+			       page_folio(args->fault_page) : NULL,
+	};
+}
+
+static void batch_unlock(const struct migrate_batch *mb, struct folio *folio)
+{
+	if (folio != mb->fault_folio)
+		folio_unlock(folio);
+}
+
+/* The page that will stand where the source stood. */
+static struct folio *batch_winner(const struct migrate_batch *mb,
+				  unsigned long i)
+{
+	if ((mb->src[i] & MIGRATE_PFN_MIGRATE) &&
+	    (mb->dst[i] & MIGRATE_PFN_VALID))
+		return migrate_pfn_folio(mb->dst[i]);
+	return migrate_pfn_folio(mb->src[i]);
+}
+
+/* Put @folio in the place of the source, wherever that was mapped. */
+static void batch_remap(const struct migrate_batch *mb, unsigned long i,
+			struct folio *folio)
+{
+	struct folio *src = migrate_pfn_folio(mb->src[i]);
+	bool listed = folio == src ? mb->src[i] & MIGRATE_PFN_ISOLATED :
+				     !folio_is_zone_device(folio);
+
+	if (listed)
+		folio_add_lru(folio);
+	remove_migration_ptes(src, folio, 0);
+}
+
+/* A page that is new or was moved lately may still be on its way to a list. */
+static bool batch_claim_lru(struct migrate_batch *mb, struct folio *folio)
+{
+	if (likely(folio_test_clear_lru(folio)))
+		return true;
+	lru_add_drain();
+	if (folio_test_clear_lru(folio))
+		return true;
+	if (mb->drained)
+		return false;
+	mb->drained = true;
+	lru_add_drain_all();
+	return folio_test_clear_lru(folio);
+}
+
+/**
+ * struct migrate_unlist - folios on their way off an LRU list
+ * @lruvec: whose lists they are on, locked; or NULL
+ * @lru: the list
+ * @zid: zone of the folios
+ * @nr: pages taken off that are still in the size of the list
+ *
+ * As with mappings, the statistics are the expensive part. The size of a list
+ * is set right before its lock is dropped.
+ */
+struct migrate_unlist {
+	struct lruvec *lruvec;
+	enum lru_list lru;
+	enum zone_type zid;
+	long nr;
+};
+
+static void unlist_flush(struct migrate_unlist *un)
+{
+	if (un->nr)
+		update_lru_size(un->lruvec, un->lru, un->zid, -un->nr);
+	un->nr = 0;
+}
+
+static void unlist_end(struct migrate_unlist *un)
+{
+	if (!un->lruvec)
+		return;
+	unlist_flush(un);
+	unlock_page_lruvec_irq(un->lruvec);
+	un->lruvec = NULL;
+}
+
+static void unlist_folio(struct migrate_unlist *un, struct folio *folio)
+{
+	enum lru_list lru = folio_lru_list(folio);
+	enum zone_type zid = folio_zonenum(folio);
+
+	if (!un->lruvec || !folio_matches_lruvec(folio, un->lruvec)) {
+		unlist_end(un);
+		un->lruvec = folio_lruvec_lock_irq(folio);
+	}
+	if (lru_gen_del_folio(un->lruvec, folio, false))
+		return;
+	if (lru != un->lru || zid != un->zid)
+		unlist_flush(un);
+	un->lru = lru;
+	un->zid = zid;
+	un->nr += folio_nr_pages(folio);
+	if (lru != LRU_UNEVICTABLE)
+		list_del(&folio->lru);
+}
+
+/*
+ * Take the system pages of some entries off their LRU lists under one lock.
+ * The reference that this asks for is ours.
+ */
+static void batch_isolate_some(struct migrate_batch *mb, unsigned long start,
+			       unsigned long end)
+{
+	struct folio *claimed[MIGRATE_LRU_BATCH];
+	struct migrate_unlist un = {};
+	unsigned long i, nr = 0;
+
+	for (i = start; i < end; i++) {
+		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+
+		if (!folio || folio_is_zone_device(folio))
+			continue;
+		if (batch_claim_lru(mb, folio)) {
+			mb->src[i] |= MIGRATE_PFN_ISOLATED;
+			claimed[nr++] = folio;
+		} else {
+			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
+		}
+	}
+	for (i = 0; i < nr; i++)
+		unlist_folio(&un, claimed[i]);
+	unlist_end(&un);
+}
+
+static void batch_isolate(struct migrate_batch *mb)
+{
+	unsigned long i, end;
+
+	for (i = 0; i < mb->npages; i = end) {
+		end = min(i + MIGRATE_LRU_BATCH, mb->npages);
+		batch_isolate_some(mb, i, end);
+	}
+}
+
+/* Mappings other than the one that was collected are found by rmap. */
+static void batch_unmap(struct migrate_batch *mb)
+{
+	unsigned long i;
+
+	for (i = 0; i < mb->npages; i++) {
+		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+
+		if (folio && (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
+		    unlikely(folio_mapped(folio)))
+			try_to_migrate(folio, TTU_BATCH_FLUSH);
+	}
+	try_to_unmap_flush();
+}
+
+/* Ours is one reference; any that is not accounted for is a pin. */
+static bool batch_folio_movable(const struct migrate_batch *mb,
+				struct folio *folio)
+{
+	int expected = folio_expected_ref_count(folio) + 1;
+
+	if (folio == mb->fault_folio)
+		expected++;
+	return !folio_mapped(folio) && folio_ref_count(folio) == expected;
+}
+
+/*
+ * Find out who cannot move, and undo what was done to them.
+ *
+ * Return: number of entries that can.
+ */
+static unsigned long batch_sort_out(struct migrate_batch *mb)
+{
+	unsigned long i, movable = 0;
+
+	for (i = 0; i < mb->npages; i++) {
+		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+
+		if ((mb->src[i] & MIGRATE_PFN_MIGRATE) &&
+		    (!folio || batch_folio_movable(mb, folio))) {
+			movable++;
+			continue;
+		}
+		if (folio) {
+			batch_remap(mb, i, folio);
+			batch_unlock(mb, folio);
+			folio_put(folio);
+		}
+		mb->src[i] = 0;
+	}
+	return movable;
+}
+
+static unsigned long migrate_batch_unmap(struct migrate_batch *mb)
+{
+	batch_isolate(mb);
+	batch_unmap(mb);
+	return batch_sort_out(mb);
+}
+
+static bool migrate_vma_sane(const struct migrate_vma *args)
+{
+	const struct vm_area_struct *vma = args->vma;
+
+	if (!vma || !args->src || !args->dst || args->start >= args->end)
+		return false;
+	if (args->start < vma->vm_start || args->end > vma->vm_end)
+		return false;
+	if (is_vm_hugetlb_page(args->vma) || vma_is_dax(args->vma) ||
+	    vma->vm_flags & VM_SPECIAL)
+		return false;
+	return !args->fault_page || is_device_private_page(args->fault_page);
+}
+
+/**
+ * migrate_vma_setup() - take pages out of a range of a VMA, to move them
+ * @args: range, arrays and selection. @args->start and @args->end (bytes) are
+ *	rounded down to pages. On return @args->npages is the number of entries
+ *	of @args->src and @args->dst and @args->cpages that of the entries with
+ *	MIGRATE_PFN_MIGRATE
+ *
+ * Fills @args->src[] with an entry for each base page, and @args->dst[] with
+ * zeroes. An entry with MIGRATE_PFN_MIGRATE can be migrated: if it is also
+ * MIGRATE_PFN_VALID, from the page that it names, which is now locked, mapped
+ * nowhere and thus stable; else from nothing, for the CPU would read zeroes
+ * there. A page that is pinned, locked by somebody else, merged by KSM, of a
+ * kind or an owner that @args does not select, or mapped where it cannot be
+ * unmapped has an entry of 0 and is untouched.
+ *
+ * The driver allocates and locks a destination page for each entry that it
+ * wants to move, enters migrate_pfn() of its pfn in @args->dst[], copies, and
+ * calls migrate_vma_pages() and migrate_vma_finalize(). @args and the arrays
+ * are not to be changed otherwise in between. An access by the CPU to a page
+ * with a VALID entry waits until finalize; an access to a hole does not.
+ *
+ * If @args->fault_page is set, it is the page of the fault that the driver is
+ * serving in dev_pagemap_ops::migrate_to_ram(): locked and referenced by the
+ * fault path, which also undoes both. The page is not in the way of its own
+ * migration then.
+ *
+ * Large folios are split.
+ *
+ * Context: Process context. The mmap lock of @args->vma is held, for reading
+ * at least, until migrate_vma_finalize() has returned. May sleep.
+ * Return: 0, also if nothing can be migrated, or -EINVAL: no VMA or one that
+ * is not supported (hugetlb, DAX, VM_SPECIAL), a range that is empty or not in
+ * the VMA, no arrays, or a @args->fault_page that is not device-private.
+ */
+int migrate_vma_setup(struct migrate_vma *args)
+{
+	struct migrate_batch mb;
+
+	args->start &= PAGE_MASK;
+	args->end &= PAGE_MASK;
+	args->cpages = 0;
+	args->npages = 0;
+	if (!migrate_vma_sane(args))
+		return -EINVAL;
+	mmap_assert_locked(args->vma->vm_mm);
+
+	args->npages = (args->end - args->start) >> PAGE_SHIFT;
+	memset(args->src, 0, args->npages * sizeof(*args->src));
+	memset(args->dst, 0, args->npages * sizeof(*args->dst));
+	migrate_vma_collect(args);
+
+	mb = migrate_vma_batch(args);
+	if (args->cpages)
+		args->cpages = migrate_batch_unmap(&mb);
+	return 0;
+}
+EXPORT_SYMBOL(migrate_vma_setup);
+
+/*
+ * Pages: the identity of the source goes to the destination.
+ */
+
+/*
+ * Device memory is no place for what the kernel itself reads or writes: pages
+ * of files and of the swap cache.
+ */
+static bool device_accepts(struct folio *src)
+{
+	if (!folio_test_anon(src))
+		return false;
+	return !folio_test_swapcache(src) || folio_free_swap(src);
+}
+
+static bool dst_accepts(struct folio *dst, struct folio *src)
+{
+	if (folio_test_writeback(src) || folio_test_large(dst))
+		return false;
+	if (!folio_is_zone_device(dst))
+		return true;
+	return folio_is_device_memory(dst) && device_accepts(src);
+}
+
+/*
+ * The device may write to the page with no entry to note it. What MADV_FREE
+ * made disposable while clean is ordinary memory from now on.
+ */
+static void keep_device_writes(struct folio *dst)
+{
+	if (folio_is_zone_device(dst) && !folio_test_swapbacked(dst)) {
+		__folio_set_swapbacked(dst);
+		folio_set_dirty(dst);
+	}
+}
+
+/*
+ * Anonymous memory outside of the swap cache is known to nobody by its
+ * mapping. References that come after this look are of those that find pages
+ * by their pfn, and do not mind.
+ */
+static bool migrate_anon_mapping(struct folio *dst, struct folio *src,
+				 int expected)
+{
+	if (folio_ref_count(src) != expected)
+		return false;
+	dst->index = src->index;
+	dst->mapping = src->mapping;
+	if (folio_test_swapbacked(src))
+		__folio_set_swapbacked(dst);
+	return true;
+}
+
+static bool migrate_mapping(struct folio *dst, struct folio *src, int extra)
+{
+	struct address_space *mapping;
+
+	if (folio_test_anon(src) && !folio_test_swapcache(src))
+		return migrate_anon_mapping(dst, src, 1 + extra);
+	mapping = folio_mapping(src);
+	return folio_migrate_mapping(mapping, dst, src, extra) ==
+	       MIGRATEPAGE_SUCCESS;
+}
+
+static bool migrate_identity(struct migrate_batch *mb, struct folio *dst,
+			     struct folio *src)
+{
+	int extra = src == mb->fault_folio ? 1 : 0;
+
+	if (!dst_accepts(dst, src) || !migrate_mapping(dst, src, extra))
+		return false;
+	folio_migrate_flags(dst, src);
+	keep_device_writes(dst);
+	return true;
+}
+
+static void migrate_identities(struct migrate_batch *mb)
+{
+	unsigned long i;
+
+	for (i = 0; i < mb->npages; i++) {
+		struct folio *src = migrate_pfn_folio(mb->src[i]);
+		struct folio *dst = migrate_pfn_folio(mb->dst[i]);
+
+		if (!dst || (!src && !mb->args))
+			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
+		else if (src && (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
+			 !migrate_identity(mb, dst, src))
+			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
+	}
+}
+
+/*
+ * Populate: device memory where there was none.
+ */
+
+/**
+ * struct migrate_populate - state of the population of holes
+ * @walk: where the walk stands
+ * @args: the caller's arguments
+ * @mapped: pages mapped in this page table, not yet in the RSS
+ * @zapped: a zero page was replaced in this page table
+ */
+struct migrate_populate {
+	struct device_walk walk;
+	struct migrate_vma *args;
+	long mapped;
+	bool zapped;
+};
+
+static inline struct migrate_populate *to_populate(struct device_walk *walk)
+{
+	return container_of(walk, struct migrate_populate, walk);
+}
+
+/*
+ * A page is visible as soon as its entry is: it has to be charged, and its
+ * content to have been written, before.
+ */
+static bool populate_prepare(struct migrate_vma *args, struct folio *folio)
+{
+	if (folio_is_zone_device(folio) && !folio_is_device_memory(folio))
+		return false;
+	if (folio_test_large(folio) ||
+	    mem_cgroup_charge(folio, args->vma->vm_mm, GFP_KERNEL))
+		return false;
+	__folio_mark_uptodate(folio);
+	return true;
+}
+
+/* Return: where the entries to be populated begin, args->npages if none. */
+static unsigned long populate_prepare_all(struct migrate_vma *args)
+{
+	bool possible = vma_is_anonymous(args->vma);
+	unsigned long i, first = args->npages;
+
+	for (i = 0; i < args->npages; i++) {
+		if (!migrate_entry_is_hole(args->src[i]))
+			continue;
+		if (possible && first == args->npages)
+			possible = !anon_vma_prepare(args->vma);
+		if (!possible ||
+		    !populate_prepare(args, migrate_pfn_folio(args->dst[i]))) {
+			args->src[i] = 0;
+			continue;
+		}
+		if (first == args->npages)
+			first = i;
+	}
+	return first;
+}
+
+static void populate_give_up(struct migrate_populate *mp, unsigned long addr,
+			     unsigned long nr)
+{
+	unsigned long *src = mp->args->src + migrate_index(mp->args, addr);
+	unsigned long i;
+
+	for (i = 0; i < nr; i++)
+		if (migrate_entry_is_hole(src[i]))
+			src[i] = 0;
+}
+
+static bool populate_allowed(struct device_walk *walk)
+{
+	return !userfaultfd_missing(walk->vma) &&
+	       !check_stable_address_space(walk->mm);
+}
+
+/* New memory that is writable is taken to have been written by the device. */
+static pte_t populate_pte(struct vm_area_struct *vma, struct page *page)
+{
+	bool write = vma->vm_flags & VM_WRITE;
+	unsigned long pfn = page_to_pfn(page);
+	pte_t pte;
+
+	if (!is_device_private_page(page)) {
+		pte = mk_pte(page, vma->vm_page_prot);
+		return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
+	}
+	pte = swp_entry_to_pte(write ?
+			       make_writable_device_private_entry(pfn) :
+			       make_readable_device_private_entry(pfn));
+	return pte_swp_mksoft_dirty(pte);
+}
+
+static void populate_one(struct migrate_populate *mp, unsigned long addr,
+			 pte_t *ptep, struct folio *folio)
+{
+	struct vm_area_struct *vma = mp->walk.vma;
+	pte_t pte = populate_pte(vma, &folio->page);
+
+	folio_get(folio);
+	folio_add_new_anon_rmap(folio, vma, addr, RMAP_EXCLUSIVE);
+	if (!folio_is_zone_device(folio))
+		folio_add_lru_vma(folio, vma);
+	mp->mapped++;
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	update_mmu_cache(vma, addr, ptep);
+}
+
+static void populate_run(struct migrate_populate *mp,
+			 struct device_extent *ext)
+{
+	unsigned long index = migrate_index(mp->args, ext->addr);
+	struct vm_area_struct *vma = mp->walk.vma;
+	unsigned long i, addr = ext->addr;
+
+	for (i = 0; i < ext->nr; i++, addr += PAGE_SIZE) {
+		struct folio *folio;
+
+		if (!migrate_entry_is_hole(mp->args->src[index + i]))
+			continue;
+		folio = migrate_pfn_folio(mp->args->dst[index + i]);
+		if (ext->kind == DEVICE_EXTENT_ZERO) {
+			flush_cache_page(vma, addr, ext->pfn);
+			ptep_get_and_clear(vma->vm_mm, addr, ext->ptep + i);
+			mp->zapped = true;
+		}
+		populate_one(mp, addr, ext->ptep + i, folio);
+	}
+}
+
+/* A hole without a page table: stop where a page is wanted. */
+static int populate_find_wanted(struct migrate_populate *mp,
+				struct device_extent *ext)
+{
+	unsigned long *src = mp->args->src + migrate_index(mp->args, ext->addr);
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++) {
+		if (migrate_entry_is_hole(src[i])) {
+			ext->nr = i;
+			return MIGRATE_STOP_TO_ALLOC;
+		}
+	}
+	return 0;
+}
+
+static int populate_extent(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_populate *mp = to_populate(walk);
+	bool hole = ext->kind == DEVICE_EXTENT_HOLE;
+
+	if (hole && !ext->ptep)
+		return populate_find_wanted(mp, ext);
+	if (ext->ptep && (hole || ext->kind == DEVICE_EXTENT_ZERO) &&
+	    populate_allowed(walk))
+		populate_run(mp, ext);
+	else
+		populate_give_up(mp, ext->addr, ext->nr);
+	return 0;
+}
+
+static void populate_table_end(struct device_walk *walk, unsigned long start,
+			       unsigned long end)
+{
+	struct migrate_populate *mp = to_populate(walk);
+
+	arch_leave_lazy_mmu_mode();
+	add_mm_counter(walk->mm, MM_ANONPAGES, mp->mapped);
+	if (mp->zapped)
+		flush_tlb_range(walk->vma, start, end);
+	mp->mapped = 0;
+	mp->zapped = false;
+}
+
+static const struct device_walk_ops populate_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.present = populate_extent,
+	.extent = populate_extent,
+	.table_begin = migrate_table_begin,
+	.table_end = populate_table_end,
+};
+
+static bool populate_alloc_table(struct mm_struct *mm, unsigned long addr)
+{
+	p4d_t *p4dp = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+	pud_t *pudp = p4dp ? pud_alloc(mm, p4dp, addr) : NULL;
+	pmd_t *pmdp = pudp ? pmd_alloc(mm, pudp, addr) : NULL;
+
+	return pmdp && !pte_alloc(mm, pmdp);
+}
+
+static void populate_range(struct migrate_populate *mp, unsigned long start)
+{
+	struct device_walk *walk = &mp->walk;
+	unsigned long end = mp->args->end;
+
+	walk->addr = start;
+	while (device_walk_vma(walk, walk->addr, end, &populate_ops)) {
+		if (!populate_alloc_table(walk->mm, walk->addr)) {
+			populate_give_up(mp, walk->addr,
+					 (end - walk->addr) >> PAGE_SHIFT);
+			return;
+		}
+	}
+}
+
+/*
+ * Nothing was locked where there was nothing, so whatever was found by setup
+ * is looked at again, under the page-table lock and announced.
+ */
+static void migrate_populate_holes(struct migrate_vma *args)
+{
+	struct migrate_populate mp = {
+		.walk.mm = args->vma->vm_mm,
+		.walk.vma = args->vma,
+		.args = args,
+	};
+	unsigned long first = populate_prepare_all(args);
+	unsigned long start = args->start + (first << PAGE_SHIFT);
+	struct mmu_notifier_range range;
+
+	if (first == args->npages)
+		return;
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
+				      mp.walk.mm, start, args->end,
+				      args->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	populate_range(&mp, start);
+	mmu_notifier_invalidate_range_end(&range);
+}
+
+/**
+ * migrate_vma_pages() - let the destination pages take over
+ * @args: as it was given to migrate_vma_setup(), with @args->dst[] filled in
+ *
+ * Moves what makes a page this page (mapping, index, flags, memcg charge) from
+ * the source to the destination, and maps the destination pages of holes. The
+ * latter are visible to the CPU from then on, so their content must have been
+ * written before; that of the others until migrate_vma_finalize().
+ *
+ * Whether a page may move depends on where it goes, so entries can still drop
+ * out here: those without a destination, pages of files that would go to
+ * device memory, pages of the swap cache whose swap is still in use, pages that
+ * were pinned meanwhile, holes that were filled by somebody else or belong to userfaultfd. The driver
+ * has to look at MIGRATE_PFN_MIGRATE in @args->src[] again: only where it is
+ * still set does the device own the page now.
+ *
+ * Context: Process context, mmap lock held since setup. May sleep.
+ */
+void migrate_vma_pages(struct migrate_vma *args)
+{
+	struct migrate_batch mb = migrate_vma_batch(args);
+
+	migrate_identities(&mb);
+	migrate_populate_holes(args);
+}
+EXPORT_SYMBOL(migrate_vma_pages);
+
+/**
+ * migrate_device_pages() - let the destination pages take over
+ * @src_pfns: entries, as migrate_device_range() or migrate_device_pfns() left
+ *	them
+ * @dst_pfns: migrate_pfn() of a locked destination page each, or 0
+ * @npages: number of entries
+ *
+ * What migrate_vma_pages() does, for a migration that did not begin at a VMA.
+ *
+ * Context: Process context. May sleep.
+ */
+void migrate_device_pages(unsigned long *src_pfns, unsigned long *dst_pfns,
+			  unsigned long npages)
+{
+	struct migrate_batch mb = {
+		.src = src_pfns,
+		.dst = dst_pfns,
+		.npages = npages,
+	};
+
+	migrate_identities(&mb);
+}
+EXPORT_SYMBOL(migrate_device_pages);
+
+/*
+ * Finalize: page tables, locks, references.
+ */
+
+static pte_t restore_private_pte(struct page *page, bool write, pte_t old)
+{
+	unsigned long pfn = page_to_pfn(page);
+	swp_entry_t entry;
+
+	if (write)
+		entry = make_writable_device_private_entry(pfn);
+	else
+		entry = make_readable_device_private_entry(pfn);
+	return migrate_swap_pte(entry, old);
+}
+
+static pte_t restore_present_pte(struct vm_area_struct *vma, struct page *page,
+				 bool write, pte_t old)
+{
+	swp_entry_t entry = pte_to_swp_entry(old);
+	pte_t pte = mk_pte(page, READ_ONCE(vma->vm_page_prot));
+
+	if (!is_migration_entry_young(entry))
+		pte = pte_mkold(pte);
+	if (is_migration_entry_dirty(entry) && PageDirty(page))
+		pte = pte_mkdirty(pte);
+	/* Last, since what is dirty is made soft-dirty, too. */
+	if (pte_swp_soft_dirty(old))
+		pte = pte_mksoft_dirty(pte);
+	else
+		pte = pte_clear_soft_dirty(pte);
+	if (pte_swp_uffd_wp(old))
+		pte = pte_mkuffd_wp(pte);
+	else if (write)
+		pte = pte_mkwrite(pte, vma);
+	return pte;
+}
+
+/**
+ * struct migrate_restore - state of the restoration in place
+ * @walk: where the walk stands
+ * @mb: the migration
+ * @mapped: mappings that came in this page table
+ */
+struct migrate_restore {
+	struct device_walk walk;
+	struct migrate_batch *mb;
+	struct migrate_mapped mapped;
+};
+
+static inline struct migrate_restore *to_restore(struct device_walk *walk)
+{
+	return container_of(walk, struct migrate_restore, walk);
+}
+
+/* Everything is taken from the entry as it is now: it may have changed. */
+static void restore_pte(struct migrate_restore *mr, unsigned long addr,
+			pte_t *ptep, struct folio *folio)
+{
+	struct vm_area_struct *vma = mr->walk.vma;
+	struct page *page = &folio->page;
+	pte_t pte, old = ptep_get(ptep);
+	swp_entry_t entry = pte_to_swp_entry(old);
+	bool write = is_writable_migration_entry(entry);
+	rmap_t rmap = RMAP_EXCLUSIVE;
+
+	if (is_readable_migration_entry(entry))
+		rmap = RMAP_NONE;
+	if (folio_is_device_private(folio))
+		pte = restore_private_pte(page, write, old);
+	else
+		pte = restore_present_pte(vma, page, write, old);
+	mapped_add_rmap(&mr->mapped, folio, vma, addr, rmap);
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	update_mmu_cache(vma, addr, ptep);
+}
+
+/*
+ * One migration entry that is ours. The reference of the page that is mapped
+ * goes to the entry, and its lock is dropped here, with the page table still
+ * locked: once that is not, the page may be gone.
+ */
+static void restore_one(struct migrate_restore *mr, unsigned long i,
+			unsigned long addr, pte_t *ptep)
+{
+	struct folio *folio = batch_winner(mr->mb, i);
+
+	if (!folio_is_zone_device(folio))
+		folio_add_lru(folio);
+	restore_pte(mr, addr, ptep, folio);
+	batch_unlock(mr->mb, folio);
+	mr->mb->dst[i] |= MIGRATE_PFN_RESTORED;
+}
+
+/* Is it still the entry that setup left for this page? */
+static bool restore_due(unsigned long mpfn, pte_t pte)
+{
+	swp_entry_t entry;
+
+	if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
+		return false;
+	entry = pte_to_swp_entry(pte);
+	return is_migration_entry(entry) &&
+	       swp_offset_pfn(entry) == mpfn >> MIGRATE_PFN_SHIFT;
+}
+
+static __always_inline unsigned long
+restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+	     unsigned long max)
+{
+	struct migrate_restore *mr = to_restore(walk);
+	unsigned long first = migrate_index(mr->mb->args, addr);
+	unsigned long i;
+
+	for (i = 0; i < max; i++)
+		if (restore_due(mr->mb->src[first + i], ptep_get(ptep + i)))
+			restore_one(mr, first + i, addr + (i << PAGE_SHIFT),
+				    ptep + i);
+	return max;
+}
+
+/* Larger leaves and missing tables: no page of ours was ever there. */
+static int restore_nothing(struct device_walk *walk, struct device_extent *ext)
+{
+	return 0;
+}
+
+static void restore_table_end(struct device_walk *walk, unsigned long start,
+			      unsigned long end)
+{
+	arch_leave_lazy_mmu_mode();
+	mapped_flush(&to_restore(walk)->mapped);
+}
+
+static const struct device_walk_ops restore_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.ptes = restore_ptes,
+	.present = restore_nothing,
+	.extent = restore_nothing,
+	.table_begin = migrate_table_begin,
+	.table_end = restore_table_end,
+};
+
+static void migrate_restore_in_place(struct migrate_batch *mb)
+{
+	struct migrate_vma *args = mb->args;
+	struct migrate_restore mr = {
+		.walk.mm = args->vma->vm_mm,
+		.walk.vma = args->vma,
+		.mb = mb,
+	};
+
+	device_walk_vma(&mr.walk, args->start, args->end, &restore_ops);
+	if (args->vma->vm_flags & VM_LOCKED)
+		mlock_drain_local();
+}
+
+/* Pages on their way out, put many at a time. */
+static void batch_put(struct folio_batch *fbatch, struct folio *folio)
+{
+	if (!folio_batch_add(fbatch, folio))
+		folios_put(fbatch);
+}
+
+/* Restore by rmap what was not restored in place, and let go of both pages. */
+static void batch_finish(struct migrate_batch *mb, unsigned long i,
+			 struct folio_batch *fbatch)
+{
+	struct folio *src = migrate_pfn_folio(mb->src[i]);
+	struct folio *dst = migrate_pfn_folio(mb->dst[i]);
+	struct folio *winner = src ? batch_winner(mb, i) : NULL;
+	bool restored = mb->dst[i] & MIGRATE_PFN_RESTORED;
+
+	mb->dst[i] &= ~MIGRATE_PFN_RESTORED;
+	if (src && !(mb->src[i] & MIGRATE_PFN_SOLE))
+		batch_remap(mb, i, winner);
+	if (src && !(restored && winner == src)) {
+		batch_unlock(mb, src);
+		batch_put(fbatch, src);
+	}
+	if (dst && !(restored && winner == dst)) {
+		folio_unlock(dst);
+		batch_put(fbatch, dst);
+	}
+}
+
+static void migrate_batch_finish(struct migrate_batch *mb)
+{
+	struct folio_batch fbatch;
+	unsigned long i;
+
+	folio_batch_init(&fbatch);
+	for (i = 0; i < mb->npages; i++)
+		batch_finish(mb, i, &fbatch);
+	folios_put(&fbatch);
+}
+
+/**
+ * migrate_vma_finalize() - make the new pages visible, or the old ones again
+ * @args: as it was given to migrate_vma_pages()
+ *
+ * Puts the destination page where an entry has kept MIGRATE_PFN_MIGRATE, else
+ * the source page, into the page tables, and wakes who waits for it. All
+ * source and destination pages are unlocked, and the references that the
+ * migration and the driver had to them are dropped; a page that lost is freed
+ * by that. The contents of the destination pages must be complete.
+ *
+ * Context: Process context, mmap lock held since setup. May sleep.
+ */
+void migrate_vma_finalize(struct migrate_vma *args)
+{
+	struct migrate_batch mb = migrate_vma_batch(args);
+
+	if (!args->npages)
+		return;
+	mmap_assert_locked(args->vma->vm_mm);
+	migrate_restore_in_place(&mb);
+	migrate_batch_finish(&mb);
+}
+EXPORT_SYMBOL(migrate_vma_finalize);
+
+/**
+ * migrate_device_finalize() - make the new pages visible, or the old ones again
+ * @src_pfns: entries, as migrate_device_pages() left them
+ * @dst_pfns: as they were given to migrate_device_pages()
+ * @npages: number of entries
+ *
+ * What migrate_vma_finalize() does, for a migration that did not begin at a
+ * VMA.
+ *
+ * Context: Process context. May sleep.
+ */
+void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
+			     unsigned long npages)
+{
+	struct migrate_batch mb = {
+		.src = src_pfns,
+		.dst = dst_pfns,
+		.npages = npages,
+	};
+
+	migrate_batch_finish(&mb);
+}
+EXPORT_SYMBOL(migrate_device_finalize);
+
+/*
+ * From device pages, whoever has mapped them.
+ */
+
+/* Return: the entry for a device page that is in use, 0 if it cannot move. */
+static unsigned long device_lock_pfn(unsigned long pfn)
+{
+	struct page *page = pfn_valid(pfn) ? pfn_to_page(pfn) : NULL;
+	struct folio *folio;
+
+	/* No reference to one that is locked: it would look like a pin. */
+	if (!page || PageLocked(page))
+		return 0;
+	folio = folio_get_nontail_page(page);
+	if (!folio)
+		return 0;
+	if (!folio_trylock(folio)) {
+		folio_put(folio);
+		return 0;
+	}
+	return migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
+}
+
+static void migrate_device_unmap(unsigned long *src_pfns, unsigned long npages)
+{
+	struct migrate_batch mb = {
+		.src = src_pfns,
+		.npages = npages,
+	};
+
+	migrate_batch_unmap(&mb);
+}
+
+/**
+ * migrate_device_range() - take device pages out of all page tables
+ * @src_pfns: receives an entry for each page
+ * @start: first pfn
+ * @npages: number of pages
+ *
+ * For a driver that wants its memory back and does not know who uses it, as on
+ * eviction and removal. Fills @src_pfns as migrate_vma_setup() fills its
+ * src[]; pages that are free, pinned, or locked by somebody else have an entry
+ * of 0. To be followed by migrate_device_pages() and
+ * migrate_device_finalize().
+ *
+ * Context: Process context. The pagemap of the pages is alive. May sleep.
+ * Return: 0.
+ */
+int migrate_device_range(unsigned long *src_pfns, unsigned long start,
+			 unsigned long npages)
+{
+	unsigned long i;
+
+	for (i = 0; i < npages; i++)
+		src_pfns[i] = device_lock_pfn(start + i);
+	migrate_device_unmap(src_pfns, npages);
+	return 0;
+}
+EXPORT_SYMBOL(migrate_device_range);
+
+/**
+ * migrate_device_pfns() - take device pages out of all page tables
+ * @src_pfns: pfns on entry, entries as of migrate_device_range() on return
+ * @npages: number of pages
+ *
+ * migrate_device_range() for pages that do not follow each other.
+ *
+ * Context: Process context. The pagemaps of the pages are alive. May sleep.
+ * Return: 0.
+ */
+int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
+{
+	unsigned long i;
+
+	for (i = 0; i < npages; i++)
+		src_pfns[i] = device_lock_pfn(src_pfns[i]);
+	migrate_device_unmap(src_pfns, npages);
+	return 0;
+}
+EXPORT_SYMBOL(migrate_device_pfns);
+
+/**
+ * migrate_device_coherent_folio() - bring a coherent page home
+ * @folio: page of device-coherent memory, with a reference of the caller's,
+ *	which is dropped
+ *
+ * For a long-term pin, which device memory must not have.
+ *
+ * Context: Process context. May sleep.
+ * Return: 0 if the page was replaced by one of system memory wherever it was
+ * mapped, -EBUSY if it could not be: pinned, or no memory.
+ */
+int migrate_device_coherent_folio(struct folio *folio)
+{
+	unsigned long dst = 0, src;
+	struct folio *home;
+
+	folio_lock(folio);
+	src = migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE;
+	migrate_device_unmap(&src, 1);
+	if (!src)
+		return -EBUSY;
+
+	home = folio_alloc(GFP_USER | __GFP_NOWARN, 0);
+	if (home) {
+		folio_lock(home);
+		dst = migrate_pfn(folio_pfn(home));
+	}
+	migrate_device_pages(&src, &dst, 1);
+	if (src & MIGRATE_PFN_MIGRATE)
+		folio_copy(home, folio);
+	migrate_device_finalize(&src, &dst, 1);
+	return src & MIGRATE_PFN_MIGRATE ? 0 : -EBUSY;
+}
+
+/*
+ * The fault path.
+ */
+
+static vm_fault_t device_fault_locked(struct vm_fault *vmf,
+				      struct folio *folio)
+{
+	vm_fault_t ret;
+
+	folio_get(folio);
+	pte_unmap_unlock(vmf->pte, vmf->ptl);
+	ret = folio->page.pgmap->ops->migrate_to_ram(vmf);
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
+}
+
+/**
+ * migrate_device_fault() - the CPU touched a device-private page
+ * @vmf: the fault; @vmf->orig_pte is a device-private entry
+ *
+ * Of all the threads that fault on one page, the one that gets the page lock
+ * has the driver bring it back. A reference of each would be a pin to it, and
+ * keep all of them from succeeding; so the others have none, and sleep until
+ * the page is unlocked, as they would for a migration entry. After that the
+ * page is where they can access it, or the next of them tries.
+ *
+ * Context: Process context, mmap lock held for reading. May sleep.
+ * Return: what dev_pagemap_ops::migrate_to_ram() returned, or 0 if the access
+ * is simply to be repeated.
+ */
+vm_fault_t migrate_device_fault(struct vm_fault *vmf)
+{
+	swp_entry_t entry = pte_to_swp_entry(vmf->orig_pte);
+	struct folio *folio;
+
+	vmf->pte = pte_offset_map_lock(vmf->vma->vm_mm, vmf->pmd, vmf->address,
+				       &vmf->ptl);
+	if (!vmf->pte)
+		return 0;
+	if (!pte_same(ptep_get(vmf->pte), vmf->orig_pte)) {
+		pte_unmap_unlock(vmf->pte, vmf->ptl);
+		return 0;
+	}
+	vmf->page = pfn_swap_entry_to_page(entry);
+	folio = page_folio(vmf->page);
+	if (folio_trylock(folio))
+		return device_fault_locked(vmf, folio);
+
+	pte_unmap(vmf->pte);
+	migration_entry_wait_on_locked(entry, vmf->ptl);
+	return 0;
+}

@@ -1,0 +1,1198 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of mm/migrate_device.c: the three steps of a migration, with
+ * each outcome forced, on memory of a real address space.
+ *
+ * The device here has a page of host memory behind each of its pages, in
+ * page->zone_device_data, so that contents can be followed. Every test ends
+ * with all device pages free and the RSS at what the page table says.
+ */
+#include <linux/bitmap.h>
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/highmem.h>
+#include <linux/kthread.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_context.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/uaccess.h>
+
+#include "../internal.h"
+#include "kunit_mm.h"
+
+#define MD_PAGES	64UL
+#define MD_SIZE		SUBSECTION_SIZE
+#define MD_DEVICE_PAGES	(MD_SIZE >> PAGE_SHIFT)
+#define MD_PATIENCE	(60 * HZ)
+
+/**
+ * enum md_driver - what the driver does between the steps
+ * @MD_MOVES_ALL: moves every page that it is offered
+ * @MD_MOVES_ODD: moves those with an odd index
+ * @MD_MOVES_NONE: has no memory
+ * @MD_GIVES_UP: copies, then finds that the copy failed
+ */
+enum md_driver {
+	MD_MOVES_ALL,
+	MD_MOVES_ODD,
+	MD_MOVES_NONE,
+	MD_GIVES_UP,
+};
+
+/**
+ * struct md_test - a process and a device
+ * @test: the test
+ * @km: address space of the thread that runs the test
+ * @pgmap: device memory; @md_test is its owner
+ * @used: device pages that are not free
+ * @lock: of @used
+ * @calls: how often migrate_to_ram() was called
+ * @expected: threads that migrate_to_ram() waits for before it goes on
+ * @arrived: threads that are about to fault
+ * @src: source entries
+ * @dst: destination entries
+ * @args: of the migration that is under way
+ */
+struct md_test {
+	struct kunit *test;
+	struct kunit_mm *km;
+	struct dev_pagemap *pgmap;
+	DECLARE_BITMAP(used, MD_DEVICE_PAGES);
+	spinlock_t lock;
+	atomic_t calls;
+	int expected;
+	atomic_t arrived;
+	unsigned long src[MD_DEVICE_PAGES];
+	unsigned long dst[MD_DEVICE_PAGES];
+	struct migrate_vma args;
+};
+
+/* To the page, where get_mm_counter() may lag behind the CPUs. */
+static unsigned long md_rss(struct md_test *md)
+{
+	return percpu_counter_sum(&md->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+static unsigned long md_first_pfn(struct md_test *md)
+{
+	return PHYS_PFN(md->pgmap->range.start);
+}
+
+/* The device */
+
+static struct page *md_device_alloc(struct md_test *md)
+{
+	struct page *page, *shadow = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	unsigned long nr;
+
+	if (!shadow)
+		return NULL;
+	spin_lock(&md->lock);
+	nr = find_first_zero_bit(md->used, MD_DEVICE_PAGES);
+	if (nr < MD_DEVICE_PAGES)
+		__set_bit(nr, md->used);
+	spin_unlock(&md->lock);
+	if (nr == MD_DEVICE_PAGES) {
+		__free_page(shadow);
+		return NULL;
+	}
+	page = pfn_to_page(md_first_pfn(md) + nr);
+	page->zone_device_data = shadow;
+	zone_device_page_init(page);
+	return page;
+}
+
+static void md_page_free(struct page *page)
+{
+	struct md_test *md = page->pgmap->owner;
+
+	__free_page(page->zone_device_data);
+	spin_lock(&md->lock);
+	__clear_bit(page_to_pfn(page) - md_first_pfn(md), md->used);
+	spin_unlock(&md->lock);
+}
+
+static struct page *md_memory(struct page *page)
+{
+	return is_device_private_page(page) ? page->zone_device_data : page;
+}
+
+static struct page *md_dst_alloc(struct md_test *md, bool device)
+{
+	struct page *page;
+
+	if (device)
+		return md_device_alloc(md);
+	page = alloc_page(GFP_HIGHUSER_MOVABLE);
+	if (page)
+		lock_page(page);
+	return page;
+}
+
+static bool md_moves(enum md_driver driver, unsigned long i)
+{
+	if (driver == MD_MOVES_NONE)
+		return false;
+	return driver != MD_MOVES_ODD || (i & 1);
+}
+
+static void md_give_up(unsigned long *dst)
+{
+	struct page *page = migrate_pfn_to_page(*dst);
+
+	if (!page)
+		return;
+	unlock_page(page);
+	put_page(page);
+	*dst = 0;
+}
+
+static void md_copy(struct md_test *md, unsigned long npages, bool to_device,
+		    enum md_driver driver)
+{
+	unsigned long i;
+
+	for (i = 0; i < npages; i++) {
+		struct page *src = migrate_pfn_to_page(md->src[i]);
+		struct page *dst;
+
+		md->dst[i] = 0;
+		if (!(md->src[i] & MIGRATE_PFN_MIGRATE) ||
+		    !md_moves(driver, i))
+			continue;
+		dst = md_dst_alloc(md, to_device);
+		if (!dst)
+			continue;
+		if (src)
+			copy_highpage(md_memory(dst), md_memory(src));
+		md->dst[i] = migrate_pfn(page_to_pfn(dst));
+		if (driver == MD_GIVES_UP)
+			md_give_up(&md->dst[i]);
+	}
+}
+
+static unsigned long md_count_moved(struct md_test *md, unsigned long npages)
+{
+	unsigned long i, moved = 0;
+
+	for (i = 0; i < npages; i++)
+		moved += !!(md->src[i] & MIGRATE_PFN_MIGRATE);
+	return moved;
+}
+
+static int md_setup(struct md_test *md, unsigned long addr, unsigned long nr,
+		    unsigned long select)
+{
+	md->args = (struct migrate_vma) {
+		.vma = vma_lookup(md->km->mm, addr),
+		.start = addr,
+		.end = addr + (nr << PAGE_SHIFT),
+		.src = md->src,
+		.dst = md->dst,
+		.pgmap_owner = md,
+		.flags = select,
+	};
+	return migrate_vma_setup(&md->args);
+}
+
+static unsigned long md_finish(struct md_test *md)
+{
+	unsigned long moved;
+
+	migrate_vma_pages(&md->args);
+	moved = md_count_moved(md, md->args.npages);
+	migrate_vma_finalize(&md->args);
+	return moved;
+}
+
+/* Return: how many pages moved. */
+static unsigned long md_migrate(struct md_test *md, unsigned long addr,
+				unsigned long nr, unsigned long select,
+				enum md_driver driver)
+{
+	bool to_device = select == MIGRATE_VMA_SELECT_SYSTEM;
+	unsigned long moved;
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = md_setup(md, addr, nr, select);
+	if (ret) {
+		mmap_read_unlock(md->km->mm);
+		KUNIT_FAIL(md->test, "setup failed: %d", ret);
+		return 0;
+	}
+	md_copy(md, nr, to_device, driver);
+	moved = md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	return moved;
+}
+
+static unsigned long md_to_device(struct md_test *md, unsigned long addr,
+				  unsigned long nr)
+{
+	return md_migrate(md, addr, nr, MIGRATE_VMA_SELECT_SYSTEM,
+			  MD_MOVES_ALL);
+}
+
+static unsigned long md_to_system(struct md_test *md, unsigned long addr,
+				  unsigned long nr)
+{
+	return md_migrate(md, addr, nr, MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+			  MD_MOVES_ALL);
+}
+
+static void md_wait_for_others(struct md_test *md)
+{
+	unsigned long end = jiffies + MD_PATIENCE;
+
+	while (atomic_read(&md->arrived) < md->expected &&
+	       time_before(jiffies, end))
+		msleep(1);
+	/* Those that have arrived still have to get to the page. */
+	if (md->expected)
+		msleep(50);
+}
+
+static vm_fault_t md_migrate_to_ram(struct vm_fault *vmf)
+{
+	struct md_test *md = vmf->page->pgmap->owner;
+	unsigned long src = 0, dst = 0;
+	struct migrate_vma args = {
+		.vma = vmf->vma,
+		.start = vmf->address & PAGE_MASK,
+		.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
+		.src = &src,
+		.dst = &dst,
+		.pgmap_owner = md,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+		.fault_page = vmf->page,
+	};
+	struct page *page;
+
+	atomic_inc(&md->calls);
+	md_wait_for_others(md);
+	if (migrate_vma_setup(&args))
+		return VM_FAULT_SIGBUS;
+	if (src & MIGRATE_PFN_MIGRATE) {
+		page = md_dst_alloc(md, false);
+		if (page) {
+			copy_highpage(page,
+				      md_memory(migrate_pfn_to_page(src)));
+			dst = migrate_pfn(page_to_pfn(page));
+		}
+	}
+	migrate_vma_pages(&args);
+	migrate_vma_finalize(&args);
+	return 0;
+}
+
+static const struct dev_pagemap_ops md_ops = {
+	.page_free = md_page_free,
+	.migrate_to_ram = md_migrate_to_ram,
+};
+
+/* The fixture */
+
+static int md_init(struct kunit *test)
+{
+	struct md_test *md = kunit_kzalloc(test, sizeof(*md), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, md);
+	md->test = test;
+	spin_lock_init(&md->lock);
+	md->pgmap = kunit_mm_pagemap(test, kunit_mm_region(test, MD_SIZE),
+				     MD_SIZE, &md_ops, md);
+	md->km = kunit_mm_create(test);
+	test->priv = md;
+	return 0;
+}
+
+static unsigned long md_pattern(unsigned long i)
+{
+	return 0xdead0000UL + i * 3;
+}
+
+/* Anonymous memory with a word of its own in each page. */
+static unsigned long md_memory_map(struct md_test *md, unsigned long nr)
+{
+	unsigned long i, addr;
+
+	addr = kunit_mm_map(md->km, nr, PROT_READ | PROT_WRITE);
+	for (i = 0; i < nr; i++)
+		KUNIT_ASSERT_EQ(md->test, 0,
+				put_user(md_pattern(i), (unsigned long __user *)
+					 (addr + (i << PAGE_SHIFT))));
+	return addr;
+}
+
+static void md_expect_contents(struct md_test *md, unsigned long addr,
+			       unsigned long nr)
+{
+	unsigned long i, word;
+
+	for (i = 0; i < nr; i++) {
+		KUNIT_ASSERT_EQ(md->test, 0,
+				get_user(word, (unsigned long __user *)
+					 (addr + (i << PAGE_SHIFT))));
+		KUNIT_EXPECT_EQ(md->test, word, md_pattern(i));
+	}
+}
+
+static bool md_on_device(struct md_test *md, unsigned long addr)
+{
+	pte_t pte = kunit_mm_pte(md->km, addr);
+
+	return is_swap_pte(pte) &&
+	       is_device_private_entry(pte_to_swp_entry(pte));
+}
+
+static void md_expect_on_device(struct md_test *md, unsigned long addr,
+				unsigned long nr, bool on_device)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++)
+		KUNIT_EXPECT_EQ(md->test, on_device,
+				md_on_device(md, addr + (i << PAGE_SHIFT)));
+}
+
+static unsigned long md_device_used(struct md_test *md)
+{
+	return bitmap_weight(md->used, MD_DEVICE_PAGES);
+}
+
+static struct folio *md_folio(struct md_test *md, unsigned long addr)
+{
+	return pfn_folio(kunit_mm_pfn(md->km, addr));
+}
+
+/* Work for another thread of the process. */
+struct md_thread {
+	struct md_test *md;
+	unsigned long addr;
+	int (*work)(struct md_thread *thread);
+	int ret;
+	bool stop;
+	struct task_struct *task;
+	struct completion done;
+};
+
+static int md_thread_main(void *data)
+{
+	struct md_thread *thread = data;
+
+	kthread_use_mm(thread->md->km->mm);
+	thread->ret = thread->work(thread);
+	kthread_unuse_mm(thread->md->km->mm);
+	complete(&thread->done);
+	return 0;
+}
+
+static void md_thread_start(struct md_thread *thread, struct md_test *md,
+			    unsigned long addr,
+			    int (*work)(struct md_thread *thread))
+{
+	thread->md = md;
+	thread->addr = addr;
+	thread->work = work;
+	thread->stop = false;
+	init_completion(&thread->done);
+	thread->task = kthread_run(md_thread_main, thread, "md_kunit");
+	KUNIT_ASSERT_FALSE(md->test, IS_ERR(thread->task));
+}
+
+static void md_thread_end(struct md_thread *thread)
+{
+	WRITE_ONCE(thread->stop, true);
+	wait_for_completion(&thread->done);
+}
+
+/* The three steps */
+
+static void a_round_trip_keeps_contents_and_counts(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	unsigned long rss = md_rss(md);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+}
+
+static void the_cpu_brings_pages_back_one_by_one(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void pages_go_back_where_the_driver_has_no_memory(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	unsigned long pfn = kunit_mm_pfn(md->km, addr);
+
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_NONE));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, pfn, kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void every_second_page_may_move(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+	for (i = 0; i < MD_PAGES; i++)
+		md_expect_on_device(md, addr + (i << PAGE_SHIFT), 1, i & 1);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_copy_that_fails_costs_nothing(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_GIVES_UP));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+				   MD_GIVES_UP));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void a_full_device_takes_what_it_can(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_DEVICE_PAGES);
+	unsigned long more = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_DEVICE_PAGES - 1,
+			md_to_device(md, addr, MD_DEVICE_PAGES - 1));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, more, MD_PAGES));
+	md_expect_contents(md, more, MD_PAGES);
+	md_expect_contents(md, addr, MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* Who stays */
+
+static void a_pinned_page_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct page *page;
+	long pinned;
+
+	pinned = pin_user_pages_fast(addr, 1, FOLL_WRITE | FOLL_LONGTERM,
+				     &page);
+	KUNIT_ASSERT_EQ(test, pinned, 1L);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, 1, false);
+	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km, addr)));
+	unpin_user_page(page);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void a_page_with_a_reference_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct folio *folio = md_folio(md, addr + PAGE_SIZE);
+
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr + PAGE_SIZE, 1, false);
+	folio_put(folio);
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void a_locked_page_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct folio *folio = md_folio(md, addr);
+
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
+	folio_unlock(folio);
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void device_pages_of_another_owner_stay(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	int ret;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	mmap_read_lock(md->km->mm);
+	md->args = (struct migrate_vma) {
+		.vma = vma_lookup(md->km->mm, addr),
+		.start = addr,
+		.end = addr + (MD_PAGES << PAGE_SHIFT),
+		.src = md->src,
+		.dst = md->dst,
+		.pgmap_owner = test,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+	};
+	ret = migrate_vma_setup(&md->args);
+	KUNIT_EXPECT_EQ(test, 0, ret);
+	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
+	KUNIT_EXPECT_EQ(test, 0UL, md_count_moved(md, MD_PAGES));
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void pages_that_are_not_selected_stay(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_system(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void pages_of_files_do_not_go_to_the_device(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	struct file *file = kunit_mm_shmem(test, MD_PAGES);
+	unsigned long addr = kunit_mm_map_file(md->km, file, MD_PAGES,
+					       PROT_READ | PROT_WRITE,
+					       MAP_SHARED);
+	unsigned long pfn;
+
+	kunit_mm_write(md->km, addr, MD_PAGES);
+	pfn = kunit_mm_pfn(md->km, addr);
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	kunit_mm_read(md->km, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, pfn, kunit_mm_pfn(md->km, addr));
+}
+
+static int md_try_setup(struct md_test *md, struct migrate_vma args)
+{
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = migrate_vma_setup(&args);
+	mmap_read_unlock(md->km->mm);
+	return ret;
+}
+
+static void absurd_arguments_are_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct migrate_vma good = {
+		.vma = vma_lookup(md->km->mm, addr),
+		.start = addr,
+		.end = addr + 2 * PAGE_SIZE,
+		.src = md->src,
+		.dst = md->dst,
+		.pgmap_owner = md,
+	};
+	struct migrate_vma args;
+
+	KUNIT_EXPECT_EQ(test, 0, md_try_setup(md, good));
+	args = good;
+	args.vma = NULL;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.src = NULL;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.dst = NULL;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.end = args.start;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.start = args.end + PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.start -= PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.end += PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.fault_page = pfn_to_page(kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+}
+
+static void special_mappings_are_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct vm_area_struct *vma = vma_lookup(md->km->mm, addr);
+	struct migrate_vma args = {
+		.vma = vma,
+		.start = addr,
+		.end = addr + 2 * PAGE_SIZE,
+		.src = md->src,
+		.dst = md->dst,
+		.pgmap_owner = md,
+	};
+
+	mmap_write_lock(md->km->mm);
+	vm_flags_set(vma, VM_IO);
+	mmap_write_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	mmap_write_lock(md->km->mm);
+	vm_flags_clear(vma, VM_IO);
+	mmap_write_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_try_setup(md, args));
+}
+
+#ifdef CONFIG_HUGETLB_PAGE
+static void hugetlb_is_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_hugetlb(md->km, 1);
+	struct migrate_vma args = {
+		.vma = vma_lookup(md->km->mm, addr),
+		.start = addr,
+		.end = addr + PAGE_SIZE,
+		.src = md->src,
+		.dst = md->dst,
+		.pgmap_owner = md,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+}
+#else
+static void hugetlb_is_refused(struct kunit *test)
+{
+	kunit_skip(test, "no hugetlb pages in this kernel");
+}
+#endif
+
+/* Holes */
+
+static void holes_are_populated(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+	unsigned long rss = md_rss(md);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	KUNIT_EXPECT_EQ(test, rss + MD_PAGES,
+			md_rss(md));
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void the_zero_page_is_replaced(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+
+	kunit_mm_read(md->km, addr, MD_PAGES);
+	KUNIT_ASSERT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static int md_write_first(struct md_thread *thread)
+{
+	return put_user(md_pattern(0), (unsigned long __user *)thread->addr);
+}
+
+static void a_hole_that_was_filled_first_is_lost(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+	struct md_thread thread;
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
+	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
+	md_thread_start(&thread, md, addr, md_write_first);
+	md_thread_end(&thread);
+	migrate_vma_pages(&md->args);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] & MIGRATE_PFN_MIGRATE);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_count_moved(md, MD_PAGES));
+	migrate_vma_finalize(&md->args);
+	mmap_read_unlock(md->km->mm);
+
+	KUNIT_EXPECT_EQ(test, 0, ret);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_contents(md, addr, 1);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_device_used(md));
+}
+
+/* What an entry keeps */
+
+static void read_only_stays_read_only(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	pte_t pte;
+
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
+						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
+	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void writable_memory_comes_back_writable_and_dirty(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct folio *folio;
+	pte_t pte;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	pte = kunit_mm_pte(md->km, addr);
+	folio = md_folio(md, addr);
+	KUNIT_EXPECT_TRUE(test, pte_write(pte));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(pte));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_swapbacked(folio));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+}
+
+static pte_t md_soft_dirty(pte_t pte)
+{
+	return pte_mksoft_dirty(pte);
+}
+
+static pte_t md_soft_clean(pte_t pte)
+{
+	return pte_clear_soft_dirty(pte);
+}
+
+static void soft_dirty_survives(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	kunit_mm_change(md->km, addr, 1, md_soft_dirty);
+	kunit_mm_change(md->km, addr + PAGE_SIZE, 1, md_soft_clean);
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(kunit_mm_pte(md->km,
+							addr + PAGE_SIZE)));
+}
+
+static void disposable_pages_become_ordinary_ones(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	int ret = do_madvise(md->km->mm, addr, PAGE_SIZE, MADV_FREE);
+
+	KUNIT_ASSERT_EQ(test, 0, ret);
+	lru_add_drain_all();
+	KUNIT_ASSERT_FALSE(test, folio_test_swapbacked(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_TRUE(test, folio_test_swapbacked(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
+	md_expect_contents(md, addr, 1);
+}
+
+/* Large folios */
+
+static void a_huge_page_is_split_and_moved(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(md->km, addr, 1);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no huge page to be had");
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			md_to_device(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			md_to_system(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_large_folio_mapped_by_ptes_is_split_and_moved(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(md->km, addr, 1);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no huge page to be had");
+	kunit_mm_split_pmd(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, folio_test_large(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES,
+			md_to_device(md, addr + PAGE_SIZE, MD_PAGES));
+	md_expect_on_device(md, addr, 1, false);
+	KUNIT_EXPECT_FALSE(test, folio_test_large(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES,
+			md_to_system(md, addr + PAGE_SIZE, MD_PAGES));
+}
+
+static void a_large_folio_that_is_pinned_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	struct folio *folio;
+
+	kunit_mm_write(md->km, addr, 1);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no huge page to be had");
+	folio = md_folio(md, addr);
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
+	folio_put(folio);
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			md_to_device(md, addr, HPAGE_PMD_NR));
+}
+
+/* Races */
+
+static int md_zap_page(struct md_thread *thread)
+{
+	return do_madvise(thread->md->km->mm, thread->addr, PAGE_SIZE,
+			  MADV_DONTNEED);
+}
+
+/* A zap between the steps takes the entry; the page must not come back. */
+static void md_zap_between(struct kunit *test, enum md_driver driver)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	unsigned long rss = md_rss(md);
+	struct md_thread thread;
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
+	md_copy(md, MD_PAGES, true, driver);
+	md_thread_start(&thread, md, addr + PAGE_SIZE, md_zap_page);
+	md_thread_end(&thread);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+
+	KUNIT_EXPECT_EQ(test, 0, ret);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_TRUE(test, pte_none(kunit_mm_pte(md->km,
+						      addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, rss - 1,
+			md_rss(md));
+	KUNIT_EXPECT_EQ(test, driver == MD_MOVES_ALL ? MD_PAGES - 1 : 0,
+			md_device_used(md));
+	md_expect_contents(md, addr, 1);
+}
+
+static void a_page_that_was_zapped_does_not_come_back(struct kunit *test)
+{
+	md_zap_between(test, MD_MOVES_ALL);
+}
+
+static void a_page_that_was_zapped_is_not_restored(struct kunit *test)
+{
+	md_zap_between(test, MD_MOVES_NONE);
+}
+
+/* What UFFDIO_WRITEPROTECT does to a migration entry. */
+static pte_t md_write_protect(pte_t pte)
+{
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	entry = make_readable_exclusive_migration_entry(swp_offset_pfn(entry));
+	return pte_swp_mkuffd_wp(swp_entry_to_pte(entry));
+}
+
+static int md_protect_page(struct md_thread *thread)
+{
+	struct mm_struct *mm = thread->md->km->mm;
+	int ret = -ENOENT;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	mmap_read_lock(mm);
+	ptep = get_locked_pte(mm, thread->addr, &ptl);
+	if (ptep && is_swap_pte(ptep_get(ptep))) {
+		set_pte_at(mm, thread->addr, ptep,
+			   md_write_protect(ptep_get(ptep)));
+		ret = 0;
+	}
+	if (ptep)
+		pte_unmap_unlock(ptep, ptl);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+static void protection_that_came_between_is_kept(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct md_thread thread;
+	pte_t pte;
+	int ret;
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	mmap_read_lock(md->km->mm);
+	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
+	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
+	md_thread_start(&thread, md, addr, md_protect_page);
+	md_thread_end(&thread);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+
+	KUNIT_EXPECT_EQ(test, 0, ret);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, md_on_device(md, addr));
+	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
+						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(pte));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_FALSE(test, pte_write(pte));
+	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(pte));
+}
+
+static int md_write_on(struct md_thread *thread)
+{
+	unsigned long n = 0;
+	int ret = 0;
+
+	while (!ret && !READ_ONCE(thread->stop)) {
+		ret = put_user(n++, (unsigned long __user *)thread->addr);
+		cond_resched();
+	}
+	return ret;
+}
+
+/* A stale entry of the TLB would let the writer on to a page that was taken. */
+static void a_page_is_stable_once_setup_returns(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	unsigned long *word, before, after;
+	struct md_thread thread;
+	int i, caught = 0;
+
+	md_thread_start(&thread, md, addr, md_write_on);
+	for (i = 0; i < 200; i++) {
+		mmap_read_lock(md->km->mm);
+		if (!md_setup(md, addr, 1, MIGRATE_VMA_SELECT_SYSTEM) &&
+		    migrate_pfn_to_page(md->src[0])) {
+			word = kmap_local_page(migrate_pfn_to_page(md->src[0]));
+			before = READ_ONCE(*word);
+			udelay(50);
+			after = READ_ONCE(*word);
+			kunmap_local(word);
+			KUNIT_EXPECT_EQ(test, before, after);
+			caught++;
+		}
+		md_copy(md, 1, true, i & 1 ? MD_MOVES_ALL : MD_MOVES_NONE);
+		md_finish(md);
+		mmap_read_unlock(md->km->mm);
+		cond_resched();
+	}
+	md_thread_end(&thread);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_GT(test, caught, 0);
+}
+
+#define MD_FAULTERS	8
+
+static int md_read_after_arrival(struct md_thread *thread)
+{
+	unsigned long word;
+
+	atomic_inc(&thread->md->arrived);
+	return get_user(word, (unsigned long __user *)thread->addr);
+}
+
+static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct md_thread threads[MD_FAULTERS];
+	int i;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	md->expected = MD_FAULTERS;
+	for (i = 0; i < MD_FAULTERS; i++)
+		md_thread_start(&threads[i], md, addr, md_read_after_arrival);
+	for (i = 0; i < MD_FAULTERS; i++) {
+		md_thread_end(&threads[i]);
+		KUNIT_EXPECT_EQ(test, 0, threads[i].ret);
+	}
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	md_expect_contents(md, addr, 1);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* From device pages */
+
+static void md_bring_home(struct md_test *md, unsigned long nr)
+{
+	md_copy(md, nr, false, MD_MOVES_ALL);
+	migrate_device_pages(md->src, md->dst, nr);
+	migrate_device_finalize(md->src, md->dst, nr);
+}
+
+static void eviction_brings_every_page_home(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, 0, migrate_device_range(md->src, md_first_pfn(md),
+						      MD_DEVICE_PAGES));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
+	md_bring_home(md, MD_DEVICE_PAGES);
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+}
+
+static void single_pfns_can_be_evicted(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md->src[0] = md_first_pfn(md) + 5;
+	md->src[1] = md_first_pfn(md) + MD_DEVICE_PAGES - 1;	/* free */
+	md->src[2] = md_first_pfn(md) + 2;
+	KUNIT_EXPECT_EQ(test, 0, migrate_device_pfns(md->src, 3));
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[1]);
+	KUNIT_EXPECT_EQ(test, 2UL, md_count_moved(md, 3));
+	md_bring_home(md, 3);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 2, md_device_used(md));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void eviction_passes_over_locked_pages(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct page *locked = pfn_to_page(md_first_pfn(md));
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	lock_page(locked);
+	migrate_device_range(md->src, md_first_pfn(md), MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[0]);
+	md_bring_home(md, MD_PAGES);
+	unlock_page(locked);
+	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static struct kunit_case migrate_device_cases[] = {
+	KUNIT_CASE(a_round_trip_keeps_contents_and_counts),
+	KUNIT_CASE(the_cpu_brings_pages_back_one_by_one),
+	KUNIT_CASE(pages_go_back_where_the_driver_has_no_memory),
+	KUNIT_CASE(every_second_page_may_move),
+	KUNIT_CASE(a_copy_that_fails_costs_nothing),
+	KUNIT_CASE(a_full_device_takes_what_it_can),
+	KUNIT_CASE(a_pinned_page_stays),
+	KUNIT_CASE(a_page_with_a_reference_stays),
+	KUNIT_CASE(a_locked_page_stays),
+	KUNIT_CASE(device_pages_of_another_owner_stay),
+	KUNIT_CASE(pages_that_are_not_selected_stay),
+	KUNIT_CASE(pages_of_files_do_not_go_to_the_device),
+	KUNIT_CASE(absurd_arguments_are_refused),
+	KUNIT_CASE(special_mappings_are_refused),
+	KUNIT_CASE(hugetlb_is_refused),
+	KUNIT_CASE(holes_are_populated),
+	KUNIT_CASE(the_zero_page_is_replaced),
+	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
+	KUNIT_CASE(read_only_stays_read_only),
+	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
+	KUNIT_CASE(soft_dirty_survives),
+	KUNIT_CASE(disposable_pages_become_ordinary_ones),
+	KUNIT_CASE(a_huge_page_is_split_and_moved),
+	KUNIT_CASE(a_large_folio_mapped_by_ptes_is_split_and_moved),
+	KUNIT_CASE(a_large_folio_that_is_pinned_stays),
+	KUNIT_CASE(a_page_that_was_zapped_does_not_come_back),
+	KUNIT_CASE(a_page_that_was_zapped_is_not_restored),
+	KUNIT_CASE(protection_that_came_between_is_kept),
+	KUNIT_CASE(a_page_is_stable_once_setup_returns),
+	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
+	KUNIT_CASE(eviction_brings_every_page_home),
+	KUNIT_CASE(single_pfns_can_be_evicted),
+	KUNIT_CASE(eviction_passes_over_locked_pages),
+	{}
+};
+
+static struct kunit_suite migrate_device_suite = {
+	.name = "migrate_device",
+	.init = md_init,
+	.test_cases = migrate_device_cases,
+};
+
+kunit_test_suites(&migrate_device_suite);
