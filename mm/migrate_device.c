@@ -321,30 +321,32 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 	      struct page *page, unsigned long addr, pte_t *ptep)
 {
 	struct vm_area_struct *vma = mc->walk.vma;
-	unsigned long pfn = page_to_pfn(page);
-	pte_t old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
 	bool exclusive = folio_test_anon(folio) && PageAnonExclusive(page);
-	bool present = pte_present(old);
+	bool present = pte_present(ptep_get(ptep));
+	unsigned long pfn = page_to_pfn(page);
 	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
-	pte_t new;
+	swp_entry_t entry;
+	pte_t old, new;
+	bool write;
 
+	if (present)
+		flush_cache_page(vma, addr, pfn);
+	old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
 	if (exclusive && folio_try_share_anon_rmap_pte(folio, page)) {
 		set_pte_at(vma->vm_mm, addr, ptep, old);
 		return 0;
 	}
-	if (present ? pte_write(old) :
-		      is_writable_device_private_entry(pte_to_swp_entry(old)))
+	write = present ? pte_write(old) :
+		is_writable_device_private_entry(pte_to_swp_entry(old));
+	if (write)
 		mpfn |= MIGRATE_PFN_WRITE;
-
+	entry = collect_entry(pfn, write, exclusive);
 	if (present) {
 		collect_note_accessed(folio, old);
-		new = collect_pte_from_present(collect_entry(pfn,
-				mpfn & MIGRATE_PFN_WRITE, exclusive), old);
+		new = collect_pte_from_present(entry, old);
 		mc->unmapped = true;
 	} else {
-		new = collect_pte_from_private(collect_entry(pfn,
-				mpfn & MIGRATE_PFN_WRITE, exclusive), old,
-					       folio);
+		new = collect_pte_from_private(entry, old, folio);
 	}
 	set_pte_at(vma->vm_mm, addr, ptep, new);
 
@@ -1195,9 +1197,9 @@ static void migrate_populate_holes(struct migrate_vma *args)
  * Whether a page may move depends on where it goes, so entries can still drop
  * out here: those without a destination, pages of files that would go to
  * device memory, pages of the swap cache whose swap is still in use, pages that
- * were pinned meanwhile, holes that were filled by somebody else or belong to userfaultfd. The driver
- * has to look at MIGRATE_PFN_MIGRATE in @args->src[] again: only where it is
- * still set does the device own the page now.
+ * were pinned meanwhile, holes that were filled by somebody else or belong to
+ * userfaultfd. The driver has to look at MIGRATE_PFN_MIGRATE in @args->src[]
+ * again: only where it is still set does the device own the page now.
  *
  * Context: Process context, mmap lock held since setup. May sleep.
  */
