@@ -79,7 +79,7 @@
 #define RING		512
 #define MAX_WORKERS	24
 #define MAX_SETS	5
-#define MAX_ROLES	8
+#define MAX_ROLES	12
 
 /* What a change may leave in a block. */
 #define LEAVES_CODE	1
@@ -827,16 +827,21 @@ static bool protect(struct worker *w)
 	return true;
 }
 
+/* Every second page can be merged with others; the rest can be migrated. */
 static bool write_same(struct worker *w)
 {
 	unsigned int b = pick_block(w);
 	uint32_t *words = (uint32_t *)block_address(b);
+	uint32_t number;
 
 	lock_contents(b);
 	share_touch(b);
-	change_begin(b, LEAVES_SAME);
-	for (unsigned int i = 0; i < BLOCK_PAGES; i++)
+	number = change_begin(b, LEAVES_SAME | LEAVES_CODE);
+	for (unsigned int i = 0; i < BLOCK_PAGES; i += 2) {
 		fill_page(words + i * page_words, SAME_PAGE, 0);
+		fill_page(words + (i + 1) * page_words,
+			  b * BLOCK_PAGES + i + 1, number);
+	}
 	change_end(b);
 	unlock_touch(b);
 	unlock_contents(b);
@@ -1057,9 +1062,11 @@ static bool fork_child(struct worker *w)
 
 	w->random = race_mix(w->random);
 	lock_contents(b);
+	share_touch(b);	/* the child must find it accessible */
 	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
 	if (!pid)
 		_exit(child(w, b));
+	unlock_touch(b);
 	unlock_contents(b);
 	must(pid > 0, "fork");
 	if (pid <= 0)
