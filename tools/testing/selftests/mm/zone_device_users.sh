@@ -223,7 +223,7 @@ fsdax() {
 	fsdax_memory_map mem
 	fsdax_memory_map dev
 	fsdax_keeps_files xfs -f -m rmapbt=0
-	fsdax_keeps_files ext4 -F
+	fsdax_keeps_files ext4 -F -b 4096
 }
 
 # ---- device DAX ----
