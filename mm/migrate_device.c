@@ -84,6 +84,7 @@
 
 #include "internal.h"
 #include "device_walk.h"
+#include "migrate_bulk.h"
 
 /* Flags of src[] that are ours: see the head of the file. */
 #define MIGRATE_PFN_ISOLATED	(1UL << 2)
@@ -96,9 +97,6 @@
 #define MIGRATE_STOP_TO_SPLIT	1
 #define MIGRATE_STOP_TO_ALLOC	2
 
-/* Pages isolated while one lruvec lock is held, with interrupts off. */
-#define MIGRATE_LRU_BATCH	SWAP_CLUSTER_MAX
-
 static inline struct folio *migrate_pfn_folio(unsigned long mpfn)
 {
 	struct page *page = migrate_pfn_to_page(mpfn);
@@ -106,16 +104,35 @@ static inline struct folio *migrate_pfn_folio(unsigned long mpfn)
 	return page ? page_folio(page) : NULL;
 }
 
-static inline bool migrate_entry_is_hole(unsigned long mpfn)
+/*
+ * The page of an entry of src[], or of one of dst[] that migrate_vma_pages()
+ * has accepted: neither is ever a part of a large folio.
+ */
+static __always_inline struct folio *migrate_entry_folio(unsigned long mpfn)
+{
+	if (!(mpfn & MIGRATE_PFN_VALID))
+		return NULL;
+	return (struct folio *)pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
+}
+
+static __always_inline bool migrate_entry_is_hole(unsigned long mpfn)
 {
 	return (mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE)) ==
 	       MIGRATE_PFN_MIGRATE;
 }
 
-static inline bool folio_is_device_memory(const struct folio *folio)
+/* A folio of ZONE_DEVICE that processes may own */
+static __always_inline bool folio_is_device_memory(const struct folio *folio)
 {
-	return folio_is_device_private(folio) ||
-	       folio_is_device_coherent(folio);
+	enum memory_type type = folio->page.pgmap->type;
+
+	return type == MEMORY_DEVICE_PRIVATE || type == MEMORY_DEVICE_COHERENT;
+}
+
+static __always_inline bool folio_is_private(const struct folio *folio)
+{
+	return folio_on_device(folio) &&
+	       folio->page.pgmap->type == MEMORY_DEVICE_PRIVATE;
 }
 
 /* An entry that is not present takes the place of another. */
@@ -128,79 +145,6 @@ static pte_t migrate_swap_pte(swp_entry_t entry, pte_t old)
 	if (pte_swp_uffd_wp(old))
 		pte = pte_swp_mkuffd_wp(pte);
 	return pte;
-}
-
-/**
- * struct migrate_mapped - mappings of anonymous pages that came or went
- * @lruvec: whose statistic is concerned
- * @nr: by how much it has changed, and does not know yet
- *
- * Each mapping counts in NR_ANON_MAPPED, at three levels. For pages that
- * follow each other those are the same, so the sum of a page table is added
- * where it would otherwise be one for each page.
- */
-struct migrate_mapped {
-	struct lruvec *lruvec;
-	int nr;
-};
-
-static void mapped_flush(struct migrate_mapped *mapped)
-{
-	if (mapped->nr)
-		mod_lruvec_state(mapped->lruvec, NR_ANON_MAPPED, mapped->nr);
-	mapped->nr = 0;
-}
-
-/* The folio is locked, so its memcg stays. */
-static void mapped_add(struct migrate_mapped *mapped, struct folio *folio,
-		       int nr)
-{
-	struct lruvec *lruvec = folio_lruvec(folio);
-
-	if (lruvec != mapped->lruvec) {
-		mapped_flush(mapped);
-		mapped->lruvec = lruvec;
-	}
-	mapped->nr += nr;
-}
-
-/* Has the rmap of this folio no more to it than a mapcount and a statistic? */
-static bool mapped_simply(struct folio *folio)
-{
-	return folio_test_anon(folio) && !folio_test_large(folio) &&
-	       (mem_cgroup_disabled() || folio_memcg(folio));
-}
-
-/* folio_remove_rmap_pte() with the statistic added up. */
-static void mapped_remove_rmap(struct migrate_mapped *mapped,
-			       struct folio *folio, struct page *page,
-			       struct vm_area_struct *vma)
-{
-	if (!mapped_simply(folio)) {
-		folio_remove_rmap_pte(folio, page, vma);
-		return;
-	}
-	if (atomic_add_negative(-1, &folio->_mapcount))
-		mapped_add(mapped, folio, -1);
-	munlock_vma_folio(folio, vma);
-}
-
-/* folio_add_anon_rmap_pte() with the statistic added up. */
-static void mapped_add_rmap(struct migrate_mapped *mapped, struct folio *folio,
-			    struct vm_area_struct *vma, unsigned long addr,
-			    rmap_t flags)
-{
-	struct page *page = &folio->page;
-
-	if (!mapped_simply(folio)) {
-		folio_add_anon_rmap_pte(folio, page, vma, addr, flags);
-		return;
-	}
-	if (atomic_inc_and_test(&folio->_mapcount))
-		mapped_add(mapped, folio, 1);
-	if (flags & RMAP_EXCLUSIVE)
-		SetPageAnonExclusive(page);
-	mlock_vma_folio(folio, vma);
 }
 
 static void migrate_table_begin(struct device_walk *walk)
@@ -218,6 +162,7 @@ static void migrate_table_begin(struct device_walk *walk)
  * @args: the caller's arguments
  * @split: large folio to be split, with a reference; NULL: a huge zero page
  * @whole: large folio that could not be split; only ever compared
+ * @pages: number of pages collected, which leaves out holes
  * @mapped: mappings that went in this page table
  * @unmapped: PTEs that the TLB may know were cleared in this page table
  */
@@ -227,6 +172,7 @@ struct migrate_collect {
 	struct migrate_vma *args;
 	struct folio *split;
 	struct folio *whole;
+	unsigned long pages;
 	bool unmapped;
 };
 
@@ -241,13 +187,11 @@ static inline unsigned long migrate_index(const struct migrate_vma *args,
 	return (addr - args->start) >> PAGE_SHIFT;
 }
 
-static bool collect_wants(const struct migrate_vma *args, struct folio *folio)
+static bool collect_wants_device(const struct migrate_vma *args,
+				 struct folio *folio)
 {
-	struct dev_pagemap *pgmap;
+	struct dev_pagemap *pgmap = folio->page.pgmap;
 
-	if (!folio_is_zone_device(folio))
-		return args->flags & MIGRATE_VMA_SELECT_SYSTEM;
-	pgmap = folio->page.pgmap;
 	if (pgmap->owner != args->pgmap_owner)
 		return false;
 	switch (pgmap->type) {
@@ -258,6 +202,14 @@ static bool collect_wants(const struct migrate_vma *args, struct folio *folio)
 	default:
 		return false;
 	}
+}
+
+static __always_inline bool collect_wants(const struct migrate_vma *args,
+					  struct folio *folio)
+{
+	if (unlikely(folio_on_device(folio)))
+		return collect_wants_device(args, folio);
+	return args->flags & MIGRATE_VMA_SELECT_SYSTEM;
 }
 
 /* What the hardware noted in a PTE that is gone goes to the folio. */
@@ -318,12 +270,13 @@ static pte_t collect_pte_from_private(swp_entry_t entry, pte_t old,
  */
 static __always_inline unsigned long
 collect_unmap(struct migrate_collect *mc, struct folio *folio,
-	      struct page *page, unsigned long addr, pte_t *ptep)
+	      unsigned long addr, pte_t *ptep)
 {
 	struct vm_area_struct *vma = mc->walk.vma;
-	bool exclusive = folio_test_anon(folio) && PageAnonExclusive(page);
+	bool anon = folio_test_anon(folio);
+	bool exclusive = anon && PageAnonExclusive(&folio->page);
 	bool present = pte_present(ptep_get(ptep));
-	unsigned long pfn = page_to_pfn(page);
+	unsigned long pfn = folio_pfn(folio);
 	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
 	swp_entry_t entry;
 	pte_t old, new;
@@ -332,7 +285,7 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 	if (present)
 		flush_cache_page(vma, addr, pfn);
 	old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
-	if (exclusive && folio_try_share_anon_rmap_pte(folio, page)) {
+	if (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page)) {
 		set_pte_at(vma->vm_mm, addr, ptep, old);
 		return 0;
 	}
@@ -350,8 +303,8 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 	}
 	set_pte_at(vma->vm_mm, addr, ptep, new);
 
-	mapped_remove_rmap(&mc->mapped, folio, page, vma);
-	if (folio_test_anon(folio) && !folio_mapped(folio))
+	mapped_remove_rmap(&mc->mapped, folio, vma);
+	if (anon && !small_folio_mapped(folio))
 		mpfn |= MIGRATE_PFN_SOLE;
 	return mpfn;
 }
@@ -361,42 +314,55 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
  * it, and maps a page before the reverse mappings know, so that an entry could
  * be missed when it is to be restored.
  */
-static unsigned long collect_locked(struct migrate_collect *mc,
-				    struct folio *folio, struct page *page,
-				    unsigned long addr, pte_t *ptep)
+static __always_inline unsigned long
+collect_locked(struct migrate_collect *mc, struct folio *folio,
+	       unsigned long addr, pte_t *ptep)
 {
 	if (folio_test_ksm(folio))
 		return 0;
-	return collect_unmap(mc, folio, page, addr, ptep);
+	return collect_unmap(mc, folio, addr, ptep);
+}
+
+/* A page that is not part of a large folio */
+static void collect_small(struct migrate_collect *mc, struct folio *folio,
+			  unsigned long addr, pte_t *ptep)
+{
+	struct migrate_vma *args = mc->args;
+	bool faulting = &folio->page == args->fault_page;
+	unsigned long mpfn;
+
+	if (!collect_wants(args, folio) || !folio->mapping ||
+	    PageHWPoison(&folio->page))
+		return;
+	if (!faulting && !folio_trylock(folio))
+		return;
+	mpfn = collect_locked(mc, folio, addr, ptep);
+	if (mpfn) {
+		args->src[migrate_index(args, addr)] = mpfn;
+		args->cpages++;
+		mc->pages++;
+	} else if (!faulting) {
+		folio_unlock(folio);
+	}
+}
+
+static int collect_large(struct migrate_collect *mc, struct folio *folio)
+{
+	if (!collect_wants(mc->args, folio) || folio == mc->whole)
+		return 0;
+	folio_get(folio);
+	mc->split = folio;
+	return MIGRATE_STOP_TO_SPLIT;
 }
 
 static int collect_page(struct migrate_collect *mc, unsigned long addr,
 			pte_t *ptep, unsigned long pfn)
 {
-	struct migrate_vma *args = mc->args;
-	struct page *page = pfn_to_page(pfn);
-	struct folio *folio = page_folio(page);
-	unsigned long mpfn;
+	struct folio *folio = pfn_folio(pfn);
 
-	if (!collect_wants(args, folio) || !folio->mapping ||
-	    PageHWPoison(page))
-		return 0;
-	if (folio_test_large(folio)) {
-		if (folio == mc->whole)
-			return 0;
-		folio_get(folio);
-		mc->split = folio;
-		return MIGRATE_STOP_TO_SPLIT;
-	}
-	if (page != args->fault_page && !folio_trylock(folio))
-		return 0;
-	mpfn = collect_locked(mc, folio, page, addr, ptep);
-	if (mpfn) {
-		args->src[migrate_index(args, addr)] = mpfn;
-		args->cpages++;
-	} else if (page != args->fault_page) {
-		folio_unlock(folio);
-	}
+	if (folio_test_large(folio))
+		return collect_large(mc, folio);
+	collect_small(mc, folio, addr, ptep);
 	return 0;
 }
 
@@ -430,10 +396,10 @@ collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		pte_t pte = ptep_get(ptep + nr);
 
 		if (!device_pte_ordinary(walk, pte) ||
-		    folio_test_large(pfn_folio(pte_pfn(pte))))
+		    PageCompound(pte_page(pte)))
 			break;
-		collect_page(mc, addr + (nr << PAGE_SHIFT), ptep + nr,
-			     pte_pfn(pte));
+		collect_small(mc, (struct folio *)pte_page(pte),
+			      addr + (nr << PAGE_SHIFT), ptep + nr);
 	}
 	return nr;
 }
@@ -450,14 +416,11 @@ static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
 
 static int collect_huge(struct migrate_collect *mc, struct device_extent *ext)
 {
-	struct folio *folio = pfn_folio(ext->pfn);
+	int ret = collect_large(mc, pfn_folio(ext->pfn));
 
-	if (!collect_wants(mc->args, folio) || folio == mc->whole)
-		return 0;
-	folio_get(folio);
-	mc->split = folio;
-	ext->nr = 0;
-	return MIGRATE_STOP_TO_SPLIT;
+	if (ret)
+		ext->nr = 0;
+	return ret;
 }
 
 static int collect_zero(struct migrate_collect *mc, struct device_extent *ext)
@@ -534,7 +497,8 @@ static void collect_split(struct migrate_collect *mc)
 	folio_put(folio);
 }
 
-static void migrate_vma_collect(struct migrate_vma *args)
+/* Return: number of pages that were collected. */
+static unsigned long migrate_vma_collect(struct migrate_vma *args)
 {
 	struct migrate_collect mc = {
 		.walk.mm = args->vma->vm_mm,
@@ -558,6 +522,7 @@ static void migrate_vma_collect(struct migrate_vma *args)
 	/* Pages that left an mlocked VMA may sit in a batch with a reference. */
 	if (args->vma->vm_flags & VM_LOCKED)
 		mlock_drain_local();
+	return mc.pages;
 }
 
 /*
@@ -594,29 +559,28 @@ static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
 	};
 }
 
-static void batch_unlock(const struct migrate_batch *mb, struct folio *folio)
+static __always_inline void batch_unlock(const struct migrate_batch *mb,
+					 struct folio *folio)
 {
 	if (folio != mb->fault_folio)
 		folio_unlock(folio);
 }
 
-/* The page that will stand where the source stood. */
-static struct folio *batch_winner(const struct migrate_batch *mb,
-				  unsigned long i)
+/* Has the destination taken over? */
+static __always_inline bool batch_moved(const struct migrate_batch *mb,
+					unsigned long i)
 {
-	if ((mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-	    (mb->dst[i] & MIGRATE_PFN_VALID))
-		return migrate_pfn_folio(mb->dst[i]);
-	return migrate_pfn_folio(mb->src[i]);
+	return (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
+	       (mb->dst[i] & MIGRATE_PFN_VALID);
 }
 
 /* Put @folio in the place of the source, wherever that was mapped. */
 static void batch_remap(const struct migrate_batch *mb, unsigned long i,
 			struct folio *folio)
 {
-	struct folio *src = migrate_pfn_folio(mb->src[i]);
+	struct folio *src = migrate_entry_folio(mb->src[i]);
 	bool listed = folio == src ? mb->src[i] & MIGRATE_PFN_ISOLATED :
-				     !folio_is_zone_device(folio);
+				     !folio_on_device(folio);
 
 	if (listed)
 		folio_add_lru(folio);
@@ -638,74 +602,18 @@ static bool batch_claim_lru(struct migrate_batch *mb, struct folio *folio)
 	return folio_test_clear_lru(folio);
 }
 
-/**
- * struct migrate_unlist - folios on their way off an LRU list
- * @lruvec: whose lists they are on, locked; or NULL
- * @lru: the list
- * @zid: zone of the folios
- * @nr: pages taken off that are still in the size of the list
- *
- * As with mappings, the statistics are the expensive part. The size of a list
- * is set right before its lock is dropped.
- */
-struct migrate_unlist {
-	struct lruvec *lruvec;
-	enum lru_list lru;
-	enum zone_type zid;
-	long nr;
-};
-
-static void unlist_flush(struct migrate_unlist *un)
-{
-	if (un->nr)
-		update_lru_size(un->lruvec, un->lru, un->zid, -un->nr);
-	un->nr = 0;
-}
-
-static void unlist_end(struct migrate_unlist *un)
-{
-	if (!un->lruvec)
-		return;
-	unlist_flush(un);
-	unlock_page_lruvec_irq(un->lruvec);
-	un->lruvec = NULL;
-}
-
-static void unlist_folio(struct migrate_unlist *un, struct folio *folio)
-{
-	enum lru_list lru = folio_lru_list(folio);
-	enum zone_type zid = folio_zonenum(folio);
-
-	if (!un->lruvec || !folio_matches_lruvec(folio, un->lruvec)) {
-		unlist_end(un);
-		un->lruvec = folio_lruvec_lock_irq(folio);
-	}
-	if (lru_gen_del_folio(un->lruvec, folio, false))
-		return;
-	if (lru != un->lru || zid != un->zid)
-		unlist_flush(un);
-	un->lru = lru;
-	un->zid = zid;
-	un->nr += folio_nr_pages(folio);
-	if (lru != LRU_UNEVICTABLE)
-		list_del(&folio->lru);
-}
-
-/*
- * Take the system pages of some entries off their LRU lists under one lock.
- * The reference that this asks for is ours.
- */
-static void batch_isolate_some(struct migrate_batch *mb, unsigned long start,
-			       unsigned long end)
+/* Take system pages off their LRU lists, for which a reference is needed. */
+static void batch_isolate(struct migrate_batch *mb, unsigned long start,
+			  unsigned long end)
 {
 	struct folio *claimed[MIGRATE_LRU_BATCH];
-	struct migrate_unlist un = {};
-	unsigned long i, nr = 0;
+	unsigned int nr = 0;
+	unsigned long i;
 
 	for (i = start; i < end; i++) {
-		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
-		if (!folio || folio_is_zone_device(folio))
+		if (!folio || folio_on_device(folio))
 			continue;
 		if (batch_claim_lru(mb, folio)) {
 			mb->src[i] |= MIGRATE_PFN_ISOLATED;
@@ -714,79 +622,86 @@ static void batch_isolate_some(struct migrate_batch *mb, unsigned long start,
 			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
 		}
 	}
-	for (i = 0; i < nr; i++)
-		unlist_folio(&un, claimed[i]);
-	unlist_end(&un);
-}
-
-static void batch_isolate(struct migrate_batch *mb)
-{
-	unsigned long i, end;
-
-	for (i = 0; i < mb->npages; i = end) {
-		end = min(i + MIGRATE_LRU_BATCH, mb->npages);
-		batch_isolate_some(mb, i, end);
-	}
+	if (nr)
+		migrate_unlist(claimed, nr);
 }
 
 /* Mappings other than the one that was collected are found by rmap. */
-static void batch_unmap(struct migrate_batch *mb)
+static void batch_unmap(struct migrate_batch *mb, unsigned long start,
+			unsigned long end)
 {
 	unsigned long i;
 
-	for (i = 0; i < mb->npages; i++) {
-		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+	for (i = start; i < end; i++) {
+		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
-		if (folio && (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-		    unlikely(folio_mapped(folio)))
+		if (folio && unlikely(small_folio_mapped(folio)) &&
+		    (mb->src[i] & MIGRATE_PFN_MIGRATE))
 			try_to_migrate(folio, TTU_BATCH_FLUSH);
 	}
-	try_to_unmap_flush();
 }
 
 /* Ours is one reference; any that is not accounted for is a pin. */
-static bool batch_folio_movable(const struct migrate_batch *mb,
-				struct folio *folio)
+static __always_inline bool batch_movable(const struct migrate_batch *mb,
+					  struct folio *folio)
 {
-	int expected = folio_expected_ref_count(folio) + 1;
+	int expected = 1;
 
+	if (!folio_test_anon(folio) || folio_test_swapcache(folio))
+		expected += folio_expected_ref_count(folio);
 	if (folio == mb->fault_folio)
 		expected++;
-	return !folio_mapped(folio) && folio_ref_count(folio) == expected;
+	return !small_folio_mapped(folio) &&
+	       folio_ref_count(folio) == expected;
 }
 
-/*
- * Find out who cannot move, and undo what was done to them.
- *
- * Return: number of entries that can.
- */
-static unsigned long batch_sort_out(struct migrate_batch *mb)
+/* Undo what was done to a page that cannot move. */
+static void batch_give_up(struct migrate_batch *mb, unsigned long i,
+			  struct folio *folio)
+{
+	batch_remap(mb, i, folio);
+	batch_unlock(mb, folio);
+	folio_put(folio);
+}
+
+/* Return: number of entries that can move; the others are 0. */
+static unsigned long batch_sort_out(struct migrate_batch *mb,
+				    unsigned long start, unsigned long end)
 {
 	unsigned long i, movable = 0;
 
-	for (i = 0; i < mb->npages; i++) {
-		struct folio *folio = migrate_pfn_folio(mb->src[i]);
+	for (i = start; i < end; i++) {
+		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
 		if ((mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-		    (!folio || batch_folio_movable(mb, folio))) {
+		    (!folio || batch_movable(mb, folio))) {
 			movable++;
 			continue;
 		}
-		if (folio) {
-			batch_remap(mb, i, folio);
-			batch_unlock(mb, folio);
-			folio_put(folio);
-		}
+		if (folio)
+			batch_give_up(mb, i, folio);
 		mb->src[i] = 0;
 	}
 	return movable;
 }
 
+/*
+ * A few pages at a time, so that they are still in the cache for the next step.
+ *
+ * Return: number of entries that can move; the others are 0.
+ */
 static unsigned long migrate_batch_unmap(struct migrate_batch *mb)
 {
-	batch_isolate(mb);
-	batch_unmap(mb);
-	return batch_sort_out(mb);
+	unsigned long i, end, movable = 0;
+
+	for (i = 0; i < mb->npages; i = end) {
+		end = min(i + MIGRATE_LRU_BATCH, mb->npages);
+		batch_isolate(mb, i, end);
+		batch_unmap(mb, i, end);
+		movable += batch_sort_out(mb, i, end);
+	}
+	try_to_unmap_flush();
+	return movable;
 }
 
 static bool migrate_vma_sane(const struct migrate_vma *args)
@@ -852,11 +767,11 @@ int migrate_vma_setup(struct migrate_vma *args)
 	args->npages = (args->end - args->start) >> PAGE_SHIFT;
 	memset(args->src, 0, args->npages * sizeof(*args->src));
 	memset(args->dst, 0, args->npages * sizeof(*args->dst));
-	migrate_vma_collect(args);
+	if (!migrate_vma_collect(args))
+		return 0;
 
 	mb = migrate_vma_batch(args);
-	if (args->cpages)
-		args->cpages = migrate_batch_unmap(&mb);
+	args->cpages = migrate_batch_unmap(&mb);
 	return 0;
 }
 EXPORT_SYMBOL(migrate_vma_setup);
@@ -880,7 +795,7 @@ static bool dst_accepts(struct folio *dst, struct folio *src)
 {
 	if (folio_test_writeback(src) || folio_test_large(dst))
 		return false;
-	if (!folio_is_zone_device(dst))
+	if (!folio_on_device(dst))
 		return true;
 	return folio_is_device_memory(dst) && device_accepts(src);
 }
@@ -891,7 +806,7 @@ static bool dst_accepts(struct folio *dst, struct folio *src)
  */
 static void keep_device_writes(struct folio *dst)
 {
-	if (folio_is_zone_device(dst) && !folio_test_swapbacked(dst)) {
+	if (folio_on_device(dst) && !folio_test_swapbacked(dst)) {
 		__folio_set_swapbacked(dst);
 		folio_set_dirty(dst);
 	}
@@ -937,20 +852,24 @@ static bool migrate_identity(struct migrate_batch *mb, struct folio *dst,
 	return true;
 }
 
-static void migrate_identities(struct migrate_batch *mb)
+/* Return: whether there are holes with a destination. */
+static bool migrate_identities(struct migrate_batch *mb)
 {
+	bool holes = false;
 	unsigned long i;
 
 	for (i = 0; i < mb->npages; i++) {
-		struct folio *src = migrate_pfn_folio(mb->src[i]);
+		struct folio *src = migrate_entry_folio(mb->src[i]);
 		struct folio *dst = migrate_pfn_folio(mb->dst[i]);
 
-		if (!dst || (!src && !mb->args))
-			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
-		else if (src && (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-			 !migrate_identity(mb, dst, src))
+		if (!(mb->src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+		if (!src && dst && mb->args)
+			holes = true;
+		else if (!src || !dst || !migrate_identity(mb, dst, src))
 			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
 	}
+	return holes;
 }
 
 /*
@@ -958,59 +877,103 @@ static void migrate_identities(struct migrate_batch *mb)
  */
 
 /**
- * struct migrate_populate - state of the population of holes
- * @walk: where the walk stands
+ * struct migrate_charge - destination pages of holes, before they are mapped
  * @args: the caller's arguments
- * @mapped: pages mapped in this page table, not yet in the RSS
- * @zapped: a zero page was replaced in this page table
+ * @fbatch: pages still to be charged
+ * @index: their entries
  */
-struct migrate_populate {
-	struct device_walk walk;
+struct migrate_charge {
 	struct migrate_vma *args;
-	long mapped;
-	bool zapped;
+	struct folio_batch fbatch;
+	unsigned long index[PAGEVEC_SIZE];
 };
 
-static inline struct migrate_populate *to_populate(struct device_walk *walk)
+static void charge_refuse(struct migrate_charge *mc, unsigned long index)
 {
-	return container_of(walk, struct migrate_populate, walk);
+	mc->args->src[index] = 0;
+}
+
+/* As many as the memcg has room for, which the batch as a whole was too much. */
+static void charge_singly(struct migrate_charge *mc)
+{
+	struct mm_struct *mm = mc->args->vma->vm_mm;
+	unsigned int i;
+
+	for (i = 0; i < folio_batch_count(&mc->fbatch); i++)
+		if (mem_cgroup_charge(mc->fbatch.folios[i], mm, GFP_KERNEL))
+			charge_refuse(mc, mc->index[i]);
+}
+
+static void charge_flush(struct migrate_charge *mc)
+{
+	if (mem_cgroup_charge_folios(&mc->fbatch, mc->args->vma->vm_mm,
+				     GFP_KERNEL))
+		charge_singly(mc);
+	folio_batch_reinit(&mc->fbatch);
 }
 
 /*
  * A page is visible as soon as its entry is: it has to be charged, and its
  * content to have been written, before.
  */
-static bool populate_prepare(struct migrate_vma *args, struct folio *folio)
+static void charge_hole(struct migrate_charge *mc, unsigned long index)
 {
-	if (folio_is_zone_device(folio) && !folio_is_device_memory(folio))
-		return false;
+	struct folio *folio = migrate_pfn_folio(mc->args->dst[index]);
+
 	if (folio_test_large(folio) ||
-	    mem_cgroup_charge(folio, args->vma->vm_mm, GFP_KERNEL))
-		return false;
+	    (folio_on_device(folio) && !folio_is_device_memory(folio))) {
+		charge_refuse(mc, index);
+		return;
+	}
 	__folio_mark_uptodate(folio);
-	return true;
+	mc->index[folio_batch_count(&mc->fbatch)] = index;
+	if (!folio_batch_add(&mc->fbatch, folio))
+		charge_flush(mc);
 }
 
 /* Return: where the entries to be populated begin, args->npages if none. */
-static unsigned long populate_prepare_all(struct migrate_vma *args)
+static unsigned long populate_charge(struct migrate_vma *args)
 {
-	bool possible = vma_is_anonymous(args->vma);
+	bool possible = vma_is_anonymous(args->vma) &&
+			!anon_vma_prepare(args->vma);
+	struct migrate_charge mc = { .args = args };
 	unsigned long i, first = args->npages;
 
+	folio_batch_init(&mc.fbatch);
 	for (i = 0; i < args->npages; i++) {
 		if (!migrate_entry_is_hole(args->src[i]))
 			continue;
-		if (possible && first == args->npages)
-			possible = !anon_vma_prepare(args->vma);
-		if (!possible ||
-		    !populate_prepare(args, migrate_pfn_folio(args->dst[i]))) {
-			args->src[i] = 0;
+		if (!possible) {
+			charge_refuse(&mc, i);
 			continue;
 		}
-		if (first == args->npages)
-			first = i;
+		charge_hole(&mc, i);
+		first = min(first, i);
 	}
+	if (folio_batch_count(&mc.fbatch))
+		charge_flush(&mc);
 	return first;
+}
+
+/**
+ * struct migrate_populate - state of the population of holes
+ * @walk: where the walk stands
+ * @args: the caller's arguments
+ * @mapped: mappings that came in this page table
+ * @nr: pages mapped in this page table, not yet in the RSS
+ * @zapped: a zero page was replaced in this page table
+ */
+struct migrate_populate {
+	struct device_walk walk;
+	struct migrate_mapped mapped;
+	struct migrate_vma *args;
+	long nr;
+	bool zapped;
+};
+
+static inline struct migrate_populate *to_populate(struct device_walk *walk)
+{
+	return container_of(walk, struct migrate_populate, walk);
 }
 
 static void populate_give_up(struct migrate_populate *mp, unsigned long addr,
@@ -1031,14 +994,15 @@ static bool populate_allowed(struct device_walk *walk)
 }
 
 /* New memory that is writable is taken to have been written by the device. */
-static pte_t populate_pte(struct vm_area_struct *vma, struct page *page)
+static __always_inline pte_t populate_pte(struct vm_area_struct *vma,
+					  struct folio *folio)
 {
 	bool write = vma->vm_flags & VM_WRITE;
-	unsigned long pfn = page_to_pfn(page);
+	unsigned long pfn = folio_pfn(folio);
 	pte_t pte;
 
-	if (!is_device_private_page(page)) {
-		pte = mk_pte(page, vma->vm_page_prot);
+	if (!folio_is_private(folio)) {
+		pte = mk_pte(&folio->page, vma->vm_page_prot);
 		return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
 	}
 	pte = swp_entry_to_pte(write ?
@@ -1047,18 +1011,18 @@ static pte_t populate_pte(struct vm_area_struct *vma, struct page *page)
 	return pte_swp_mksoft_dirty(pte);
 }
 
-static void populate_one(struct migrate_populate *mp, unsigned long addr,
-			 pte_t *ptep, struct folio *folio)
+static __always_inline void populate_one(struct migrate_populate *mp,
+					 unsigned long addr, pte_t *ptep,
+					 struct folio *folio)
 {
 	struct vm_area_struct *vma = mp->walk.vma;
-	pte_t pte = populate_pte(vma, &folio->page);
 
 	folio_get(folio);
-	folio_add_new_anon_rmap(folio, vma, addr, RMAP_EXCLUSIVE);
-	if (!folio_is_zone_device(folio))
+	mapped_add_new_rmap(&mp->mapped, folio, vma, addr);
+	if (!folio_on_device(folio))
 		folio_add_lru_vma(folio, vma);
-	mp->mapped++;
-	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	mp->nr++;
+	set_pte_at(vma->vm_mm, addr, ptep, populate_pte(vma, folio));
 	update_mmu_cache(vma, addr, ptep);
 }
 
@@ -1074,7 +1038,7 @@ static void populate_run(struct migrate_populate *mp,
 
 		if (!migrate_entry_is_hole(mp->args->src[index + i]))
 			continue;
-		folio = migrate_pfn_folio(mp->args->dst[index + i]);
+		folio = migrate_entry_folio(mp->args->dst[index + i]);
 		if (ext->kind == DEVICE_EXTENT_ZERO) {
 			flush_cache_page(vma, addr, ext->pfn);
 			ptep_get_and_clear(vma->vm_mm, addr, ext->ptep + i);
@@ -1121,10 +1085,11 @@ static void populate_table_end(struct device_walk *walk, unsigned long start,
 	struct migrate_populate *mp = to_populate(walk);
 
 	arch_leave_lazy_mmu_mode();
-	add_mm_counter(walk->mm, MM_ANONPAGES, mp->mapped);
+	mapped_flush(&mp->mapped);
+	add_mm_counter(walk->mm, MM_ANONPAGES, mp->nr);
 	if (mp->zapped)
 		flush_tlb_range(walk->vma, start, end);
-	mp->mapped = 0;
+	mp->nr = 0;
 	mp->zapped = false;
 }
 
@@ -1171,7 +1136,7 @@ static void migrate_populate_holes(struct migrate_vma *args)
 		.walk.vma = args->vma,
 		.args = args,
 	};
-	unsigned long first = populate_prepare_all(args);
+	unsigned long first = populate_charge(args);
 	unsigned long start = args->start + (first << PAGE_SHIFT);
 	struct mmu_notifier_range range;
 
@@ -1207,8 +1172,8 @@ void migrate_vma_pages(struct migrate_vma *args)
 {
 	struct migrate_batch mb = migrate_vma_batch(args);
 
-	migrate_identities(&mb);
-	migrate_populate_holes(args);
+	if (migrate_identities(&mb))
+		migrate_populate_holes(args);
 }
 EXPORT_SYMBOL(migrate_vma_pages);
 
@@ -1240,9 +1205,10 @@ EXPORT_SYMBOL(migrate_device_pages);
  * Finalize: page tables, locks, references.
  */
 
-static pte_t restore_private_pte(struct page *page, bool write, pte_t old)
+static __always_inline pte_t restore_private_pte(struct folio *folio,
+						 bool write, pte_t old)
 {
-	unsigned long pfn = page_to_pfn(page);
+	unsigned long pfn = folio_pfn(folio);
 	swp_entry_t entry;
 
 	if (write)
@@ -1252,15 +1218,15 @@ static pte_t restore_private_pte(struct page *page, bool write, pte_t old)
 	return migrate_swap_pte(entry, old);
 }
 
-static pte_t restore_present_pte(struct vm_area_struct *vma, struct page *page,
-				 bool write, pte_t old)
+static __always_inline pte_t restore_present_pte(struct vm_area_struct *vma,
+						 struct folio *folio,
+						 swp_entry_t entry, pte_t old)
 {
-	swp_entry_t entry = pte_to_swp_entry(old);
-	pte_t pte = mk_pte(page, READ_ONCE(vma->vm_page_prot));
+	pte_t pte = mk_pte(&folio->page, READ_ONCE(vma->vm_page_prot));
 
 	if (!is_migration_entry_young(entry))
 		pte = pte_mkold(pte);
-	if (is_migration_entry_dirty(entry) && PageDirty(page))
+	if (is_migration_entry_dirty(entry) && folio_test_dirty(folio))
 		pte = pte_mkdirty(pte);
 	/* Last, since what is dirty is made soft-dirty, too. */
 	if (pte_swp_soft_dirty(old))
@@ -1269,7 +1235,7 @@ static pte_t restore_present_pte(struct vm_area_struct *vma, struct page *page,
 		pte = pte_clear_soft_dirty(pte);
 	if (pte_swp_uffd_wp(old))
 		pte = pte_mkuffd_wp(pte);
-	else if (write)
+	else if (is_writable_migration_entry(entry))
 		pte = pte_mkwrite(pte, vma);
 	return pte;
 }
@@ -1279,11 +1245,13 @@ static pte_t restore_present_pte(struct vm_area_struct *vma, struct page *page,
  * @walk: where the walk stands
  * @mb: the migration
  * @mapped: mappings that came in this page table
+ * @relist: pages mapped in this page table that belong on an LRU list
  */
 struct migrate_restore {
 	struct device_walk walk;
 	struct migrate_batch *mb;
 	struct migrate_mapped mapped;
+	struct migrate_relist relist;
 };
 
 static inline struct migrate_restore *to_restore(struct device_walk *walk)
@@ -1292,23 +1260,23 @@ static inline struct migrate_restore *to_restore(struct device_walk *walk)
 }
 
 /* Everything is taken from the entry as it is now: it may have changed. */
-static void restore_pte(struct migrate_restore *mr, unsigned long addr,
-			pte_t *ptep, struct folio *folio)
+static __always_inline void
+restore_pte(struct migrate_restore *mr, struct folio *folio,
+	    unsigned long addr, pte_t *ptep, swp_entry_t entry)
 {
 	struct vm_area_struct *vma = mr->walk.vma;
-	struct page *page = &folio->page;
 	pte_t pte, old = ptep_get(ptep);
-	swp_entry_t entry = pte_to_swp_entry(old);
-	bool write = is_writable_migration_entry(entry);
 	rmap_t rmap = RMAP_EXCLUSIVE;
 
 	if (is_readable_migration_entry(entry))
 		rmap = RMAP_NONE;
-	if (folio_is_device_private(folio))
-		pte = restore_private_pte(page, write, old);
+	if (folio_is_private(folio))
+		pte = restore_private_pte(folio,
+					  is_writable_migration_entry(entry),
+					  old);
 	else
-		pte = restore_present_pte(vma, page, write, old);
-	mapped_add_rmap(&mr->mapped, folio, vma, addr, rmap);
+		pte = restore_present_pte(vma, folio, entry, old);
+	mapped_add_rmap(&mr->mapped, folio, vma, rmap);
 	set_pte_at(vma->vm_mm, addr, ptep, pte);
 	update_mmu_cache(vma, addr, ptep);
 }
@@ -1318,26 +1286,24 @@ static void restore_pte(struct migrate_restore *mr, unsigned long addr,
  * goes to the entry, and its lock is dropped here, with the page table still
  * locked: once that is not, the page may be gone.
  */
-static void restore_one(struct migrate_restore *mr, unsigned long i,
-			unsigned long addr, pte_t *ptep)
+static __always_inline void
+restore_one(struct migrate_restore *mr, unsigned long i, unsigned long addr,
+	    pte_t *ptep, swp_entry_t entry)
 {
-	struct folio *folio = batch_winner(mr->mb, i);
+	struct migrate_batch *mb = mr->mb;
+	struct folio *folio = migrate_entry_folio(batch_moved(mb, i) ?
+						  mb->dst[i] : mb->src[i]);
 
-	if (!folio_is_zone_device(folio))
-		folio_add_lru(folio);
-	restore_pte(mr, addr, ptep, folio);
-	batch_unlock(mr->mb, folio);
-	mr->mb->dst[i] |= MIGRATE_PFN_RESTORED;
+	if (!folio_on_device(folio))
+		relist_add(&mr->relist, folio, mr->walk.vma);
+	restore_pte(mr, folio, addr, ptep, entry);
+	batch_unlock(mb, folio);
+	mb->dst[i] |= MIGRATE_PFN_RESTORED;
 }
 
 /* Is it still the entry that setup left for this page? */
-static bool restore_due(unsigned long mpfn, pte_t pte)
+static __always_inline bool restore_due(unsigned long mpfn, swp_entry_t entry)
 {
-	swp_entry_t entry;
-
-	if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
-		return false;
-	entry = pte_to_swp_entry(pte);
 	return is_migration_entry(entry) &&
 	       swp_offset_pfn(entry) == mpfn >> MIGRATE_PFN_SHIFT;
 }
@@ -1350,10 +1316,17 @@ restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	unsigned long first = migrate_index(mr->mb->args, addr);
 	unsigned long i;
 
-	for (i = 0; i < max; i++)
-		if (restore_due(mr->mb->src[first + i], ptep_get(ptep + i)))
-			restore_one(mr, first + i, addr + (i << PAGE_SHIFT),
-				    ptep + i);
+	for (i = 0; i < max; i++, addr += PAGE_SIZE) {
+		unsigned long mpfn = mr->mb->src[first + i];
+		pte_t pte = ptep_get(ptep + i);
+		swp_entry_t entry;
+
+		if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
+			continue;
+		entry = pte_to_swp_entry(pte);
+		if (restore_due(mpfn, entry))
+			restore_one(mr, first + i, addr, ptep + i, entry);
+	}
 	return max;
 }
 
@@ -1366,8 +1339,11 @@ static int restore_nothing(struct device_walk *walk, struct device_extent *ext)
 static void restore_table_end(struct device_walk *walk, unsigned long start,
 			      unsigned long end)
 {
+	struct migrate_restore *mr = to_restore(walk);
+
 	arch_leave_lazy_mmu_mode();
-	mapped_flush(&to_restore(walk)->mapped);
+	mapped_flush(&mr->mapped);
+	relist_flush(&mr->relist);
 }
 
 static const struct device_walk_ops restore_ops = {
@@ -1382,55 +1358,71 @@ static const struct device_walk_ops restore_ops = {
 static void migrate_restore_in_place(struct migrate_batch *mb)
 {
 	struct migrate_vma *args = mb->args;
-	struct migrate_restore mr = {
-		.walk.mm = args->vma->vm_mm,
-		.walk.vma = args->vma,
-		.mb = mb,
-	};
+	struct migrate_restore mr;
 
+	mr.walk.mm = args->vma->vm_mm;
+	mr.walk.vma = args->vma;
+	mr.mb = mb;
+	mr.mapped.nr = 0;
+	mr.relist.nr = 0;
 	device_walk_vma(&mr.walk, args->start, args->end, &restore_ops);
 	if (args->vma->vm_flags & VM_LOCKED)
 		mlock_drain_local();
 }
 
-/* Pages on their way out, put many at a time. */
-static void batch_put(struct folio_batch *fbatch, struct folio *folio)
+/* What was mapped has been let go of; what is left is the other page, if any. */
+static __always_inline void
+finish_restored(struct migrate_batch *mb, unsigned long i,
+		struct migrate_free *mf)
 {
-	if (!folio_batch_add(fbatch, folio))
-		folios_put(fbatch);
+	struct folio *src, *dst;
+
+	mb->dst[i] &= ~MIGRATE_PFN_RESTORED;
+	if (batch_moved(mb, i)) {
+		src = migrate_entry_folio(mb->src[i]);
+		batch_unlock(mb, src);
+		migrate_free_put(mf, src);
+		return;
+	}
+	dst = migrate_pfn_folio(mb->dst[i]);
+	if (dst) {
+		folio_unlock(dst);
+		migrate_free_put(mf, dst);
+	}
 }
 
 /* Restore by rmap what was not restored in place, and let go of both pages. */
-static void batch_finish(struct migrate_batch *mb, unsigned long i,
-			 struct folio_batch *fbatch)
+static void finish_other(struct migrate_batch *mb, unsigned long i,
+			 struct migrate_free *mf)
 {
-	struct folio *src = migrate_pfn_folio(mb->src[i]);
+	struct folio *src = migrate_entry_folio(mb->src[i]);
 	struct folio *dst = migrate_pfn_folio(mb->dst[i]);
-	struct folio *winner = src ? batch_winner(mb, i) : NULL;
-	bool restored = mb->dst[i] & MIGRATE_PFN_RESTORED;
 
-	mb->dst[i] &= ~MIGRATE_PFN_RESTORED;
-	if (src && !(mb->src[i] & MIGRATE_PFN_SOLE))
-		batch_remap(mb, i, winner);
-	if (src && !(restored && winner == src)) {
+	if (src) {
+		if (!(mb->src[i] & MIGRATE_PFN_SOLE))
+			batch_remap(mb, i, batch_moved(mb, i) ? dst : src);
 		batch_unlock(mb, src);
-		batch_put(fbatch, src);
+		migrate_free_put(mf, src);
 	}
-	if (dst && !(restored && winner == dst)) {
+	if (dst) {
 		folio_unlock(dst);
-		batch_put(fbatch, dst);
+		migrate_free_put(mf, dst);
 	}
 }
 
 static void migrate_batch_finish(struct migrate_batch *mb)
 {
-	struct folio_batch fbatch;
+	struct migrate_free mf;
 	unsigned long i;
 
-	folio_batch_init(&fbatch);
-	for (i = 0; i < mb->npages; i++)
-		batch_finish(mb, i, &fbatch);
-	folios_put(&fbatch);
+	migrate_free_init(&mf);
+	for (i = 0; i < mb->npages; i++) {
+		if (mb->dst[i] & MIGRATE_PFN_RESTORED)
+			finish_restored(mb, i, &mf);
+		else
+			finish_other(mb, i, &mf);
+	}
+	migrate_free_flush(&mf);
 }
 
 /**
