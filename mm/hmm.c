@@ -111,13 +111,24 @@ static unsigned long hmm_page_required(struct hmm_walk *hw, unsigned long entry)
 }
 
 /* Entries with a page count on from @result; the others are all alike. */
+static __always_inline void hmm_fill_one(unsigned long *entry,
+					 unsigned long result)
+{
+	*entry = (*entry & HMM_PFN_INOUT_FLAGS) | result;
+}
+
+/* Four at a time, which a compiler that optimizes for size does not do. */
 static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 				     unsigned long result, unsigned long step)
 {
-	unsigned long *end = entry + nr;
-
-	for (; entry < end; entry++, result += step)
-		*entry = (*entry & HMM_PFN_INOUT_FLAGS) | result;
+	for (; nr >= 4; nr -= 4, entry += 4, result += 4 * step) {
+		hmm_fill_one(entry, result);
+		hmm_fill_one(entry + 1, result + step);
+		hmm_fill_one(entry + 2, result + 2 * step);
+		hmm_fill_one(entry + 3, result + 3 * step);
+	}
+	for (; nr; nr--, entry++, result += step)
+		hmm_fill_one(entry, result);
 }
 
 static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,

@@ -163,12 +163,16 @@ static __always_inline void mapped_add_new_rmap(struct migrate_mapped *mapped,
 /**
  * struct migrate_lru_size - folios that came to or left one list
  * @lruvec: whose lists, locked; or NULL
+ * @pgdat: node of the lruvec
+ * @key: folio_memcg_key() of the folios
  * @lru: the list
  * @zid: zone of the folios
  * @nr: what the size of the list does not know yet
  */
 struct migrate_lru_size {
 	struct lruvec *lruvec;
+	struct pglist_data *pgdat;
+	unsigned long key;
 	enum lru_list lru;
 	enum zone_type zid;
 	long nr;
@@ -194,10 +198,13 @@ static inline void lru_size_unlock(struct migrate_lru_size *size)
 static __always_inline void lru_size_lock(struct migrate_lru_size *size,
 					  struct folio *folio)
 {
-	if (size->lruvec && folio_matches_lruvec(folio, size->lruvec))
+	if (size->lruvec && size->pgdat == folio_pgdat(folio) &&
+	    size->key == folio_memcg_key(folio))
 		return;
 	lru_size_unlock(size);
 	size->lruvec = folio_lruvec_lock_irq(folio);
+	size->pgdat = folio_pgdat(folio);
+	size->key = folio_memcg_key(folio);
 }
 
 static __always_inline void lru_size_add(struct migrate_lru_size *size,

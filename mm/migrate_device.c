@@ -77,6 +77,7 @@
 #include <linux/oom.h>
 #include <linux/page_idle.h>
 #include <linux/rmap.h>
+#include <linux/string.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/userfaultfd_k.h>
@@ -97,13 +98,6 @@
 #define MIGRATE_STOP_TO_SPLIT	1
 #define MIGRATE_STOP_TO_ALLOC	2
 
-static inline struct folio *migrate_pfn_folio(unsigned long mpfn)
-{
-	struct page *page = migrate_pfn_to_page(mpfn);
-
-	return page ? page_folio(page) : NULL;
-}
-
 /*
  * The page of an entry of src[], or of one of dst[] that migrate_vma_pages()
  * has accepted: neither is ever a part of a large folio.
@@ -113,6 +107,16 @@ static __always_inline struct folio *migrate_entry_folio(unsigned long mpfn)
 	if (!(mpfn & MIGRATE_PFN_VALID))
 		return NULL;
 	return (struct folio *)pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
+}
+
+/* What a driver entered may be any part of any folio. */
+static __always_inline struct folio *migrate_dst_folio(unsigned long mpfn)
+{
+	struct folio *folio = migrate_entry_folio(mpfn);
+
+	if (folio && PageCompound(&folio->page))
+		return page_folio(&folio->page);
+	return folio;
 }
 
 static __always_inline bool migrate_entry_is_hole(unsigned long mpfn)
@@ -213,9 +217,13 @@ static __always_inline bool collect_wants(const struct migrate_vma *args,
 }
 
 /* What the hardware noted in a PTE that is gone goes to the folio. */
-static void collect_note_accessed(struct folio *folio, pte_t pte)
+static __always_inline void collect_note_accessed(struct folio *folio,
+						  pte_t pte)
 {
-	if (pte_dirty(pte))
+	/* Nobody but the folio itself is told about anonymous memory. */
+	if (pte_dirty(pte) && folio_test_anon(folio))
+		folio_set_dirty(folio);
+	else if (pte_dirty(pte))
 		folio_mark_dirty(folio);
 	if (!pte_young(pte))
 		return;
@@ -536,6 +544,7 @@ static unsigned long migrate_vma_collect(struct migrate_vma *args)
  * @npages: number of entries
  * @args: arguments of migrate_vma_*(), NULL if the migration is by pfns
  * @fault_folio: folio that the fault path has locked and referenced, or NULL
+ * @mapped: pages were found to be mapped elsewhere, too
  * @drained: the per-CPU LRU batches were drained for this call
  */
 struct migrate_batch {
@@ -544,6 +553,7 @@ struct migrate_batch {
 	unsigned long npages;
 	struct migrate_vma *args;
 	struct folio *fault_folio;
+	bool mapped;
 	bool drained;
 };
 
@@ -602,7 +612,10 @@ static bool batch_claim_lru(struct migrate_batch *mb, struct folio *folio)
 	return folio_test_clear_lru(folio);
 }
 
-/* Take system pages off their LRU lists, for which a reference is needed. */
+/*
+ * Take system pages off their LRU lists, for which a reference is needed. On
+ * the way note whether there are other mappings.
+ */
 static void batch_isolate(struct migrate_batch *mb, unsigned long start,
 			  unsigned long end)
 {
@@ -613,7 +626,11 @@ static void batch_isolate(struct migrate_batch *mb, unsigned long start,
 	for (i = start; i < end; i++) {
 		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
-		if (!folio || folio_on_device(folio))
+		if (!folio)
+			continue;
+		if (unlikely(small_folio_mapped(folio)))
+			mb->mapped = true;
+		if (folio_on_device(folio))
 			continue;
 		if (batch_claim_lru(mb, folio)) {
 			mb->src[i] |= MIGRATE_PFN_ISOLATED;
@@ -632,6 +649,7 @@ static void batch_unmap(struct migrate_batch *mb, unsigned long start,
 {
 	unsigned long i;
 
+	mb->mapped = false;
 	for (i = start; i < end; i++) {
 		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
@@ -697,7 +715,8 @@ static unsigned long migrate_batch_unmap(struct migrate_batch *mb)
 	for (i = 0; i < mb->npages; i = end) {
 		end = min(i + MIGRATE_LRU_BATCH, mb->npages);
 		batch_isolate(mb, i, end);
-		batch_unmap(mb, i, end);
+		if (mb->mapped)
+			batch_unmap(mb, i, end);
 		movable += batch_sort_out(mb, i, end);
 	}
 	try_to_unmap_flush();
@@ -765,8 +784,8 @@ int migrate_vma_setup(struct migrate_vma *args)
 	mmap_assert_locked(args->vma->vm_mm);
 
 	args->npages = (args->end - args->start) >> PAGE_SHIFT;
-	memset(args->src, 0, args->npages * sizeof(*args->src));
-	memset(args->dst, 0, args->npages * sizeof(*args->dst));
+	memset_l(args->src, 0, args->npages);
+	memset_l(args->dst, 0, args->npages);
 	if (!migrate_vma_collect(args))
 		return 0;
 
@@ -860,7 +879,7 @@ static bool migrate_identities(struct migrate_batch *mb)
 
 	for (i = 0; i < mb->npages; i++) {
 		struct folio *src = migrate_entry_folio(mb->src[i]);
-		struct folio *dst = migrate_pfn_folio(mb->dst[i]);
+		struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
 		if (!(mb->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
@@ -918,7 +937,7 @@ static void charge_flush(struct migrate_charge *mc)
  */
 static void charge_hole(struct migrate_charge *mc, unsigned long index)
 {
-	struct folio *folio = migrate_pfn_folio(mc->args->dst[index]);
+	struct folio *folio = migrate_dst_folio(mc->args->dst[index]);
 
 	if (folio_test_large(folio) ||
 	    (folio_on_device(folio) && !folio_is_device_memory(folio))) {
@@ -1384,7 +1403,7 @@ finish_restored(struct migrate_batch *mb, unsigned long i,
 		migrate_free_put(mf, src);
 		return;
 	}
-	dst = migrate_pfn_folio(mb->dst[i]);
+	dst = migrate_dst_folio(mb->dst[i]);
 	if (dst) {
 		folio_unlock(dst);
 		migrate_free_put(mf, dst);
@@ -1396,7 +1415,7 @@ static void finish_other(struct migrate_batch *mb, unsigned long i,
 			 struct migrate_free *mf)
 {
 	struct folio *src = migrate_entry_folio(mb->src[i]);
-	struct folio *dst = migrate_pfn_folio(mb->dst[i]);
+	struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
 	if (src) {
 		if (!(mb->src[i] & MIGRATE_PFN_SOLE))
