@@ -34,6 +34,11 @@
  *   the page cache, which the page lock does. Such a page is restored by
  *   looking at that one entry; any other by a walk of the reverse mappings.
  *
+ *   ANON_VMA, beside VALID and in migrations by pfn only, says that the
+ *   anon_vma of the page has a reference of ours. No mmap lock is held there,
+ *   so that it could go with the last process that had the page mapped, and
+ *   the walk that restores the page needs it.
+ *
  * References
  *
  *   The reference of a page-table entry is not dropped when the entry is
@@ -90,6 +95,7 @@
 /* Flags of src[] that are ours: see the head of the file. */
 #define MIGRATE_PFN_ISOLATED	(1UL << 2)
 #define MIGRATE_PFN_SOLE	(1UL << 5)
+#define MIGRATE_PFN_ANON_VMA	(1UL << 5)	/* without a VMA */
 
 /* Of dst[], within finalize: the page that won is mapped and let go of. */
 #define MIGRATE_PFN_RESTORED	(1UL << 5)
@@ -584,8 +590,15 @@ static __always_inline bool batch_moved(const struct migrate_batch *mb,
 	       (mb->dst[i] & MIGRATE_PFN_VALID);
 }
 
+/* Does the entry have to be restored by a walk of the reverse mappings? */
+static __always_inline bool batch_by_rmap(const struct migrate_batch *mb,
+					  unsigned long i)
+{
+	return !mb->args || !(mb->src[i] & MIGRATE_PFN_SOLE);
+}
+
 /* Put @folio in the place of the source, wherever that was mapped. */
-static void batch_remap(const struct migrate_batch *mb, unsigned long i,
+static void batch_remap(struct migrate_batch *mb, unsigned long i,
 			struct folio *folio)
 {
 	struct folio *src = migrate_entry_folio(mb->src[i]);
@@ -595,6 +608,10 @@ static void batch_remap(const struct migrate_batch *mb, unsigned long i,
 	if (listed)
 		folio_add_lru(folio);
 	remove_migration_ptes(src, folio, 0);
+	if (!mb->args && (mb->src[i] & MIGRATE_PFN_ANON_VMA)) {
+		mb->src[i] &= ~MIGRATE_PFN_ANON_VMA;
+		put_anon_vma(folio_anon_vma(src));
+	}
 }
 
 /* A page that is new or was moved lately may still be on its way to a list. */
@@ -1418,7 +1435,7 @@ static void finish_other(struct migrate_batch *mb, unsigned long i,
 	struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
 	if (src) {
-		if (!(mb->src[i] & MIGRATE_PFN_SOLE))
+		if (batch_by_rmap(mb, i))
 			batch_remap(mb, i, batch_moved(mb, i) ? dst : src);
 		batch_unlock(mb, src);
 		migrate_free_put(mf, src);
@@ -1515,13 +1532,35 @@ static unsigned long device_lock_pfn(unsigned long pfn)
 	return migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
 }
 
+/*
+ * Keep the anon_vma, see the head of the file.
+ *
+ * Return: the entry; 0 if the page is one that nobody has mapped any more. It
+ * is let go of then, and free with that.
+ */
+static unsigned long device_get_anon_vma(unsigned long mpfn)
+{
+	struct folio *folio = migrate_entry_folio(mpfn);
+
+	if (!folio || !folio_test_anon(folio))
+		return mpfn;
+	if (folio_get_anon_vma(folio))
+		return mpfn | MIGRATE_PFN_ANON_VMA;
+	folio_unlock(folio);
+	folio_put(folio);
+	return 0;
+}
+
 static void migrate_device_unmap(unsigned long *src_pfns, unsigned long npages)
 {
 	struct migrate_batch mb = {
 		.src = src_pfns,
 		.npages = npages,
 	};
+	unsigned long i;
 
+	for (i = 0; i < npages; i++)
+		src_pfns[i] = device_get_anon_vma(src_pfns[i]);
 	migrate_batch_unmap(&mb);
 }
 
