@@ -41,6 +41,8 @@
  * @stop: end the walk at the extent that is recorded as this; 0: do not
  * @consume: lower @nr of an extent to this, where that is allowed; 0: do not
  * @refuse: consume nothing of the extent that ends the walk
+ * @take: how many PTEs to take at once, by their values alone
+ * @taken: how many were
  * @unlocked: extents that came without the lock of their table
  * @in_table: @table_begin was called, and @table_end not yet
  * @unpaired: calls of those two that do not match
@@ -56,6 +58,8 @@ struct walk_test {
 	unsigned int stop;
 	unsigned long consume;
 	bool refuse;
+	unsigned long take;
+	unsigned long taken;
 	unsigned int unlocked;
 	bool in_table;
 	unsigned int unpaired;
@@ -98,7 +102,7 @@ static void walk_shorten(struct walk_test *t, struct device_extent *ext,
 static int walk_record(struct device_walk *walk, struct device_extent *ext)
 {
 	struct walk_test *t = container_of(walk, struct walk_test, walk);
-	bool last = t->nr + 1 == t->stop;
+	bool last = t->stop && t->nr + 1 >= t->stop;
 
 	if (t->nr == WALK_EXTENTS)
 		return -ENOSPC;
@@ -134,6 +138,36 @@ static void walk_table_end(struct device_walk *walk, unsigned long start,
 	t->tables++;
 }
 
+/* Each PTE that may be written to, as an extent of its own. */
+static __always_inline unsigned long
+walk_take(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+	  unsigned long max)
+{
+	struct walk_test *t = container_of(walk, struct walk_test, walk);
+	struct device_extent ext = {
+		.addr = addr,
+		.nr = 1,
+		.kind = DEVICE_EXTENT_PRESENT,
+		.perm = DEVICE_EXTENT_WRITE,
+	};
+	pte_t first = ptep_get(ptep);
+	struct device_pte_like like = device_pte_like(first);
+	unsigned long nr;
+
+	if (!device_pte_ordinary(walk, first) || !pte_write(first))
+		return 0;
+	if (pte_dirty(first))
+		ext.perm |= DEVICE_EXTENT_DIRTY;
+	max = min3(max, t->take, WALK_EXTENTS - t->nr);
+	for (nr = 0; nr < max; nr++, ext.addr += PAGE_SIZE) {
+		if (!device_pte_is_like(like, ptep_get(ptep + nr), &ext.pfn))
+			break;
+		t->extents[t->nr++] = ext;
+	}
+	t->taken += nr;
+	return nr;
+}
+
 static const struct device_walk_ops walk_lockless_ops = {
 	.mode = DEVICE_WALK_LOCKLESS,
 	.present = walk_record,
@@ -147,6 +181,17 @@ static const struct device_walk_ops walk_locked_ops = {
 	.table_begin = walk_table_begin,
 	.table_end = walk_table_end,
 };
+
+static const struct device_walk_ops walk_taking_ops = {
+	.mode = DEVICE_WALK_LOCKLESS,
+	.ptes = walk_take,
+	.present = walk_record,
+	.extent = walk_record,
+};
+
+/* A way to walk; with the mmap lock held. */
+typedef int walk_fn(struct walk_test *t, unsigned long start,
+		    unsigned long end);
 
 static int walk_lockless(struct walk_test *t, unsigned long start,
 			 unsigned long end)
@@ -168,19 +213,24 @@ static int walk_locked(struct walk_test *t, unsigned long start,
 	return ret;
 }
 
+static int walk_taking(struct walk_test *t, unsigned long start,
+		       unsigned long end)
+{
+	t->locked = false;
+	return device_walk_range(&t->walk, start, end, &walk_taking_ops);
+}
+
 static int walk_run(struct walk_test *t, unsigned long start, unsigned long end,
-		    enum device_walk_mode mode)
+		    walk_fn *way)
 {
 	int ret;
 
 	t->nr = 0;
 	t->tables = 0;
+	t->taken = 0;
 	t->walk.mm = t->km->mm;
 	mmap_read_lock(t->km->mm);
-	if (mode == DEVICE_WALK_LOCKED)
-		ret = walk_locked(t, start, end);
-	else
-		ret = walk_lockless(t, start, end);
+	ret = way(t, start, end);
 	mmap_read_unlock(t->km->mm);
 	return ret;
 }
@@ -226,10 +276,10 @@ static void walk_expect(struct walk_test *t, unsigned long addr,
 	for (i = 0; i < nr; i++)
 		end += want[i].nr << PAGE_SHIFT;
 	KUNIT_EXPECT_EQ(t->km->test, 0,
-			walk_run(t, addr, end, DEVICE_WALK_LOCKED));
+			walk_run(t, addr, end, walk_locked));
 	walk_compare(t, addr, want, nr);
 	KUNIT_EXPECT_EQ(t->km->test, 0,
-			walk_run(t, addr, end, DEVICE_WALK_LOCKLESS));
+			walk_run(t, addr, end, walk_lockless));
 	walk_compare(t, addr, want, nr);
 }
 
@@ -555,6 +605,33 @@ static void extents_are_cut_where_dirty_changes(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
+/* The PTEs are alike, whether or not their pages follow each other. */
+static void alike_ptes_can_be_taken_at_once(struct kunit *test)
+{
+	struct walk_test *t = test->priv;
+	unsigned long addr = walk_map_thp(t, 1), i;
+	unsigned long end = addr + 16 * PAGE_SIZE;
+
+	kunit_mm_split_pmd(t->km, addr);
+	kunit_mm_zap(t->km, addr + 2 * PAGE_SIZE, 1);
+	kunit_mm_write(t->km, addr + 2 * PAGE_SIZE, 1);
+	kunit_mm_change(t->km, addr, PMD_NR, pte_mkdirty);
+	kunit_mm_change(t->km, addr, PMD_NR, pte_mkyoung);
+	kunit_mm_change(t->km, addr + 5 * PAGE_SIZE, 2, pte_wrprotect);
+	t->take = 16;
+	KUNIT_EXPECT_EQ(test, walk_run(t, addr, end, walk_taking), 0);
+
+	KUNIT_EXPECT_EQ(test, t->taken, 14);
+	KUNIT_ASSERT_EQ(test, t->nr, 14 + 1);
+	KUNIT_EXPECT_EQ(test, t->extents[5].nr, 2);
+	KUNIT_EXPECT_EQ(test, t->extents[5].perm, DEVICE_EXTENT_DIRTY);
+	for (i = 0; i < t->nr; i++)
+		KUNIT_EXPECT_EQ(test, t->extents[i].pfn,
+				kunit_mm_pfn(t->km, t->extents[i].addr));
+	KUNIT_EXPECT_EQ(test, device_extent_end(&t->extents[14]), end);
+	KUNIT_EXPECT_EQ(test, t->walk.addr, end);
+}
+
 static pte_t walk_swap_pte(unsigned long nr)
 {
 	return swp_entry_to_pte(swp_entry(0, 100 + nr));
@@ -581,7 +658,7 @@ static void extents_are_cut_at_the_end_of_a_table(struct kunit *test)
 			       walk_private_pte(0x1000 + i));
 	walk_expect(t, start, want, ARRAY_SIZE(want));
 	KUNIT_ASSERT_EQ(test, 0, walk_run(t, start, start + 7 * PAGE_SIZE,
-					  DEVICE_WALK_LOCKED));
+					  walk_locked));
 	KUNIT_EXPECT_EQ(test, t->tables, 2);
 }
 
@@ -801,7 +878,7 @@ static void pagemap_boundary_cuts_a_private_run(struct kunit *test)
 			       walk_private_pte(pfn + i));
 
 	KUNIT_ASSERT_EQ(test, 0, walk_run(t, addr, addr + 16 * PAGE_SIZE,
-					  DEVICE_WALK_LOCKLESS));
+					  walk_lockless));
 	KUNIT_ASSERT_EQ(test, t->nr, 1);
 	ext = t->extents[0];
 	KUNIT_EXPECT_EQ(test, ext.nr, 16);
@@ -1085,18 +1162,18 @@ static void shortened_run_goes_on_behind_its_part(struct kunit *test)
 
 static void walk_expect_resume(struct walk_test *t, unsigned long addr,
 			       unsigned long end, unsigned long first,
-			       enum device_walk_mode mode)
+			       walk_fn *way)
 {
 	struct kunit *test = t->km->test;
 
 	t->consume = first;
 	t->stop = 1;
-	KUNIT_EXPECT_EQ(test, walk_run(t, addr, end, mode), WALK_STOPPED);
+	KUNIT_EXPECT_EQ(test, walk_run(t, addr, end, way), WALK_STOPPED);
 	KUNIT_EXPECT_EQ(test, t->walk.addr, addr + (first << PAGE_SHIFT));
 	t->consume = 0;
 	t->stop = 0;
 	addr = t->walk.addr;
-	KUNIT_EXPECT_EQ(test, walk_run(t, addr, end, mode), 0);
+	KUNIT_EXPECT_EQ(test, walk_run(t, addr, end, way), 0);
 	KUNIT_EXPECT_EQ(test, t->extents[0].addr, addr);
 	KUNIT_EXPECT_EQ(test, device_extent_end(&t->extents[t->nr - 1]), end);
 }
@@ -1106,8 +1183,8 @@ static void walk_expect_resume_both(struct walk_test *t, unsigned long addr,
 {
 	unsigned long end = addr + (nr << PAGE_SHIFT);
 
-	walk_expect_resume(t, addr, end, 3, DEVICE_WALK_LOCKED);
-	walk_expect_resume(t, addr, end, 3, DEVICE_WALK_LOCKLESS);
+	walk_expect_resume(t, addr, end, 3, walk_locked);
+	walk_expect_resume(t, addr, end, 3, walk_lockless);
 }
 
 static void ended_walk_resumes_in_a_run(struct kunit *test)
@@ -1162,14 +1239,16 @@ static void ended_walk_resumes_in_a_gap(struct kunit *test)
 static void walk_expect_stay(struct walk_test *t, unsigned long addr,
 			     enum device_extent_kind kind)
 {
+	static walk_fn * const ways[] = { walk_lockless, walk_locked };
 	struct kunit *test = t->km->test;
-	enum device_walk_mode mode;
+	unsigned int i;
 
 	t->stop = 1;
 	t->refuse = true;
-	for (mode = DEVICE_WALK_LOCKLESS; mode <= DEVICE_WALK_LOCKED; mode++) {
+	for (i = 0; i < ARRAY_SIZE(ways); i++) {
 		KUNIT_EXPECT_EQ(test, WALK_STOPPED,
-				walk_run(t, addr, addr + 2 * PAGE_SIZE, mode));
+				walk_run(t, addr, addr + 2 * PAGE_SIZE,
+					 ways[i]));
 		KUNIT_EXPECT_EQ(test, t->extents[0].kind, kind);
 		KUNIT_EXPECT_EQ(test, t->walk.addr, addr);
 	}
@@ -1206,13 +1285,13 @@ static void locked_walk_begins_and_ends_each_table(struct kunit *test)
 	kunit_mm_write(t->km, addr + PMD_SIZE, 1);
 	kunit_mm_write(t->km, addr + 3 * PMD_SIZE, 1);
 	KUNIT_EXPECT_EQ(test, 0, walk_run(t, addr, addr + 5 * PMD_SIZE,
-					  DEVICE_WALK_LOCKED));
+					  walk_locked));
 	KUNIT_EXPECT_EQ(test, t->tables, 3);
 
 	t->stop = 3;
 	KUNIT_EXPECT_EQ(test, WALK_STOPPED,
 			walk_run(t, addr, addr + 5 * PMD_SIZE,
-				 DEVICE_WALK_LOCKED));
+				 walk_locked));
 	KUNIT_EXPECT_EQ(test, t->tables, 2);
 	KUNIT_EXPECT_FALSE(test, walk_is_locked(pte_lockptr(t->km->mm,
 							    t->extents[0].pmdp)));
@@ -1471,7 +1550,7 @@ static void walk_random_layout(struct walk_random *r)
 
 /* Ends after each few extents, and consumes parts of them, till the end. */
 static void walk_random_pieces(struct walk_random *r, unsigned long addr,
-			       unsigned long end, enum device_walk_mode mode)
+			       unsigned long end, walk_fn *way)
 {
 	struct walk_test *t = r->t;
 	int ret;
@@ -1481,10 +1560,8 @@ static void walk_random_pieces(struct walk_random *r, unsigned long addr,
 	do {
 		t->stop = t->nr + 1 + walk_random_below(r, 4);
 		t->consume = walk_random_below(r, 64);
-		if (mode == DEVICE_WALK_LOCKED)
-			ret = walk_locked(t, addr, end);
-		else
-			ret = walk_lockless(t, addr, end);
+		t->take = walk_random_below(r, 64);
+		ret = way(t, addr, end);
 		addr = t->walk.addr;
 	} while (ret == WALK_STOPPED && addr < end);
 	t->stop = 0;
@@ -1494,18 +1571,22 @@ static void walk_random_pieces(struct walk_random *r, unsigned long addr,
 
 static void walk_random_compare(struct walk_random *r)
 {
+	static walk_fn * const ways[] = {
+		walk_lockless, walk_locked, walk_taking,
+	};
 	unsigned long start = r->start, end = r->end;
 	struct mm_struct *mm = r->t->km->mm;
-	enum device_walk_mode mode;
+	unsigned int i;
 
-	for (mode = DEVICE_WALK_LOCKLESS; mode <= DEVICE_WALK_LOCKED; mode++) {
+	r->t->take = 32;
+	for (i = 0; i < ARRAY_SIZE(ways); i++) {
 		start += walk_random_below(r, PMD_NR) << PAGE_SHIFT;
 		end -= walk_random_below(r, PMD_NR) << PAGE_SHIFT;
 		KUNIT_EXPECT_EQ(r->t->km->test, 0,
-				walk_run(r->t, start, end, mode));
+				walk_run(r->t, start, end, ways[i]));
 		walk_check_extents(r, start, end);
 		mmap_read_lock(mm);
-		walk_random_pieces(r, start, end, mode);
+		walk_random_pieces(r, start, end, ways[i]);
 		mmap_read_unlock(mm);
 		walk_check_extents(r, start, end);
 	}
@@ -1550,6 +1631,7 @@ static struct kunit_case device_walk_cases[] = {
 	KUNIT_CASE(extents_are_cut_where_permission_changes),
 	KUNIT_CASE(extents_are_cut_where_dirty_changes),
 	KUNIT_CASE(extents_are_cut_at_the_end_of_a_table),
+	KUNIT_CASE(alike_ptes_can_be_taken_at_once),
 	KUNIT_CASE(swap_entry_is_swap),
 	KUNIT_CASE(migration_entry_is_migration),
 	KUNIT_CASE(huge_migration_entry_is_migration),

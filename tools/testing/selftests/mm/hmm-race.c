@@ -78,11 +78,11 @@
 #define NOTHING_OLD	4	/* nothing that was there before */
 
 struct page_state {
-	_Atomic uint32_t begun;
-	_Atomic uint32_t done;
-	_Atomic uint32_t unreadable;	/* odd: no access, maybe */
-	_Atomic uint32_t unwritable;
-	_Atomic uint8_t left[RING];
+	atomic_uint begun;
+	atomic_uint done;
+	atomic_uint unreadable;	/* odd: no access, maybe */
+	atomic_uint unwritable;
+	atomic_uchar left[RING];
 };
 
 struct block {
@@ -91,7 +91,7 @@ struct block {
 };
 
 /* Part of the area. */
-struct part {
+struct span {
 	unsigned int page;
 	unsigned int nr;
 };
@@ -142,7 +142,7 @@ struct worker {
 	/* the thread that discards what this one lets the device write */
 	pthread_t racer;
 	sem_t race, raced;
-	struct part race_part;
+	struct span race_part;
 	bool race_remap, race_over;
 };
 
@@ -154,9 +154,9 @@ static int mirror_fd, memory_fd;
 static uint64_t seed;
 static unsigned long iterations = 300;
 static unsigned int mutators = 2, readers = 2;
-static _Atomic unsigned int running;
-static _Atomic unsigned long bad_words, bad_errors, bad_children;
-static _Atomic bool failed_setup;
+static atomic_uint running;
+static atomic_ulong bad_words, bad_errors, bad_children;
+static atomic_bool failed_setup;
 
 static uint64_t mix(uint64_t x)
 {
@@ -213,62 +213,68 @@ static void change_end(unsigned int page, uint8_t left)
 	p->done = p->begun;
 }
 
-static void begin_all(struct part part, uint8_t left)
+static void begin_all(struct span part, uint8_t left)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		change_begin(part.page + i, left);
 }
 
-static void end_all(struct part part, uint8_t left)
+static void end_all(struct span part, uint8_t left)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		change_end(part.page + i, left);
 }
 
 /* Called before and after the time in which an access may fail. */
-static void bar_reads(struct part part)
+static void bar_reads(struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		pages[part.page + i].unreadable++;
 }
 
-static void bar_writes(struct part part)
+static void bar_writes(struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		pages[part.page + i].unwritable++;
 }
 
-#define for_each_block(b, part)						\
-	for (unsigned int b = (part).page / BLOCK_PAGES;		\
-	     b <= ((part).page + (part).nr - 1) / BLOCK_PAGES; b++)
-
-static void lock_contents(struct part part)
+static unsigned int first_block(struct span part)
 {
-	for_each_block(b, part)
+	return part.page / BLOCK_PAGES;
+}
+
+static unsigned int end_block(struct span part)
+{
+	return (part.page + part.nr - 1) / BLOCK_PAGES + 1;
+}
+
+static void lock_contents(struct span part)
+{
+	for (unsigned int b = first_block(part); b < end_block(part); b++)
 		pthread_mutex_lock(&blocks[b].contents);
 }
 
-static void unlock_contents(struct part part)
+static void unlock_contents(struct span part)
 {
-	for_each_block(b, part)
+	for (unsigned int b = first_block(part); b < end_block(part); b++)
 		pthread_mutex_unlock(&blocks[b].contents);
 }
 
-static void lock_mapping(struct part part)
+static void lock_mapping(struct span part)
 {
-	for_each_block(b, part)
+	for (unsigned int b = first_block(part); b < end_block(part); b++)
 		pthread_mutex_lock(&blocks[b].mapping);
 }
 
-static void unlock_mapping(struct part part)
+static void unlock_mapping(struct span part)
 {
-	for_each_block(b, part)
+	for (unsigned int b = first_block(part); b < end_block(part); b++)
 		pthread_mutex_unlock(&blocks[b].mapping);
 }
 
-static struct part random_part(struct worker *w)
+static struct span random_part(struct worker *w)
 {
-	struct part part = { .nr = 1 + below(w, MOST_PAGES) };
+	struct span part = { .nr = 1 + below(w, MOST_PAGES) };
 
 	/* small ones are as likely as large ones */
 	part.nr >>= below(w, 5);
@@ -285,7 +291,7 @@ struct window {
 	uint32_t unreadable, unwritable;
 };
 
-static void window_open(struct window *win, struct part part)
+static void window_open(struct window *win, struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++) {
 		win[i].lo = pages[part.page + i].done;
@@ -294,7 +300,7 @@ static void window_open(struct window *win, struct part part)
 	}
 }
 
-static void window_close(struct window *win, struct part part)
+static void window_close(struct window *win, struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		win[i].hi = pages[part.page + i].begun;
@@ -335,7 +341,7 @@ static void complain(const char *who, unsigned int page, struct window *win,
 		       (unsigned long long)code(page, win->hi, word));
 }
 
-static void check_words(struct worker *w, const char *who, struct part part,
+static void check_words(struct worker *w, const char *who, struct span part,
 			struct window *win, const uint64_t *words)
 {
 	for (unsigned int i = 0; i < part.nr; i++) {
@@ -359,7 +365,7 @@ static void check_words(struct worker *w, const char *who, struct part part,
 }
 
 /* Whether some page of the part could not be accessed for some time. */
-static bool was_barred(struct part part, struct window *win, bool write)
+static bool was_barred(struct span part, struct window *win, bool write)
 {
 	for (unsigned int i = 0; i < part.nr; i++) {
 		struct page_state *p = &pages[part.page + i];
@@ -373,7 +379,7 @@ static bool was_barred(struct part part, struct window *win, bool write)
 	return false;
 }
 
-static void check_error(struct worker *w, const char *who, struct part part,
+static void check_error(struct worker *w, const char *who, struct span part,
 			struct window *win, bool write)
 {
 	int error = errno;
@@ -413,7 +419,7 @@ static int device(int fd, unsigned long request, char *addr, unsigned int nr,
 	return ret;
 }
 
-static void device_read(struct worker *w, struct part part)
+static void device_read(struct worker *w, struct span part)
 {
 	struct window win[MOST_PAGES];
 
@@ -428,7 +434,7 @@ static void device_read(struct worker *w, struct part part)
 	w->reads++;
 }
 
-static void device_snapshot(struct worker *w, struct part part)
+static void device_snapshot(struct worker *w, struct span part)
 {
 	unsigned char *perms = (unsigned char *)w->buffer;
 	struct window win[MOST_PAGES];
@@ -440,7 +446,7 @@ static void device_snapshot(struct worker *w, struct part part)
 		return;
 	}
 	for (unsigned int i = 0; i < part.nr; i++) {
-		struct part one = { part.page + i, 1 };
+		struct span one = { part.page + i, 1 };
 
 		if (perms[i] != HMM_DMIRROR_PROT_ERROR ||
 		    was_barred(one, &win[i], false))
@@ -450,7 +456,7 @@ static void device_snapshot(struct worker *w, struct part part)
 	}
 }
 
-static void cpu_read(struct worker *w, struct part part)
+static void cpu_read(struct worker *w, struct span part)
 {
 	struct window win[MOST_PAGES];
 
@@ -473,10 +479,8 @@ static void must(bool ok, const char *what)
 	failed_setup = true;
 }
 
-static void cpu_write(struct part part)
+static void write_locked(struct span part)
 {
-	lock_contents(part);
-	lock_mapping(part);
 	for (unsigned int i = 0; i < part.nr; i++) {
 		unsigned int page = part.page + i;
 		uint32_t number = change_begin(page, MAY_BE_NEW);
@@ -484,6 +488,13 @@ static void cpu_write(struct part part)
 		fill((uint64_t *)page_address(page), page, number);
 		change_end(page, MAY_BE_NEW | NOTHING_OLD);
 	}
+}
+
+static void cpu_write(struct span part)
+{
+	lock_contents(part);
+	lock_mapping(part);
+	write_locked(part);
 	unlock_mapping(part);
 	unlock_contents(part);
 }
@@ -496,14 +507,14 @@ static bool map_at(char *addr, size_t size)
 }
 
 /* Huge pages in one half of the area, base pages in the other. */
-static void advise_size(struct part part)
+static void advise_size(struct span part)
 {
 	for (unsigned int i = part.page; i < part.page + part.nr; i++)
 		madvise(page_address(i), page_size,
 			i < PAGES / 2 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
-static void remap(struct part part)
+static void remap(struct span part)
 {
 	char *addr = page_address(part.page);
 	size_t size = part.nr * page_size;
@@ -515,7 +526,7 @@ static void remap(struct part part)
 	bar_reads(part);
 }
 
-static void discard(struct part part, bool by_remap)
+static void discard(struct span part, bool by_remap)
 {
 	if (by_remap)
 		remap(part);
@@ -524,7 +535,7 @@ static void discard(struct part part, bool by_remap)
 			      MADV_DONTNEED), "MADV_DONTNEED");
 }
 
-static void zap(struct part part, bool by_remap)
+static void zap(struct span part, bool by_remap)
 {
 	lock_contents(part);
 	lock_mapping(part);
@@ -536,7 +547,7 @@ static void zap(struct part part, bool by_remap)
 }
 
 /* From now on the pages are old or zero, until someone writes to them. */
-static void let_free(struct part part)
+static void let_free(struct span part)
 {
 	lock_contents(part);
 	lock_mapping(part);
@@ -565,14 +576,14 @@ static void *racer(void *arg)
 }
 
 /* Buffers of new codes, and what is recorded for them. */
-static void device_write_begin(struct worker *w, struct part part, uint8_t left)
+static void device_write_begin(struct worker *w, struct span part, uint8_t left)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		fill(w->buffer + i * page_words, part.page + i,
 		     change_begin(part.page + i, left));
 }
 
-static void device_write(struct worker *w, struct part part)
+static void device_write(struct worker *w, struct span part)
 {
 	struct window win[MOST_PAGES];
 	unsigned int copied = 0;
@@ -594,7 +605,7 @@ static void device_write(struct worker *w, struct part part)
 	w->done[CHANGE_DEVICE_WRITE] += !ret;
 }
 
-static void device_write_raced(struct worker *w, struct part part)
+static void device_write_raced(struct worker *w, struct span part)
 {
 	struct window win[MOST_PAGES];
 	int ret;
@@ -633,7 +644,7 @@ static bool move_to(char *to, char *from, size_t size)
 }
 
 /* While the pages are elsewhere, the device must find them there. */
-static void move(struct worker *w, struct part part)
+static void move(struct worker *w, struct span part)
 {
 	char *addr = page_address(part.page);
 	size_t size = part.nr * page_size;
@@ -661,7 +672,7 @@ static void move(struct worker *w, struct part part)
 	unlock_contents(part);
 }
 
-static void bar(struct part part, int prot)
+static void bar(struct span part, int prot)
 {
 	if (prot & PROT_READ)
 		bar_writes(part);
@@ -669,7 +680,7 @@ static void bar(struct part part, int prot)
 		bar_reads(part);
 }
 
-static void protect(struct worker *w, struct part part, int prot)
+static void protect(struct worker *w, struct span part, int prot)
 {
 	char *addr = page_address(part.page);
 	size_t size = part.nr * page_size;
@@ -687,7 +698,7 @@ static void protect(struct worker *w, struct part part, int prot)
 #define CHILD_WORD	0xc0ffee00c0ffee00ULL
 
 /* Writes to its own copy, which no one else may see, and its device must. */
-static int child(struct part part, uint64_t *buffer)
+static int child(struct span part, uint64_t *buffer)
 {
 	uint64_t *words = (uint64_t *)page_address(part.page);
 	size_t nr = part.nr * page_words, i;
@@ -709,7 +720,7 @@ static int child(struct part part, uint64_t *buffer)
 	return 0;
 }
 
-static void fork_child(struct worker *w, struct part part)
+static void fork_child(struct worker *w, struct span part)
 {
 	int status = 0;
 	pid_t pid;
@@ -733,44 +744,32 @@ static void fork_child(struct worker *w, struct part part)
 			       "wrong contents" : "could not read them");
 }
 
-static void advise(struct part part, int advice)
+static void advise(struct span part, int advice)
 {
 	/* an unmapped part is as good a race as any */
 	madvise(page_address(part.page), part.nr * page_size, advice);
-}
-
-/* Written pages only: of a hole the dummy driver keeps a stale entry. */
-static bool is_written(struct part part)
-{
-	for (unsigned int i = 0; i < part.nr; i++) {
-		struct page_state *p = &pages[part.page + i];
-
-		if (p->left[p->done % RING] != (MAY_BE_NEW | NOTHING_OLD))
-			return false;
-	}
-	return true;
 }
 
 /*
  * To the memory of the other device, from where the mirror's accesses fault
  * the pages back. (For the dummy driver to read device memory of its own, it
  * would have to survive an invalidation without forgetting where that is.)
+ * They are written first, since of a hole it may keep a stale entry.
  */
-static void migrate(struct worker *w, struct part part)
+static void migrate(struct worker *w, struct span part)
 {
 	lock_contents(part);
 	lock_mapping(part);
-	/* it fails unless each page has gone there: some may be swapped out */
-	if (is_written(part))
-		w->done[CHANGE_MIGRATE] +=
-			!device(memory_fd, HMM_DMIRROR_MIGRATE_TO_DEV,
-				page_address(part.page), part.nr, w->buffer,
-				NULL);
+	write_locked(part);
+	/* an error if not every page has gone there: one may be paged out */
+	if (!device(memory_fd, HMM_DMIRROR_MIGRATE_TO_DEV,
+		    page_address(part.page), part.nr, w->buffer, NULL))
+		w->done[CHANGE_MIGRATE]++;
 	unlock_mapping(part);
 	unlock_contents(part);
 }
 
-static void migrate_back(struct worker *w, struct part part)
+static void migrate_back(struct worker *w, struct span part)
 {
 	lock_mapping(part);
 	device(memory_fd, HMM_DMIRROR_MIGRATE_TO_SYS, page_address(part.page),
@@ -780,7 +779,7 @@ static void migrate_back(struct worker *w, struct part part)
 
 static void change(struct worker *w, enum change what)
 {
-	struct part part = random_part(w);
+	struct span part = random_part(w);
 
 	switch (what) {
 	case CHANGE_DEVICE_WRITE:
@@ -827,13 +826,16 @@ static void change(struct worker *w, enum change what)
 	w->done[what]++;
 }
 
-/* As many writes as all the rest, so that there is something to lose. */
+/*
+ * Each kind once, then at random; and as many writes as all the rest, so that
+ * there is something to lose.
+ */
 static void *mutator(void *arg)
 {
 	struct worker *w = arg;
 
 	for (unsigned long i = 0; i < iterations; i++) {
-		change(w, below(w, CHANGES));
+		change(w, i < CHANGES ? i : below(w, CHANGES));
 		change(w, below(w, 3) ? CHANGE_WRITE : CHANGE_DEVICE_WRITE);
 	}
 	w->race_over = true;
@@ -972,7 +974,7 @@ static bool set_up_area(void)
 	area = reserve(PAGES * page_size);
 	if (!area)
 		return false;
-	advise_size((struct part) { 0, PAGES });
+	advise_size((struct span) { 0, PAGES });
 	for (unsigned int b = 0; b < BLOCKS; b++) {
 		pthread_mutex_init(&blocks[b].contents, NULL);
 		pthread_mutex_init(&blocks[b].mapping, NULL);
@@ -1011,7 +1013,7 @@ static void run(struct worker *w)
 static void check_at_rest(struct worker *w)
 {
 	for (unsigned int i = 0; i < PAGES; i += MOST_PAGES) {
-		struct part part = { i, MOST_PAGES };
+		struct span part = { i, MOST_PAGES };
 
 		device_read(w, part);
 		cpu_read(w, part);
@@ -1072,9 +1074,10 @@ static bool device_memory_comes_back(void)
 
 static void report(const struct worker *sum, const char *no_swap, long swapped)
 {
-	ksft_print_msg("%lu device reads, %lu CPU reads, %lu words right, %lu not to be judged, %lu errors (%lu busy)\n",
-		       sum->reads, sum->cpu_reads, sum->words, sum->unchecked,
-		       sum->errors, sum->busy);
+	ksft_print_msg("%lu device reads, %lu CPU reads, %lu errors, %lu busy\n",
+		       sum->reads, sum->cpu_reads, sum->errors, sum->busy);
+	ksft_print_msg("%lu words right, %lu not to be judged\n", sum->words,
+		       sum->unchecked);
 	ksft_test_result(!bad_words, "every word read was written there\n");
 	ksft_test_result(!bad_errors, "every error has a cause\n");
 	ksft_test_result(!bad_children, "children see their own copies\n");
@@ -1111,13 +1114,14 @@ static void parse(int argc, char **argv)
 			readers = strtoul(optarg, NULL, 0);
 			break;
 		default:
-			ksft_exit_fail_msg("usage: hmm-race [-n changes] [-s seed] [-m mutators] [-r readers]\n");
+			ksft_exit_fail_msg("usage: hmm-race [-n changes] [-s seed] %s\n",
+					   "[-m mutators] [-r readers]");
 		}
 	}
-	if (!iterations || !mutators || mutators > MAX_THREADS || !readers ||
+	if (iterations < CHANGES || !mutators || mutators > MAX_THREADS || !readers ||
 	    readers > MAX_THREADS)
-		ksft_exit_fail_msg("1 to %d threads of each kind, 1 change or more\n",
-				   MAX_THREADS);
+		ksft_exit_fail_msg("1 to %d threads of each kind, %d changes or more\n",
+				   MAX_THREADS, CHANGES);
 }
 
 int main(int argc, char **argv)
