@@ -67,6 +67,9 @@
 #define PAGES		2048
 #define BLOCKS		(PAGES / BLOCK_PAGES)
 #define MOST_BLOCKS	4
+#define HOT		(2 * MOST_PAGES)
+#define CHURNED		4
+#define CHURNS		16
 #define MOST_PAGES	(MOST_BLOCKS * BLOCK_PAGES)
 #define RING		256
 #define HUGE_SIZE	(2UL << 20)
@@ -153,7 +156,7 @@ static size_t page_size, page_words;
 static int mirror_fd, memory_fd;
 static uint64_t seed;
 static unsigned long iterations = 300;
-static unsigned int mutators = 2, readers = 2;
+static unsigned int mutators = 2, readers = 3;
 static atomic_uint running;
 static atomic_ulong bad_words, bad_errors, bad_children;
 static atomic_bool failed_setup;
@@ -272,6 +275,12 @@ static void unlock_mapping(struct span part)
 		pthread_mutex_unlock(&blocks[b].mapping);
 }
 
+/*
+ * Most parts lie in one of two hot spots, where the threads meet: around the
+ * border of two huge pages, and in the half with base pages.
+ */
+static const unsigned int hot_spots[] = { 512 - HOT / 2, 1536 - HOT / 2 };
+
 static struct span random_part(struct worker *w)
 {
 	struct span part = { .nr = 1 + below(w, MOST_PAGES) };
@@ -280,7 +289,11 @@ static struct span random_part(struct worker *w)
 	part.nr >>= below(w, 5);
 	if (!part.nr)
 		part.nr = 1;
-	part.page = below(w, PAGES - part.nr + 1);
+	if (below(w, 8))
+		part.page = hot_spots[below(w, 2)] +
+			    below(w, HOT - part.nr + 1);
+	else
+		part.page = below(w, PAGES - part.nr + 1);
 	return part;
 }
 
@@ -827,6 +840,24 @@ static void change(struct worker *w, enum change what)
 }
 
 /*
+ * Discard a page and write it anew, in the middle of a hot spot. Nothing else
+ * is as quick, and so as likely to come between the device's look at the page
+ * table and its use of what was found there.
+ */
+static void churn(struct worker *w)
+{
+	struct span part = {
+		.page = hot_spots[below(w, 2)] + HOT / 2 + below(w, CHURNED),
+		.nr = 1,
+	};
+
+	zap(part, false);
+	cpu_write(part);
+	w->done[CHANGE_DONTNEED]++;
+	w->done[CHANGE_WRITE]++;
+}
+
+/*
  * Each kind once, then at random; and as many writes as all the rest, so that
  * there is something to lose.
  */
@@ -837,12 +868,25 @@ static void *mutator(void *arg)
 	for (unsigned long i = 0; i < iterations; i++) {
 		change(w, i < CHANGES ? i : below(w, CHANGES));
 		change(w, below(w, 3) ? CHANGE_WRITE : CHANGE_DEVICE_WRITE);
+		for (unsigned int k = 0; k < CHURNS; k++)
+			churn(w);
 	}
 	w->race_over = true;
 	sem_post(&w->race);
 	pthread_join(w->racer, NULL);
 	running--;
 	return NULL;
+}
+
+/* A large part of a hot spot: the longer the look, the more comes between. */
+static struct span churned_part(struct worker *w)
+{
+	struct span part = {
+		.page = hot_spots[below(w, 2)] + HOT / 2 - below(w, CHURNED),
+		.nr = MOST_PAGES / 2 + below(w, MOST_PAGES / 2),
+	};
+
+	return part;
 }
 
 static void *reader(void *arg)
@@ -858,8 +902,12 @@ static void *reader(void *arg)
 		case 2:
 			cpu_read(w, random_part(w));
 			break;
-		default:
+		case 3:
+		case 4:
 			device_read(w, random_part(w));
+			break;
+		default:
+			device_read(w, churned_part(w));
 		}
 	}
 	return NULL;
