@@ -1446,16 +1446,37 @@ static void memremap_test_shared_section(struct kunit *test)
 	free_pgmap(pgmap);
 }
 
+struct hotplugger {
+	atomic_t stop;
+	struct completion done;
+};
+
+static int hotplug_thread(void *data)
+{
+	struct hotplugger *hotplugger = data;
+
+	while (!atomic_read(&hotplugger->stop)) {
+		mem_hotplug_begin();
+		mem_hotplug_done();
+		usleep_range(50, 100);
+	}
+	complete(&hotplugger->done);
+	return 0;
+}
+
 /*
  * A walk that found a device page under RCU reads its pagemap after the last
  * reference has gone. The read lock is taken while the removal waits for that
- * reference, so that only a grace period of its own can hold it back.
+ * reference, so that only a grace period of its own can hold it back: the one
+ * that the hotplug lock implies when it was idle is taken out of the way by
+ * somebody who uses it all the time.
  */
 static void memremap_test_grace_period(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	enum memory_type type = *(const enum memory_type *)test->param_value;
 	struct dev_pagemap *pgmap, *seen = NULL;
+	struct hotplugger hotplugger = {};
 	struct removal *removal;
 	struct page *page;
 	bool done;
@@ -1464,6 +1485,9 @@ static void memremap_test_grace_period(struct kunit *test)
 	if (num_online_cpus() < 2)
 		kunit_skip(test, "needs a second CPU for the removal");
 
+	init_completion(&hotplugger.done);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(hotplug_thread, &hotplugger,
+						    "memremap_plug")));
 	pgmap = new_pgmap(t, type);
 	must_map(t, pgmap);
 	page = take_page(pgmap, first_pfn(pgmap, 0));
@@ -1477,6 +1501,8 @@ static void memremap_test_grace_period(struct kunit *test)
 	ret = copy_from_kernel_nofault(&seen, &page->pgmap, sizeof(seen));
 	rcu_read_unlock();
 
+	atomic_set(&hotplugger.stop, 1);
+	wait_for_completion(&hotplugger.done);
 	KUNIT_EXPECT_FALSE(test, done);
 	KUNIT_EXPECT_EQ(test, ret, 0);
 	KUNIT_EXPECT_PTR_EQ(test, seen, pgmap);
