@@ -24,6 +24,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
+#include <linux/ioport.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
@@ -81,6 +82,98 @@ struct kunit_mm *kunit_mm_create(struct kunit *test)
 	km->mm = mm;
 	km->cursor = KUNIT_MM_FIRST;
 	return km;
+}
+
+static void kunit_mm_put(void *data)
+{
+	mmput(data);
+}
+
+/* Into the empty @mm, as fork() would: the mapping first, then its pages. */
+static int kunit_mm_copy_vma(struct mm_struct *mm, struct vm_area_struct *from)
+{
+	struct vm_area_struct *vma = vm_area_dup(from);
+	int ret;
+
+	if (!vma)
+		return -ENOMEM;
+	vma->vm_mm = mm;
+	vma->anon_vma = NULL;
+	ret = insert_vm_struct(mm, vma);
+	if (ret) {
+		vm_area_free(vma);
+		return ret;
+	}
+	ret = anon_vma_fork(vma, from);
+	return ret ? ret : copy_page_range(vma, from);
+}
+
+/**
+ * kunit_mm_fork() - a child's address space with one mapping of its parent
+ * @km: address space of the parent
+ * @addr: an address in an anonymous mapping
+ * @child: receives the child's address space, also on errors of the copy
+ *
+ * The child ends by kunit_mm_exit(), or with the test.
+ *
+ * Return: what the copy of the page tables said, 0 or an error.
+ */
+int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
+		  struct mm_struct **child)
+{
+	struct mm_struct *mm = mm_alloc();
+	struct vm_area_struct *vma;
+	int ret;
+
+	KUNIT_ASSERT_NOT_NULL(km->test, mm);
+	mm->task_size = TASK_SIZE;
+	arch_pick_mmap_layout(mm, &current->signal->rlim[RLIMIT_STACK]);
+#ifdef CONFIG_MEMCG
+	/* It may outlive this thread, which would not tell it. */
+	RCU_INIT_POINTER(mm->owner, NULL);
+#endif
+	ret = kunit_add_action_or_reset(km->test, kunit_mm_put, mm);
+	KUNIT_ASSERT_EQ(km->test, ret, 0);
+	*child = mm;
+
+	mmap_write_lock(km->mm);
+	mmap_write_lock_nested(mm, SINGLE_DEPTH_NESTING);
+	vma = vma_lookup(km->mm, addr);
+	ret = vma ? kunit_mm_copy_vma(mm, vma) : -EFAULT;
+	flush_tlb_mm(km->mm);
+	mmap_write_unlock(mm);
+	mmap_write_unlock(km->mm);
+	return ret;
+}
+
+/**
+ * kunit_mm_exit() - end of a child's address space
+ * @km: address space of the parent
+ * @child: from kunit_mm_fork(); not the one that the thread is in
+ */
+void kunit_mm_exit(struct kunit_mm *km, struct mm_struct *child)
+{
+	kunit_release_action(km->test, kunit_mm_put, child);
+}
+
+/**
+ * kunit_mm_enter() - go on in another address space
+ * @km: what is done by way of this is done to @mm from now on
+ * @mm: where to, a child or the parent again
+ *
+ * Return: the address space that was left.
+ */
+struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm)
+{
+	struct mm_struct *left = km->mm;
+
+	/* The thread puts the one that it is in when it ends. */
+	mmget(mm);
+	kthread_unuse_mm(left);
+	kthread_use_mm(mm);
+	km->mm = mm;
+	mmput(left);
+	return left;
 }
 
 static void kunit_mm_advise(struct kunit_mm *km, unsigned long addr,
@@ -205,6 +298,26 @@ void kunit_mm_write(struct kunit_mm *km, unsigned long addr, unsigned long nr)
 		KUNIT_ASSERT_EQ(km->test, 0,
 				put_user(addr >> PAGE_SHIFT,
 					 (unsigned long __user *)addr));
+}
+
+/**
+ * kunit_mm_flags() - set and clear flags of a mapping
+ * @km: address space
+ * @addr: an address in the mapping
+ * @set: flags to be set
+ * @clear: flags to be cleared
+ */
+void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
+		    vm_flags_t clear)
+{
+	struct vm_area_struct *vma;
+
+	mmap_write_lock(km->mm);
+	vma = vma_lookup(km->mm, addr);
+	if (vma)
+		vm_flags_mod(vma, set, clear);
+	mmap_write_unlock(km->mm);
+	KUNIT_ASSERT_NOT_NULL(km->test, vma);
 }
 
 /**
@@ -539,6 +652,30 @@ static void kunit_mm_unmap_pages(void *data)
 	memunmap_pages(data);
 }
 
+static struct dev_pagemap *
+kunit_mm_memremap(struct kunit *test, enum memory_type type, phys_addr_t start,
+		  unsigned long size, const struct dev_pagemap_ops *ops,
+		  void *owner)
+{
+	struct dev_pagemap *pgmap;
+	void *addr;
+	int ret;
+
+	pgmap = kunit_kzalloc(test, sizeof(*pgmap), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, pgmap);
+	pgmap->type = type;
+	pgmap->range.start = start;
+	pgmap->range.end = start + size - 1;
+	pgmap->nr_range = 1;
+	pgmap->ops = ops;
+	pgmap->owner = owner;
+	addr = memremap_pages(pgmap, numa_mem_id());
+	KUNIT_ASSERT_FALSE(test, IS_ERR(addr));
+	ret = kunit_add_action_or_reset(test, kunit_mm_unmap_pages, pgmap);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	return pgmap;
+}
+
 /**
  * kunit_mm_pagemap() - device-private pages
  * @test: test, at whose end they go; they have to be free by then
@@ -557,21 +694,52 @@ struct dev_pagemap *kunit_mm_pagemap(struct kunit *test, phys_addr_t start,
 				     const struct dev_pagemap_ops *ops,
 				     void *owner)
 {
-	struct dev_pagemap *pgmap;
-	void *addr;
+	return kunit_mm_memremap(test, MEMORY_DEVICE_PRIVATE, start, size, ops,
+				 owner);
+}
+
+static int kunit_mm_found(struct resource *res, void *data)
+{
+	phys_addr_t *start = data;
+
+	*start = ALIGN(res->start, SUBSECTION_SIZE);
+	return *start + SUBSECTION_SIZE - 1 <= res->end;
+}
+
+/* Memory that the system does not use: memmap=SIZE!ADDRESS sets it aside. */
+static phys_addr_t kunit_mm_memory(struct kunit *test)
+{
+	struct resource *res = NULL;
+	phys_addr_t start;
 	int ret;
 
-	pgmap = kunit_kzalloc(test, sizeof(*pgmap), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, pgmap);
-	pgmap->type = MEMORY_DEVICE_PRIVATE;
-	pgmap->range.start = start;
-	pgmap->range.end = start + size - 1;
-	pgmap->nr_range = 1;
-	pgmap->ops = ops;
-	pgmap->owner = owner;
-	addr = memremap_pages(pgmap, numa_mem_id());
-	KUNIT_ASSERT_FALSE(test, IS_ERR(addr));
-	ret = kunit_add_action_or_reset(test, kunit_mm_unmap_pages, pgmap);
+	if (walk_iomem_res_desc(IORES_DESC_PERSISTENT_MEMORY_LEGACY,
+				IORESOURCE_MEM, 0, -1, &start,
+				kunit_mm_found) > 0)
+		res = request_mem_region(start, SUBSECTION_SIZE, "kunit_mm");
+	if (!res)
+		kunit_skip(test, "needs memory set aside by memmap=");
+	ret = kunit_add_action_or_reset(test, kunit_mm_release_region, res);
 	KUNIT_ASSERT_EQ(test, ret, 0);
-	return pgmap;
+	return start;
+}
+
+/**
+ * kunit_mm_coherent() - a sub-section of device-coherent pages
+ * @test: test, at whose end they go; they have to be free by then
+ * @ops: operations of the pagemap
+ * @owner: its owner
+ *
+ * They are real memory. Where none was set aside the test is skipped. To be
+ * called before kunit_mm_create(), as kunit_mm_pagemap() is.
+ *
+ * Return: the pagemap.
+ */
+struct dev_pagemap *kunit_mm_coherent(struct kunit *test,
+				      const struct dev_pagemap_ops *ops,
+				      void *owner)
+{
+	return kunit_mm_memremap(test, MEMORY_DEVICE_COHERENT,
+				 kunit_mm_memory(test), SUBSECTION_SIZE, ops,
+				 owner);
 }

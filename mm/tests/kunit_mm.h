@@ -21,6 +21,10 @@ struct kunit_mm {
 };
 
 struct kunit_mm *kunit_mm_create(struct kunit *test);
+int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
+		  struct mm_struct **child);
+void kunit_mm_exit(struct kunit_mm *km, struct mm_struct *child);
+struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm);
 
 unsigned long kunit_mm_map(struct kunit_mm *km, unsigned long nr,
 			   unsigned long prot);
@@ -35,6 +39,8 @@ unsigned long kunit_mm_map_fixed(struct kunit_mm *km, unsigned long addr,
 void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_write(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_zap(struct kunit_mm *km, unsigned long addr, unsigned long nr);
+void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
+		    vm_flags_t clear);
 void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, unsigned long vm_flags);
 
@@ -57,5 +63,8 @@ struct dev_pagemap *kunit_mm_pagemap(struct kunit *test, phys_addr_t start,
 				     unsigned long size,
 				     const struct dev_pagemap_ops *ops,
 				     void *owner);
+struct dev_pagemap *kunit_mm_coherent(struct kunit *test,
+				      const struct dev_pagemap_ops *ops,
+				      void *owner);
 
 #endif /* _MM_TESTS_KUNIT_MM_H */

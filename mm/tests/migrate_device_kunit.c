@@ -12,16 +12,21 @@
 #include <linux/delay.h>
 #include <linux/highmem.h>
 #include <linux/kthread.h>
+#include <linux/memcontrol.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_context.h>
+#include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/sched/coredump.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/uaccess.h>
+#include <linux/userfaultfd_k.h>
+#include <linux/vmstat.h>
 
 #include "../internal.h"
 #include "kunit_mm.h"
@@ -77,6 +82,22 @@ struct md_test {
 static unsigned long md_rss(struct md_test *md)
 {
 	return percpu_counter_sum(&md->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+/* NR_ANON_MAPPED of all nodes, with what the CPUs have not handed in yet. */
+static long md_anon_mapped(void)
+{
+	struct pglist_data *pgdat;
+	long sum = 0;
+	int cpu;
+
+	for_each_online_pgdat(pgdat) {
+		sum += atomic_long_read(&pgdat->vm_stat[NR_ANON_MAPPED]);
+		for_each_online_cpu(cpu)
+			sum += per_cpu_ptr(pgdat->per_cpu_nodestats, cpu)
+				->vm_node_stat_diff[NR_ANON_MAPPED];
+	}
+	return sum;
 }
 
 static unsigned long md_first_pfn(struct md_test *md)
@@ -166,6 +187,9 @@ static void md_copy(struct md_test *md, unsigned long npages, bool to_device,
 		if (!(md->src[i] & MIGRATE_PFN_MIGRATE) ||
 		    !md_moves(driver, i))
 			continue;
+		/* What never was on the device does not come from there. */
+		if (!src && !to_device)
+			continue;
 		dst = md_dst_alloc(md, to_device);
 		if (!dst)
 			continue;
@@ -233,6 +257,13 @@ static unsigned long md_migrate(struct md_test *md, unsigned long addr,
 	return moved;
 }
 
+static unsigned long md_select_device(struct md_test *md)
+{
+	return md->pgmap->type == MEMORY_DEVICE_PRIVATE ?
+	       MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
+	       MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+}
+
 static unsigned long md_to_device(struct md_test *md, unsigned long addr,
 				  unsigned long nr)
 {
@@ -243,8 +274,7 @@ static unsigned long md_to_device(struct md_test *md, unsigned long addr,
 static unsigned long md_to_system(struct md_test *md, unsigned long addr,
 				  unsigned long nr)
 {
-	return md_migrate(md, addr, nr, MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-			  MD_MOVES_ALL);
+	return md_migrate(md, addr, nr, md_select_device(md), MD_MOVES_ALL);
 }
 
 static void md_wait_for_others(struct md_test *md)
@@ -299,17 +329,33 @@ static const struct dev_pagemap_ops md_ops = {
 
 /* The fixture */
 
-static int md_init(struct kunit *test)
+static struct md_test *md_alloc(struct kunit *test)
 {
 	struct md_test *md = kunit_kzalloc(test, sizeof(*md), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, md);
 	md->test = test;
 	spin_lock_init(&md->lock);
+	test->priv = md;
+	return md;
+}
+
+static int md_init(struct kunit *test)
+{
+	struct md_test *md = md_alloc(test);
+
 	md->pgmap = kunit_mm_pagemap(test, kunit_mm_region(test, MD_SIZE),
 				     MD_SIZE, &md_ops, md);
 	md->km = kunit_mm_create(test);
-	test->priv = md;
+	return 0;
+}
+
+static int md_init_coherent(struct kunit *test)
+{
+	struct md_test *md = md_alloc(test);
+
+	md->pgmap = kunit_mm_coherent(test, &md_ops, md);
+	md->km = kunit_mm_create(test);
 	return 0;
 }
 
@@ -344,12 +390,28 @@ static void md_expect_contents(struct md_test *md, unsigned long addr,
 	}
 }
 
+/* Return: 0 if there is no page. */
+static unsigned long md_pfn_at(struct md_test *md, unsigned long addr)
+{
+	pmd_t pmd = kunit_mm_pmd(md->km, addr);
+	pte_t pte;
+
+	if (pmd_present(pmd) && pmd_leaf(pmd))
+		return kunit_mm_pfn(md->km, addr);
+	pte = kunit_mm_pte(md->km, addr);
+	if (pte_present(pte))
+		return pte_pfn(pte);
+	if (is_swap_pte(pte) && is_device_private_entry(pte_to_swp_entry(pte)))
+		return swp_offset_pfn(pte_to_swp_entry(pte));
+	return 0;
+}
+
 static bool md_on_device(struct md_test *md, unsigned long addr)
 {
-	pte_t pte = kunit_mm_pte(md->km, addr);
+	unsigned long pfn = md_pfn_at(md, addr);
 
-	return is_swap_pte(pte) &&
-	       is_device_private_entry(pte_to_swp_entry(pte));
+	return pfn >= md_first_pfn(md) &&
+	       pfn < md_first_pfn(md) + MD_DEVICE_PAGES;
 }
 
 static void md_expect_on_device(struct md_test *md, unsigned long addr,
@@ -367,9 +429,29 @@ static unsigned long md_device_used(struct md_test *md)
 	return bitmap_weight(md->used, MD_DEVICE_PAGES);
 }
 
+/* Of a page that is present or on the device. */
 static struct folio *md_folio(struct md_test *md, unsigned long addr)
 {
-	return pfn_folio(kunit_mm_pfn(md->km, addr));
+	unsigned long pfn = md_pfn_at(md, addr);
+
+	KUNIT_ASSERT_NE(md->test, pfn, 0UL);
+	return pfn_folio(pfn);
+}
+
+static void md_write_word(struct md_test *md, unsigned long addr,
+			  unsigned long word)
+{
+	KUNIT_ASSERT_EQ(md->test, 0,
+			put_user(word, (unsigned long __user *)addr));
+}
+
+static unsigned long md_read_word(struct md_test *md, unsigned long addr)
+{
+	unsigned long word = 0;
+
+	KUNIT_ASSERT_EQ(md->test, 0,
+			get_user(word, (unsigned long __user *)addr));
+	return word;
 }
 
 /* Work for another thread of the process. */
@@ -507,6 +589,116 @@ static void a_full_device_takes_what_it_can(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, more, MD_PAGES));
 	md_expect_contents(md, more, MD_PAGES);
 	md_expect_contents(md, addr, MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* Counters */
+
+static const struct md_outcome {
+	const char *name;
+	enum md_driver driver;
+	unsigned long moved;
+} md_outcomes[] = {
+	{ "all of it moves", MD_MOVES_ALL, MD_PAGES },
+	{ "half of it moves", MD_MOVES_ODD, MD_PAGES / 2 },
+	{ "no memory", MD_MOVES_NONE, 0 },
+	{ "the copy fails", MD_GIVES_UP, 0 },
+};
+
+static void md_outcome_name(const struct md_outcome *outcome, char *name)
+{
+	strscpy(name, outcome->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(md_outcome, md_outcomes, md_outcome_name);
+
+/* What the counters were, to be compared with what they are. */
+struct md_counts {
+	unsigned long rss;
+	long mapped;
+};
+
+static struct md_counts md_counts_now(struct md_test *md)
+{
+	return (struct md_counts) { md_rss(md), md_anon_mapped() };
+}
+
+static void md_expect_counts(struct md_test *md, struct md_counts before,
+			     long more)
+{
+	KUNIT_EXPECT_EQ(md->test, before.rss + more, md_rss(md));
+	KUNIT_EXPECT_EQ(md->test, before.mapped + more, md_anon_mapped());
+}
+
+/* Each page there, wherever it is, is charged like any other. */
+static void md_expect_charged(struct md_test *md, unsigned long addr,
+			      unsigned long nr, struct mem_cgroup *memcg)
+{
+	unsigned long i;
+
+	if (mem_cgroup_disabled())
+		return;
+	KUNIT_EXPECT_NOT_NULL(md->test, memcg);
+	for (i = 0; i < nr; i++)
+		if (md_pfn_at(md, addr + (i << PAGE_SHIFT)))
+			KUNIT_EXPECT_PTR_EQ(md->test, memcg, folio_memcg(
+				md_folio(md, addr + (i << PAGE_SHIFT))));
+}
+
+static void counts_do_not_change_by_moves(struct kunit *test)
+{
+	const struct md_outcome *outcome = test->param_value;
+	struct md_test *md = test->priv;
+	struct md_counts empty = md_counts_now(md), full;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct mem_cgroup *memcg = folio_memcg(md_folio(md, addr));
+
+	full = md_counts_now(md);
+	md_expect_counts(md, empty, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, outcome->moved,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, outcome->driver));
+	md_expect_counts(md, full, 0);
+	md_expect_charged(md, addr, MD_PAGES, memcg);
+
+	md_to_device(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	md_expect_counts(md, full, 0);
+	md_expect_charged(md, addr, MD_PAGES, memcg);
+	KUNIT_EXPECT_EQ(test, outcome->moved,
+			md_migrate(md, addr, MD_PAGES, md_select_device(md),
+				   outcome->driver));
+	KUNIT_EXPECT_EQ(test, MD_PAGES - outcome->moved, md_device_used(md));
+	md_expect_counts(md, full, 0);
+	md_expect_charged(md, addr, MD_PAGES, memcg);
+
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	md_expect_counts(md, empty, 0);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void counts_follow_holes_that_are_populated(struct kunit *test)
+{
+	const struct md_outcome *outcome = test->param_value;
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+	struct md_counts empty = md_counts_now(md);
+	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(md->km->mm);
+
+	KUNIT_EXPECT_EQ(test, outcome->moved,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, outcome->driver));
+	KUNIT_EXPECT_EQ(test, outcome->moved, md_device_used(md));
+	md_expect_counts(md, empty, outcome->moved);
+	md_expect_charged(md, addr, MD_PAGES, memcg);
+	mem_cgroup_put(memcg);
+
+	KUNIT_EXPECT_EQ(test, outcome->moved,
+			md_to_system(md, addr, MD_PAGES));
+	md_expect_counts(md, empty, outcome->moved);
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	md_expect_counts(md, empty, 0);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
@@ -779,6 +971,65 @@ static void a_hole_that_was_filled_first_is_lost(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_device_used(md));
 }
 
+/* What is there moves, what is not there is userfaultfd's to fill. */
+static void holes_of_userfaultfd_are_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+
+	md_write_word(md, addr + PAGE_SIZE, md_pattern(1));
+	kunit_mm_read(md->km, addr + 2 * PAGE_SIZE, 1);
+	kunit_mm_flags(md->km, addr, VM_UFFD_MISSING, 0);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, MD_PAGES));
+	kunit_mm_flags(md->km, addr, 0, VM_UFFD_MISSING);
+	md_expect_on_device(md, addr + PAGE_SIZE, 1, true);
+	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
+	KUNIT_EXPECT_TRUE(test, pte_none(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
+}
+
+/* As the OOM reaper leaves it, that may have taken what is now a hole. */
+static void holes_of_an_unstable_address_space_are_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
+					  PROT_READ | PROT_WRITE);
+
+	set_bit(MMF_UNSTABLE, &md->km->mm->flags);
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, MD_PAGES));
+	clear_bit(MMF_UNSTABLE, &md->km->mm->flags);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+}
+
+static void holes_of_a_read_only_mapping_stay_read_only(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ);
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
+			pte_to_swp_entry(kunit_mm_pte(md->km, addr))));
+	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr));
+	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
+}
+
+static void a_range_ends_where_it_ends(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+
+	/* neighbours at both edges that are no part of the VMA */
+	kunit_mm_protect(md->km, addr, 1, VM_READ);
+	kunit_mm_protect(md->km, addr + 3 * PAGE_SIZE, 1, VM_READ);
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr + PAGE_SIZE, 2));
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_on_device(md, addr + PAGE_SIZE, 2, true);
+	md_expect_on_device(md, addr + 3 * PAGE_SIZE, 1, false);
+	md_expect_contents(md, addr, 4);
+}
+
 /* What an entry keeps */
 
 static void read_only_stays_read_only(struct kunit *test)
@@ -843,6 +1094,158 @@ static void soft_dirty_survives(struct kunit *test)
 							addr + PAGE_SIZE)));
 }
 
+static pte_t md_protected_by_userfaultfd(pte_t pte)
+{
+	return pte_mkuffd_wp(pte);
+}
+
+static void protection_by_userfaultfd_survives(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_change(md->km, addr, 1, md_protected_by_userfaultfd);
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_swp_uffd_wp(kunit_mm_pte(md->km,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(kunit_mm_pte(md->km,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km,
+						       addr + PAGE_SIZE)));
+}
+
+static pte_t md_clean(pte_t pte)
+{
+	return pte_mkclean(pte);
+}
+
+/* Dirt that only the PTE knows of is the folio's afterwards. */
+static void dirty_is_the_folios_on_the_device(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	kunit_mm_protect(md->km, addr, 2, VM_READ);
+	folio_clear_dirty(md_folio(md, addr));
+	folio_clear_dirty(md_folio(md, addr + PAGE_SIZE));
+	kunit_mm_change(md->km, addr + PAGE_SIZE, 1, md_clean);
+	KUNIT_ASSERT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_folio(md,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_folio(md,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_dirty(kunit_mm_pte(md->km,
+							addr + PAGE_SIZE)));
+}
+
+static pte_t md_old(pte_t pte)
+{
+	return pte_mkold(pte);
+}
+
+static void young_is_referenced_on_the_device(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, 2);
+
+	lru_add_drain_all();
+	for (i = 0; i < 2; i++)
+		folio_clear_referenced(md_folio(md, addr + i * PAGE_SIZE));
+	kunit_mm_change(md->km, addr, 1, md_old);
+	KUNIT_ASSERT_TRUE(test, pte_young(kunit_mm_pte(md->km,
+						       addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_FALSE(test, folio_test_referenced(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_folio(md,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	KUNIT_EXPECT_FALSE(test, folio_test_referenced(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_folio(md,
+							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
+}
+
+/* Pages that do not move keep what the PTE has itself. */
+static void a_page_that_stays_keeps_its_age_and_dirt(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	kunit_mm_change(md->km, addr, 1, md_old);
+	kunit_mm_change(md->km, addr, 1, md_clean);
+	KUNIT_EXPECT_EQ(test, 0UL, md_migrate(md, addr, 2,
+					      MIGRATE_VMA_SELECT_SYSTEM,
+					      MD_MOVES_NONE));
+	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_TRUE(test, pte_young(kunit_mm_pte(md->km,
+						       addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km,
+						       addr + PAGE_SIZE)));
+}
+
+static bool md_is_exclusive(struct md_test *md, unsigned long addr)
+{
+	return PageAnonExclusive(&md_folio(md, addr)->page);
+}
+
+static void read_only_memory_stays_exclusive(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+
+	kunit_mm_protect(md->km, addr, 1, VM_READ);
+	KUNIT_ASSERT_TRUE(test, md_is_exclusive(md, addr));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_TRUE(test, md_is_exclusive(md, addr));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_TRUE(test, md_is_exclusive(md, addr));
+}
+
+/* The child is gone, so that the only mapping is restored in place. */
+static void memory_that_was_shared_does_not_become_exclusive(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	kunit_mm_exit(md->km, child);
+	KUNIT_ASSERT_FALSE(test, md_is_exclusive(md, addr));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_FALSE(test, md_is_exclusive(md, addr));
+	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
+			pte_to_swp_entry(kunit_mm_pte(md->km, addr))));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_FALSE(test, md_is_exclusive(md, addr));
+	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
+}
+
+static void mlocked_memory_comes_back_mlocked(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+
+	kunit_mm_flags(md->km, addr, VM_LOCKED, 0);
+	md_write_word(md, addr, md_pattern(0));
+	mlock_drain_local();
+	KUNIT_ASSERT_TRUE(test, folio_test_mlocked(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_TRUE(test, folio_test_mlocked(md_folio(md, addr)));
+	md_expect_contents(md, addr, 1);
+}
+
 static void disposable_pages_become_ordinary_ones(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -857,6 +1260,107 @@ static void disposable_pages_become_ordinary_ones(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_test_swapbacked(md_folio(md, addr)));
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
 	md_expect_contents(md, addr, 1);
+}
+
+/* Parent and child */
+
+static void fork_shares_device_pages_until_one_writes(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, 4);
+	struct mm_struct *parent = md->km->mm, *child;
+
+	KUNIT_EXPECT_EQ(test, 4UL, md_to_device(md, addr, 4));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
+	for (i = 0; i < 4; i++)
+		KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
+				pte_to_swp_entry(kunit_mm_pte(md->km,
+						addr + i * PAGE_SIZE))));
+	md_write_word(md, addr, 1);
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+
+	kunit_mm_enter(md->km, child);
+	KUNIT_EXPECT_EQ(test, 4UL, md_rss(md));
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_on_device(md, addr + PAGE_SIZE, 3, true);
+	KUNIT_EXPECT_EQ(test, md_pattern(0), md_read_word(md, addr));
+	md_write_word(md, addr + PAGE_SIZE, 2);
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
+
+	kunit_mm_enter(md->km, parent);
+	KUNIT_EXPECT_EQ(test, 1UL, md_read_word(md, addr));
+	KUNIT_EXPECT_EQ(test, md_pattern(1),
+			md_read_word(md, addr + PAGE_SIZE));
+	kunit_mm_exit(md->km, child);
+	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, md_pattern(2),
+			md_read_word(md, addr + 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, md_pattern(3),
+			md_read_word(md, addr + 3 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 4, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_page_that_two_share_moves_for_both(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct mm_struct *parent = md->km->mm, *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	kunit_mm_enter(md->km, child);
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_to_system(md, addr, MD_PAGES / 2));
+	md_expect_contents(md, addr, MD_PAGES);
+	md_write_word(md, addr, 7);
+	kunit_mm_enter(md->km, parent);
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr +
+							PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* What does not move is restored wherever it was mapped. */
+static void a_page_that_two_share_stays_for_both(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct mm_struct *parent = md->km->mm, *child;
+	unsigned long i;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+	kunit_mm_enter(md->km, child);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_rss(md));
+	for (i = 0; i < MD_PAGES; i++)
+		md_expect_on_device(md, addr + i * PAGE_SIZE, 1, i & 1);
+	md_expect_contents(md, addr, MD_PAGES);
+	kunit_mm_enter(md->km, parent);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_child_that_ends_leaves_its_parents_pages(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct md_counts before = md_counts_now(md);
+	struct mm_struct *child;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	kunit_mm_exit(md->km, child);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	md_expect_counts(md, before, 0);
+	md_expect_contents(md, addr, MD_PAGES);
 }
 
 /* Large folios */
@@ -1019,6 +1523,72 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(pte));
 }
 
+/* UFFDIO_WRITEPROTECT, which the mmap read lock lets in between the steps. */
+static int md_uffd_protect(struct md_thread *thread)
+{
+	struct mm_struct *mm = thread->md->km->mm;
+
+	mmap_read_lock(mm);
+	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
+		      true);
+	mmap_read_unlock(mm);
+	return 0;
+}
+
+static int md_uffd_unprotect(struct md_thread *thread)
+{
+	struct mm_struct *mm = thread->md->km->mm;
+
+	mmap_read_lock(mm);
+	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
+		      false);
+	mmap_read_unlock(mm);
+	return 0;
+}
+
+static void md_uffd_between(struct md_test *md, unsigned long addr,
+			    int (*work)(struct md_thread *thread))
+{
+	struct md_thread thread;
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = md_setup(md, addr, 2, MIGRATE_VMA_SELECT_SYSTEM);
+	md_copy(md, 2, true, MD_MOVES_NONE);
+	md_thread_start(&thread, md, addr, work);
+	md_thread_end(&thread);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(md->test, 0, ret);
+	KUNIT_EXPECT_EQ(md->test, 0, thread.ret);
+}
+
+static void protection_that_came_between_is_kept_where_it_stays(
+							struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	pte_t pte;
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_flags(md->km, addr, VM_UFFD_WP, 0);
+	md_uffd_between(md, addr, md_uffd_protect);
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, pte_present(pte) && pte_uffd_wp(pte));
+	KUNIT_EXPECT_FALSE(test, pte_write(pte));
+	pte = kunit_mm_pte(md->km, addr + PAGE_SIZE);
+	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(pte));
+	KUNIT_EXPECT_TRUE(test, pte_write(pte));
+
+	md_uffd_between(md, addr, md_uffd_unprotect);
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(pte));
+	kunit_mm_flags(md->km, addr, 0, VM_UFFD_WP);
+	md_expect_contents(md, addr, 2);
+}
+
 static int md_write_on(struct md_thread *thread)
 {
 	unsigned long n = 0;
@@ -1061,6 +1631,80 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 	md_thread_end(&thread);
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	KUNIT_EXPECT_GT(test, caught, 0);
+}
+
+/* Of a reader that never sleeps, so that nothing but a flush stops it. */
+struct md_reader {
+	struct md_thread thread;
+	unsigned long rounds;
+	unsigned long stale;
+	bool zapped;
+};
+
+static int md_read_on(struct md_thread *thread)
+{
+	struct md_reader *reader = container_of(thread, struct md_reader,
+						thread);
+	unsigned long word;
+	bool zapped;
+	int ret = 0;
+
+	while (!ret && !READ_ONCE(thread->stop)) {
+		zapped = smp_load_acquire(&reader->zapped);
+		ret = get_user(word, (unsigned long __user *)thread->addr);
+		if (zapped && word)
+			reader->stale++;
+		WRITE_ONCE(reader->rounds, reader->rounds + 1);
+	}
+	return ret;
+}
+
+static void md_wait_for_rounds(struct md_reader *reader)
+{
+	unsigned long begin = READ_ONCE(reader->rounds);
+	unsigned long end = jiffies + MD_PATIENCE;
+
+	while (READ_ONCE(reader->rounds) - begin < 1000 &&
+	       time_before(jiffies, end))
+		cpu_relax();
+}
+
+/*
+ * A zap finds a migration entry and flushes nothing. So what the TLB knows of
+ * the page must be gone before, or the reader goes on in a page that is free.
+ */
+static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
+{
+	struct md_reader reader = {};
+	struct md_thread zap;
+
+	md_thread_start(&reader.thread, md, addr, md_read_on);
+	md_wait_for_rounds(&reader);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, 1,
+					      MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 1, true, MD_MOVES_NONE);
+	md_thread_start(&zap, md, addr, md_zap_page);
+	md_thread_end(&zap);
+	smp_store_release(&reader.zapped, true);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	md_wait_for_rounds(&reader);
+	md_thread_end(&reader.thread);
+	KUNIT_EXPECT_EQ(md->test, 0, zap.ret);
+	KUNIT_EXPECT_EQ(md->test, 0, reader.thread.ret);
+	KUNIT_EXPECT_EQ(md->test, 0UL, reader.stale);
+}
+
+static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, 16);
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs a CPU for the reader");
+	for (i = 0; i < 16; i++)
+		md_zap_under_a_reader(md, addr + i * PAGE_SIZE);
 }
 
 #define MD_FAULTERS	8
@@ -1152,6 +1796,181 @@ static void eviction_passes_over_locked_pages(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
+/* Coherent memory: the CPU can access it, so it need not come home for that. */
+
+static void coherent_memory_is_present(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct md_counts before = md_counts_now(md);
+	pte_t pte;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	pte = kunit_mm_pte(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, pte_present(pte) && pte_write(pte));
+	md_expect_contents(md, addr, MD_PAGES);
+	md_write_word(md, addr, md_pattern(0));
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	md_expect_counts(md, before, 0);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	md_expect_contents(md, addr, MD_PAGES);
+	md_expect_counts(md, before, 0);
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+}
+
+static void only_its_owner_selects_coherent_memory(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+
+	KUNIT_EXPECT_EQ(test, 4UL, md_to_device(md, addr, 4));
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, 4));
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_migrate(md, addr, 4,
+				   MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+				   MD_MOVES_ALL));
+	md_expect_on_device(md, addr, 4, true);
+	mmap_read_lock(md->km->mm);
+	md_setup(md, addr, 0, MIGRATE_VMA_SELECT_DEVICE_COHERENT);
+	md->args.end = addr + 4 * PAGE_SIZE;
+	md->args.pgmap_owner = test;
+	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&md->args));
+	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	md_expect_contents(md, addr, 4);
+	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
+}
+
+static void a_short_pin_keeps_coherent_memory_where_it_is(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct page *page;
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(addr, 1, FOLL_WRITE,
+						     &page));
+	KUNIT_EXPECT_TRUE(test, is_device_coherent_page(page));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 2));
+	md_expect_on_device(md, addr, 1, true);
+	md_expect_on_device(md, addr + PAGE_SIZE, 1, false);
+	unpin_user_page(page);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	md_expect_contents(md, addr, 2);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_long_pin_brings_coherent_memory_home(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+	struct md_counts before = md_counts_now(md);
+	struct page *pages[2];
+
+	KUNIT_EXPECT_EQ(test, 4UL, md_to_device(md, addr, 4));
+	KUNIT_ASSERT_EQ(test, 2, pin_user_pages_fast(addr, 2,
+						     FOLL_WRITE | FOLL_LONGTERM,
+						     pages));
+	KUNIT_EXPECT_FALSE(test, is_device_coherent_page(pages[0]));
+	KUNIT_EXPECT_EQ(test, page_to_pfn(pages[0]),
+			kunit_mm_pfn(md->km, addr));
+	md_expect_on_device(md, addr, 2, false);
+	md_expect_on_device(md, addr + 2 * PAGE_SIZE, 2, true);
+	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 4) + 2);
+	unpin_user_pages(pages, 2);
+	md_expect_contents(md, addr, 4);
+	md_expect_counts(md, before, 0);
+}
+
+static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct folio *folio;
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	folio = md_folio(md, addr);
+	folio_get(folio);
+	folio_get(folio);	/* of somebody else's */
+	KUNIT_EXPECT_EQ(test, -EBUSY, migrate_device_coherent_folio(folio));
+	md_expect_on_device(md, addr, 1, true);
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_EQ(test, 2, folio_ref_count(folio));
+
+	KUNIT_EXPECT_EQ(test, 0, migrate_device_coherent_folio(folio));
+	md_expect_on_device(md, addr, 1, false);
+	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
+	md_expect_contents(md, addr, 2);
+}
+
+static void coherent_memory_is_evicted(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
+	md_bring_home(md, MD_DEVICE_PAGES);
+	md_expect_on_device(md, addr, MD_PAGES, false);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void holes_are_populated_with_coherent_memory(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = kunit_mm_map(md->km, MD_PAGES,
+					     PROT_READ | PROT_WRITE);
+	struct md_counts before = md_counts_now(md);
+
+	/* half of them zero pages */
+	kunit_mm_read(md->km, addr, MD_PAGES / 2);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, MD_PAGES,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
+	for (i = 0; i < MD_PAGES; i++)
+		clear_highpage(migrate_pfn_to_page(md->dst[i]));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	md_expect_on_device(md, addr, MD_PAGES, true);
+	md_expect_counts(md, before, MD_PAGES);
+	for (i = 0; i < MD_PAGES; i++)
+		KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr +
+							i * PAGE_SIZE));
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	md_expect_counts(md, before, 0);
+}
+
+static void fork_shares_coherent_memory_until_one_writes(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct mm_struct *parent = md->km->mm, *child;
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
+	md_write_word(md, addr, 9);
+	md_expect_on_device(md, addr, 1, false);
+	kunit_mm_enter(md->km, child);
+	md_expect_on_device(md, addr, 2, true);
+	md_expect_contents(md, addr, 2);
+	kunit_mm_enter(md->km, parent);
+	KUNIT_EXPECT_EQ(test, 9UL, md_read_word(md, addr));
+	kunit_mm_exit(md->km, child);
+	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
+}
+
 static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_round_trip_keeps_contents_and_counts),
 	KUNIT_CASE(the_cpu_brings_pages_back_one_by_one),
@@ -1159,6 +1978,9 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(every_second_page_may_move),
 	KUNIT_CASE(a_copy_that_fails_costs_nothing),
 	KUNIT_CASE(a_full_device_takes_what_it_can),
+	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
+	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
+			 md_outcome_gen_params),
 	KUNIT_CASE(a_pinned_page_stays),
 	KUNIT_CASE(a_page_with_a_reference_stays),
 	KUNIT_CASE(a_locked_page_stays),
@@ -1171,17 +1993,34 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(holes_are_populated),
 	KUNIT_CASE(the_zero_page_is_replaced),
 	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
+	KUNIT_CASE(holes_of_userfaultfd_are_refused),
+	KUNIT_CASE(holes_of_an_unstable_address_space_are_refused),
+	KUNIT_CASE(holes_of_a_read_only_mapping_stay_read_only),
+	KUNIT_CASE(a_range_ends_where_it_ends),
 	KUNIT_CASE(read_only_stays_read_only),
 	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
 	KUNIT_CASE(soft_dirty_survives),
+	KUNIT_CASE(protection_by_userfaultfd_survives),
+	KUNIT_CASE(dirty_is_the_folios_on_the_device),
+	KUNIT_CASE(young_is_referenced_on_the_device),
+	KUNIT_CASE(a_page_that_stays_keeps_its_age_and_dirt),
+	KUNIT_CASE(read_only_memory_stays_exclusive),
+	KUNIT_CASE(memory_that_was_shared_does_not_become_exclusive),
+	KUNIT_CASE(mlocked_memory_comes_back_mlocked),
 	KUNIT_CASE(disposable_pages_become_ordinary_ones),
+	KUNIT_CASE(fork_shares_device_pages_until_one_writes),
+	KUNIT_CASE(a_page_that_two_share_moves_for_both),
+	KUNIT_CASE(a_page_that_two_share_stays_for_both),
+	KUNIT_CASE(a_child_that_ends_leaves_its_parents_pages),
 	KUNIT_CASE(a_huge_page_is_split_and_moved),
 	KUNIT_CASE(a_large_folio_mapped_by_ptes_is_split_and_moved),
 	KUNIT_CASE(a_large_folio_that_is_pinned_stays),
 	KUNIT_CASE(a_page_that_was_zapped_does_not_come_back),
 	KUNIT_CASE(a_page_that_was_zapped_is_not_restored),
 	KUNIT_CASE(protection_that_came_between_is_kept),
+	KUNIT_CASE(protection_that_came_between_is_kept_where_it_stays),
 	KUNIT_CASE(a_page_is_stable_once_setup_returns),
+	KUNIT_CASE(a_zap_between_leaves_no_stale_translation),
 	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
 	KUNIT_CASE(eviction_brings_every_page_home),
 	KUNIT_CASE(single_pfns_can_be_evicted),
@@ -1195,4 +2034,25 @@ static struct kunit_suite migrate_device_suite = {
 	.test_cases = migrate_device_cases,
 };
 
-kunit_test_suites(&migrate_device_suite);
+static struct kunit_case migrate_device_coherent_cases[] = {
+	KUNIT_CASE(coherent_memory_is_present),
+	KUNIT_CASE(only_its_owner_selects_coherent_memory),
+	KUNIT_CASE(a_short_pin_keeps_coherent_memory_where_it_is),
+	KUNIT_CASE(a_long_pin_brings_coherent_memory_home),
+	KUNIT_CASE(coherent_memory_goes_home_unless_pinned),
+	KUNIT_CASE(coherent_memory_is_evicted),
+	KUNIT_CASE(holes_are_populated_with_coherent_memory),
+	KUNIT_CASE(fork_shares_coherent_memory_until_one_writes),
+	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
+	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
+			 md_outcome_gen_params),
+	{}
+};
+
+static struct kunit_suite migrate_device_coherent_suite = {
+	.name = "migrate_device_coherent",
+	.init = md_init_coherent,
+	.test_cases = migrate_device_coherent_cases,
+};
+
+kunit_test_suites(&migrate_device_suite, &migrate_device_coherent_suite);
