@@ -135,10 +135,11 @@ static int exclusive_page(struct exclusive_walk *ew, unsigned long addr,
 {
 	struct folio *folio = page_folio(page);
 
-	if (!folio_test_anon(folio))
-		return exclusive_refuse(ew, addr, 1, -EOPNOTSUPP);
+	/* First, since a private mapping of a file gets a page of its own. */
 	if (!pte_write(ptep_get(ptep)))
 		return EXCLUSIVE_STOP_FAULT;
+	if (!folio_test_anon(folio))
+		return exclusive_refuse(ew, addr, 1, -EOPNOTSUPP);
 	if (folio_test_large(folio))
 		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_SPLIT);
 	if (!folio_trylock(folio)) {
@@ -181,10 +182,12 @@ static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 {
 	struct folio *folio = pfn_folio(ext->pfn);
 
-	if (folio_test_hugetlb(folio) || !folio_test_anon(folio))
+	if (folio_test_hugetlb(folio))
 		return exclusive_refuse(ew, ext->addr, ext->nr, -EOPNOTSUPP);
 	if (!(ext->perm & DEVICE_EXTENT_WRITE))
 		return exclusive_stop_at(ext, EXCLUSIVE_STOP_FAULT);
+	if (!folio_test_anon(folio))
+		return exclusive_refuse(ew, ext->addr, ext->nr, -EOPNOTSUPP);
 	return exclusive_stop_at(ext, exclusive_stop_with(ew, folio,
 						EXCLUSIVE_STOP_SPLIT));
 }
