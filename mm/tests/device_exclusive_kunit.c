@@ -1,0 +1,901 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of mm/device_exclusive.c: who gets exclusive access to what, how
+ * it ends, and what the rest of mm does to such a page meanwhile.
+ *
+ * The driver here is the thread of the test. What the notifier of its device
+ * hears is counted by kind, and the device writes through the kernel's mapping
+ * of the page.
+ */
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/highmem.h>
+#include <linux/kthread.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_context.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/uaccess.h>
+#include <linux/userfaultfd_k.h>
+
+#include "../internal.h"
+#include "kunit_mm.h"
+
+#define DE_PAGES	8UL
+#define DE_RW		(PROT_READ | PROT_WRITE)
+
+/**
+ * struct de_test - a process and a device
+ * @test: the test
+ * @km: address space of the thread that runs the test
+ * @notifier: of the device, for the memory of the last de_memory()
+ * @made: announcements of exclusive access of our own
+ * @revoked: announcements that exclusive access ends
+ * @other: invalidations of other kinds
+ * @pages: result of a range
+ */
+struct de_test {
+	struct kunit *test;
+	struct kunit_mm *km;
+	struct mmu_interval_notifier notifier;
+	atomic_t made;
+	atomic_t revoked;
+	atomic_t other;
+	struct page *pages[HPAGE_PMD_NR];
+};
+
+static bool de_invalidate(struct mmu_interval_notifier *notifier,
+			  const struct mmu_notifier_range *range,
+			  unsigned long seq)
+{
+	struct de_test *de = container_of(notifier, struct de_test, notifier);
+
+	if (range->event != MMU_NOTIFY_EXCLUSIVE)
+		atomic_inc(&de->other);
+	else if (range->owner == de)
+		atomic_inc(&de->made);
+	else
+		atomic_inc(&de->revoked);
+	mmu_interval_set_seq(notifier, seq);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops de_notifier_ops = {
+	.invalidate = de_invalidate,
+};
+
+static int de_init(struct kunit *test)
+{
+	struct de_test *de = kunit_kzalloc(test, sizeof(*de), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, de);
+	de->test = test;
+	de->km = kunit_mm_create(test);
+	test->priv = de;
+	return 0;
+}
+
+static void de_unwatch(void *data)
+{
+	mmu_interval_notifier_remove(data);
+}
+
+/* The device is told of what happens to these pages from now on. */
+static void de_watch(struct de_test *de, unsigned long addr, unsigned long nr)
+{
+	int ret = mmu_interval_notifier_insert(&de->notifier, de->km->mm, addr,
+					       nr << PAGE_SHIFT,
+					       &de_notifier_ops);
+
+	KUNIT_ASSERT_EQ(de->test, ret, 0);
+	ret = kunit_add_action_or_reset(de->test, de_unwatch, &de->notifier);
+	KUNIT_ASSERT_EQ(de->test, ret, 0);
+}
+
+/* Anonymous pages with their number in them, and no reference left over. */
+static unsigned long de_memory(struct de_test *de, unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map(de->km, nr, DE_RW);
+
+	kunit_mm_write(de->km, addr, nr);
+	lru_add_drain_all();
+	return addr;
+}
+
+static unsigned long de_read(struct de_test *de, unsigned long addr)
+{
+	unsigned long word = 0;
+
+	KUNIT_ASSERT_EQ(de->test, 0,
+			get_user(word, (unsigned long __user *)addr));
+	return word;
+}
+
+static int de_try_write(unsigned long addr, unsigned long word)
+{
+	return put_user(word, (unsigned long __user *)addr);
+}
+
+static pte_t de_pte(struct de_test *de, unsigned long addr)
+{
+	return kunit_mm_pte(de->km, addr);
+}
+
+static bool de_is_exclusive(struct de_test *de, unsigned long addr)
+{
+	pte_t pte = de_pte(de, addr);
+
+	return is_swap_pte(pte) &&
+	       is_device_exclusive_entry(pte_to_swp_entry(pte));
+}
+
+static unsigned long de_rss(struct de_test *de)
+{
+	return percpu_counter_sum(&de->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+/* Return: the page, locked and with a reference; or an error. */
+static struct page *de_try_make(struct de_test *de, unsigned long addr)
+{
+	struct folio *folio = NULL;
+	struct page *page;
+
+	mmap_read_lock(de->km->mm);
+	page = make_device_exclusive(de->km->mm, addr, de, &folio);
+	mmap_read_unlock(de->km->mm);
+	if (!IS_ERR(page))
+		KUNIT_EXPECT_PTR_EQ(de->test, folio, page_folio(page));
+	return page;
+}
+
+static void de_let_go(struct page *page)
+{
+	unlock_page(page);
+	put_page(page);
+}
+
+static struct page *de_make(struct de_test *de, unsigned long addr)
+{
+	struct page *page = de_try_make(de, addr);
+
+	KUNIT_ASSERT_FALSE(de->test, IS_ERR_OR_NULL(page));
+	return page;
+}
+
+/* The device is programmed, and has the page. */
+static struct page *de_give(struct de_test *de, unsigned long addr)
+{
+	struct page *page = de_make(de, addr);
+
+	de_let_go(page);
+	return page;
+}
+
+static int de_make_range(struct de_test *de, unsigned long addr,
+			 unsigned long end)
+{
+	int ret;
+
+	mmap_read_lock(de->km->mm);
+	ret = make_device_exclusive_range(de->km->mm, addr, end, de->pages, de);
+	mmap_read_unlock(de->km->mm);
+	return ret;
+}
+
+/* Return: how many pages of a result were had. */
+static unsigned long de_let_go_range(struct de_test *de, int nr)
+{
+	unsigned long had = 0;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		if (!de->pages[i])
+			continue;
+		KUNIT_EXPECT_TRUE(de->test, PageLocked(de->pages[i]));
+		KUNIT_EXPECT_FALSE(de->test, PageCompound(de->pages[i]));
+		de_let_go(de->pages[i]);
+		had++;
+	}
+	return had;
+}
+
+static void de_device_writes(struct page *page, unsigned long word)
+{
+	unsigned long *words = kmap_local_page(page);
+
+	words[0] = word;
+	kunmap_local(words);
+}
+
+/* Work for another thread of the process. */
+struct de_thread {
+	struct de_test *de;
+	unsigned long addr;
+	int (*work)(struct de_thread *thread);
+	int ret;
+	struct page *page;
+	struct completion done;
+};
+
+static int de_thread_main(void *data)
+{
+	struct de_thread *thread = data;
+
+	kthread_use_mm(thread->de->km->mm);
+	thread->ret = thread->work(thread);
+	kthread_unuse_mm(thread->de->km->mm);
+	complete(&thread->done);
+	return 0;
+}
+
+static void de_thread_start(struct de_thread *thread, struct de_test *de,
+			    unsigned long addr,
+			    int (*work)(struct de_thread *thread))
+{
+	thread->de = de;
+	thread->addr = addr;
+	thread->work = work;
+	init_completion(&thread->done);
+	KUNIT_ASSERT_FALSE(de->test, IS_ERR(kthread_run(de_thread_main, thread,
+							"de_kunit")));
+}
+
+static bool de_thread_is_done(struct de_thread *thread, unsigned int ms)
+{
+	return wait_for_completion_timeout(&thread->done,
+					   msecs_to_jiffies(ms));
+}
+
+/* What is returned, and what it costs */
+
+static void a_page_is_locked_referenced_and_unmapped(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	unsigned long rss = de_rss(de), pfn = kunit_mm_pfn(de->km, addr);
+	struct folio *folio = pfn_folio(pfn);
+	int refs = folio_ref_count(folio);
+	struct page *page;
+	pte_t pte;
+
+	de_watch(de, addr, 1);
+	page = de_make(de, addr + 24);
+	KUNIT_EXPECT_EQ(test, pfn, page_to_pfn(page));
+	KUNIT_EXPECT_TRUE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_EQ(test, refs + 1, folio_ref_count(folio));
+	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(page));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+	pte = de_pte(de, addr);
+	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(
+						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_EQ(test, pfn, swp_offset_pfn(pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
+	de_let_go(page);
+	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+}
+
+static void a_range_is_had_as_a_whole(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long i, addr = de_memory(de, DE_PAGES);
+
+	de_watch(de, addr, DE_PAGES);
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	for (i = 0; i < DE_PAGES; i++)
+		KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr +
+							i * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	for (i = 0; i < DE_PAGES; i++)
+		KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + i,
+				de_read(de, addr + i * PAGE_SIZE));
+}
+
+/* Nothing, the zero page, and memory of which a child has its part. */
+static void pages_are_faulted_in_for_writing(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = kunit_mm_map(de->km, 3, DE_RW);
+	struct mm_struct *child;
+	unsigned long pfn;
+
+	kunit_mm_read(de->km, addr + PAGE_SIZE, 1);
+	kunit_mm_write(de->km, addr + 2 * PAGE_SIZE, 1);
+	pfn = kunit_mm_pfn(de->km, addr + 2 * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, 3, de_make_range(de, addr, addr + 3 * PAGE_SIZE));
+	KUNIT_ASSERT_NOT_NULL(test, de->pages[1]);
+	KUNIT_EXPECT_FALSE(test, is_zero_pfn(page_to_pfn(de->pages[1])));
+	KUNIT_ASSERT_NOT_NULL(test, de->pages[2]);
+	KUNIT_EXPECT_NE(test, pfn, page_to_pfn(de->pages[2]));
+	KUNIT_EXPECT_EQ(test, 3UL, de_let_go_range(de, 3));
+	KUNIT_EXPECT_EQ(test, 3UL, de_rss(de));
+	KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + 2,
+			de_read(de, addr + 2 * PAGE_SIZE));
+}
+
+static void a_range_passes_over_locked_pages(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, DE_PAGES);
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km,
+						     addr + 3 * PAGE_SIZE));
+	int refs = folio_ref_count(folio);
+
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	KUNIT_EXPECT_NULL(test, de->pages[3]);
+	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	folio_unlock(folio);
+	KUNIT_EXPECT_EQ(test, DE_PAGES - 1, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + 3 * PAGE_SIZE)));
+}
+
+static int de_make_in_thread(struct de_thread *thread)
+{
+	thread->page = de_try_make(thread->de, thread->addr);
+	if (IS_ERR(thread->page))
+		return PTR_ERR(thread->page);
+	de_let_go(thread->page);
+	return 0;
+}
+
+static void a_single_page_is_waited_for(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct de_thread thread;
+
+	folio_lock(folio);
+	de_thread_start(&thread, de, addr, de_make_in_thread);
+	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
+	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr));
+	folio_unlock(folio);
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_PTR_EQ(test, &folio->page, thread.page);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+}
+
+static void a_page_can_be_had_again(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *first, *second;
+
+	de_watch(de, addr, 1);
+	first = de_give(de, addr);
+	second = de_give(de, addr);
+	KUNIT_EXPECT_PTR_EQ(test, first, second);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(first));
+}
+
+/* Large folios */
+
+static unsigned long de_huge(struct de_test *de)
+{
+	unsigned long addr = kunit_mm_map_huge(de->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(de->km, addr, HPAGE_PMD_NR);
+	if (!pmd_trans_huge(kunit_mm_pmd(de->km, addr)))
+		kunit_skip(de->test, "no huge page to be had");
+	lru_add_drain_all();
+	return addr;
+}
+
+static void every_page_of_a_huge_page_can_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long i, addr = de_huge(de), rss = de_rss(de);
+
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR,
+			de_make_range(de, addr, addr + HPAGE_PMD_SIZE));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			de_let_go_range(de, HPAGE_PMD_NR));
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + i,
+				de_read(de, addr + i * PAGE_SIZE));
+}
+
+static void a_page_within_a_large_folio_can_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), at = addr + 5 * PAGE_SIZE;
+	unsigned long pfn = kunit_mm_pfn(de->km, at);
+
+	kunit_mm_split_pmd(de->km, addr);
+	KUNIT_ASSERT_TRUE(test, folio_test_large(pfn_folio(pfn)));
+	KUNIT_EXPECT_EQ(test, pfn, page_to_pfn(de_give(de, at)));
+	KUNIT_EXPECT_FALSE(test, folio_test_large(pfn_folio(pfn)));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, at));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, at + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, at >> PAGE_SHIFT, de_read(de, at));
+}
+
+static void a_large_folio_that_is_pinned_cannot_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de);
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	int refs = folio_ref_count(folio);
+	struct page *page;
+
+	folio_get(folio);
+	page = de_try_make(de, addr + PAGE_SIZE);
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EBUSY), page);
+	KUNIT_EXPECT_EQ(test, 4, de_make_range(de, addr, addr + 4 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, 4));
+	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	folio_put(folio);
+	if (pmd_leaf(kunit_mm_pmd(de->km, addr)))
+		KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	de_give(de, addr + PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
+}
+
+/* The CPU */
+
+static void an_access_takes_the_page_back(struct de_test *de,
+					  unsigned long addr)
+{
+	struct kunit *test = de->test;
+	pte_t pte = de_pte(de, addr);
+
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_TRUE(test, pte_write(pte));
+	/* the device may have written, and nobody else says so */
+	KUNIT_EXPECT_TRUE(test, pte_dirty(pte));
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(pfn_folio(pte_pfn(pte))));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
+	KUNIT_EXPECT_EQ(test, 1UL, de_rss(de));
+}
+
+static void reading_takes_the_page_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page;
+
+	de_watch(de, addr, 1);
+	page = de_give(de, addr);
+	de_device_writes(page, 99);
+	KUNIT_EXPECT_EQ(test, 99UL, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(de->km, addr));
+	an_access_takes_the_page_back(de, addr);
+}
+
+static void writing_takes_the_page_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page;
+
+	de_watch(de, addr, 1);
+	page = de_give(de, addr);
+	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, 98));
+	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(de->km, addr));
+	an_access_takes_the_page_back(de, addr);
+	KUNIT_EXPECT_EQ(test, 98UL, de_read(de, addr));
+}
+
+static void a_pin_takes_the_page_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page, *pinned = NULL;
+
+	de_watch(de, addr, 1);
+	page = de_give(de, addr);
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(addr, 1, FOLL_WRITE,
+						     &pinned));
+	KUNIT_EXPECT_PTR_EQ(test, page, pinned);
+	an_access_takes_the_page_back(de, addr);
+	unpin_user_page(pinned);
+}
+
+static int de_read_in_thread(struct de_thread *thread)
+{
+	unsigned long word;
+
+	return get_user(word, (unsigned long __user *)thread->addr);
+}
+
+static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page = de_make(de, addr);
+	struct de_thread thread;
+
+	de_watch(de, addr, 1);
+	de_thread_start(&thread, de, addr, de_read_in_thread);
+	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
+	de_let_go(page);
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+}
+
+/* The rest of mm */
+
+static void fork_takes_the_pages_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct mm_struct *parent = de->km->mm, *child;
+	unsigned long i, addr = de_memory(de, DE_PAGES);
+
+	de_watch(de, addr, DE_PAGES);
+	de_device_writes(de_give(de, addr), 97);
+	for (i = 1; i < DE_PAGES; i++)
+		de_give(de, addr + i * PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	for (i = 0; i < DE_PAGES; i++) {
+		KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr +
+							   i * PAGE_SIZE)));
+		KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr +
+							  i * PAGE_SIZE)));
+	}
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_rss(de));
+	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, 1));
+
+	kunit_mm_enter(de->km, child);
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_rss(de));
+	KUNIT_EXPECT_EQ(test, 97UL, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr + PAGE_SIZE, 2));
+	kunit_mm_enter(de->km, parent);
+	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + 1,
+			de_read(de, addr + PAGE_SIZE));
+}
+
+/* What the device had is not what a child gets, and the other way round. */
+static void what_the_device_gets_after_fork_is_the_parents(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct mm_struct *child;
+	unsigned long addr = de_memory(de, 1);
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	de_device_writes(de_give(de, addr), 96);
+	KUNIT_EXPECT_EQ(test, 96UL, de_read(de, addr));
+	kunit_mm_enter(de->km, child);
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+}
+
+static void mprotect_is_obeyed(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2);
+
+	de_watch(de, addr, 2);
+	de_give(de, addr);
+	kunit_mm_protect(de->km, addr, 2, VM_READ);
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_FALSE(test, is_writable_device_exclusive_entry(
+					pte_to_swp_entry(de_pte(de, addr))));
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr)));
+	KUNIT_EXPECT_NE(test, 0, de_try_write(addr, 1));
+
+	kunit_mm_protect(de->km, addr, 2, VM_READ | VM_WRITE);
+	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, 1));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(de_pte(de, addr))));
+	de_give(de, addr);
+	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
+}
+
+static void userfaultfd_protects_such_a_page(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_flags(de->km, addr, VM_UFFD_WP, 0);
+	de_give(de, addr);
+	mmap_read_lock(de->km->mm);
+	uffd_wp_range(vma_lookup(de->km->mm, addr), addr, PAGE_SIZE, true);
+	mmap_read_unlock(de->km->mm);
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(de_pte(de, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr)));
+	kunit_mm_flags(de->km, addr, 0, VM_UFFD_WP);
+}
+
+static void a_discard_frees_the_page(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2);
+	struct page *page;
+
+	de_watch(de, addr, 2);
+	page = de_give(de, addr);
+	get_page(page);
+	kunit_mm_zap(de->km, addr, 1);
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_TRUE(test, pte_none(de_pte(de, addr)));
+	KUNIT_EXPECT_EQ(test, 1UL, de_rss(de));
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
+}
+
+static void munmap_frees_the_page(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2);
+	struct page *page;
+
+	de_watch(de, addr, 2);
+	page = de_give(de, addr);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_EQ(test, 0UL, de_rss(de));
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
+	put_page(page);
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
+}
+
+/* A driver that is late has what is left of the page, and no harm is done. */
+static void a_page_may_go_while_the_driver_has_it(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page = de_make(de, addr);
+
+	kunit_mm_zap(de->km, addr, 1);
+	KUNIT_EXPECT_TRUE(test, PageLocked(page));
+	KUNIT_EXPECT_EQ(test, 0UL, de_rss(de));
+	de_let_go(page);
+	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
+}
+
+static struct folio *de_new_folio(struct folio *old, unsigned long data)
+{
+	return folio_alloc(GFP_KERNEL, 0);
+}
+
+static void such_a_page_does_not_migrate(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = page_folio(de_give(de, addr));
+	LIST_HEAD(list);
+
+	if (!IS_ENABLED(CONFIG_MIGRATION))
+		kunit_skip(test, "no migration in this kernel");
+	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(folio));
+	list_add(&folio->lru, &list);
+	KUNIT_EXPECT_NE(test, 0, migrate_pages(&list, de_new_folio, NULL, 0,
+					       MIGRATE_SYNC, MR_SYSCALL, NULL));
+	folio_putback_lru(folio);
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	de_device_writes(&folio->page, 95);
+	KUNIT_EXPECT_EQ(test, 95UL, de_read(de, addr));
+}
+
+static void such_a_page_does_not_go_to_a_device(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2), src[2], dst[2];
+	struct migrate_vma args = {
+		.start = addr,
+		.end = addr + 2 * PAGE_SIZE,
+		.src = src,
+		.dst = dst,
+		.pgmap_owner = de,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+
+	de_give(de, addr);
+	mmap_read_lock(de->km->mm);
+	args.vma = vma_lookup(de->km->mm, addr);
+	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&args));
+	KUNIT_EXPECT_EQ(test, 1UL, args.cpages);
+	KUNIT_EXPECT_EQ(test, 0UL, src[0]);
+	migrate_vma_pages(&args);
+	migrate_vma_finalize(&args);
+	mmap_read_unlock(de->km->mm);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+}
+
+static void the_end_of_the_process_frees_such_pages(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct mm_struct *parent = de->km->mm, *child;
+	unsigned long addr = de_memory(de, 2);
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	kunit_mm_enter(de->km, child);
+	page = de_give(de, addr);
+	get_page(page);
+	kunit_mm_enter(de->km, parent);
+	kunit_mm_exit(de->km, child);
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+}
+
+/* What cannot be had */
+
+static void absurd_ranges_are_refused(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2);
+
+	KUNIT_EXPECT_EQ(test, -EINVAL, de_make_range(de, addr, addr));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			de_make_range(de, addr + PAGE_SIZE, addr));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			de_make_range(de, addr + 1, addr + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			de_make_range(de, addr, addr + PAGE_SIZE + 1));
+	KUNIT_EXPECT_EQ(test, -EINVAL, de_make_range(de, 0, PAGE_MASK));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+}
+
+static void a_range_ends_where_memory_ends(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2), end = addr + 2 * PAGE_SIZE;
+
+	KUNIT_EXPECT_EQ(test, -EFAULT, de_make_range(de, end, end + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 2, de_make_range(de, addr, end + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 2UL, de_let_go_range(de, 2));
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, end));
+
+	kunit_mm_protect(de->km, addr + PAGE_SIZE, 1, VM_READ);
+	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, end));
+	KUNIT_EXPECT_EQ(test, 1UL, de_let_go_range(de, 1));
+	KUNIT_EXPECT_EQ(test, -EFAULT, de_make_range(de, end - PAGE_SIZE, end));
+}
+
+static void io_memory_cannot_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+
+	kunit_mm_flags(de->km, addr, VM_PFNMAP, 0);
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
+	KUNIT_EXPECT_EQ(test, -EFAULT,
+			de_make_range(de, addr, addr + PAGE_SIZE));
+	kunit_mm_flags(de->km, addr, 0, VM_PFNMAP);
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+}
+
+static void de_expect_not_supported(struct de_test *de, unsigned long addr)
+{
+	struct kunit *test = de->test;
+
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EOPNOTSUPP), de_try_make(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, addr + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, 1));
+}
+
+static void memory_of_files_cannot_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct file *file = kunit_mm_shmem(test, 2);
+	unsigned long addr = kunit_mm_map_file(de->km, file, 2, DE_RW,
+					       MAP_SHARED);
+
+	de_expect_not_supported(de, addr);
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+
+	/* its own copy is anonymous */
+	addr = kunit_mm_map_file(de->km, file, 2, DE_RW, MAP_PRIVATE);
+	kunit_mm_read(de->km, addr, 2);
+	de_give(de, addr);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
+}
+
+#ifdef CONFIG_HUGETLB_PAGE
+static void hugetlb_pages_cannot_be_had(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = kunit_mm_map_hugetlb(de->km, 1);
+
+	de_expect_not_supported(de, addr);
+	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, 1));
+	de_expect_not_supported(de, addr + PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
+}
+#else
+static void hugetlb_pages_cannot_be_had(struct kunit *test)
+{
+	kunit_skip(test, "no hugetlb pages in this kernel");
+}
+#endif
+
+static void a_fatal_signal_ends_the_wait(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	int refs = folio_ref_count(folio);
+	struct page *page;
+
+	folio_lock(folio);
+	allow_signal(SIGKILL);
+	send_sig(SIGKILL, current, 1);
+	page = de_try_make(de, addr);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
+	folio_unlock(folio);
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EINTR), page);
+	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+}
+
+static struct kunit_case device_exclusive_cases[] = {
+	KUNIT_CASE(a_page_is_locked_referenced_and_unmapped),
+	KUNIT_CASE(a_range_is_had_as_a_whole),
+	KUNIT_CASE(pages_are_faulted_in_for_writing),
+	KUNIT_CASE(a_range_passes_over_locked_pages),
+	KUNIT_CASE(a_single_page_is_waited_for),
+	KUNIT_CASE(a_page_can_be_had_again),
+	KUNIT_CASE(every_page_of_a_huge_page_can_be_had),
+	KUNIT_CASE(a_page_within_a_large_folio_can_be_had),
+	KUNIT_CASE(a_large_folio_that_is_pinned_cannot_be_had),
+	KUNIT_CASE(reading_takes_the_page_back),
+	KUNIT_CASE(writing_takes_the_page_back),
+	KUNIT_CASE(a_pin_takes_the_page_back),
+	KUNIT_CASE(the_cpu_waits_until_the_device_is_programmed),
+	KUNIT_CASE(fork_takes_the_pages_back),
+	KUNIT_CASE(what_the_device_gets_after_fork_is_the_parents),
+	KUNIT_CASE(mprotect_is_obeyed),
+	KUNIT_CASE(userfaultfd_protects_such_a_page),
+	KUNIT_CASE(a_discard_frees_the_page),
+	KUNIT_CASE(munmap_frees_the_page),
+	KUNIT_CASE(a_page_may_go_while_the_driver_has_it),
+	KUNIT_CASE(such_a_page_does_not_migrate),
+	KUNIT_CASE(such_a_page_does_not_go_to_a_device),
+	KUNIT_CASE(the_end_of_the_process_frees_such_pages),
+	KUNIT_CASE(absurd_ranges_are_refused),
+	KUNIT_CASE(a_range_ends_where_memory_ends),
+	KUNIT_CASE(io_memory_cannot_be_had),
+	KUNIT_CASE(memory_of_files_cannot_be_had),
+	KUNIT_CASE(hugetlb_pages_cannot_be_had),
+	KUNIT_CASE(a_fatal_signal_ends_the_wait),
+	{}
+};
+
+static struct kunit_suite device_exclusive_suite = {
+	.name = "device_exclusive",
+	.init = de_init,
+	.test_cases = device_exclusive_cases,
+};
+
+kunit_test_suites(&device_exclusive_suite);
