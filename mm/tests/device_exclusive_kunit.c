@@ -135,6 +135,15 @@ static bool de_is_exclusive(struct de_test *de, unsigned long addr)
 	       is_device_exclusive_entry(pte_to_swp_entry(pte));
 }
 
+/* Does an entry of the device's stand there, which lets it write? */
+static bool de_is_writable(struct de_test *de, unsigned long addr)
+{
+	swp_entry_t entry = pte_to_swp_entry(de_pte(de, addr));
+
+	return de_is_exclusive(de, addr) &&
+	       is_writable_device_exclusive_entry(entry);
+}
+
 static unsigned long de_rss(struct de_test *de)
 {
 	return percpu_counter_sum(&de->km->mm->rss_stat[MM_ANONPAGES]);
@@ -274,8 +283,7 @@ static void a_page_is_locked_referenced_and_unmapped(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 	pte = de_pte(de, addr);
-	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(
-						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_TRUE(test, de_is_writable(de, addr));
 	KUNIT_EXPECT_EQ(test, pfn, swp_offset_pfn(pte_to_swp_entry(pte)));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
@@ -571,6 +579,36 @@ static void fork_takes_the_pages_back(struct kunit *test)
 			de_read(de, addr + PAGE_SIZE));
 }
 
+static int de_let_go_later(struct de_thread *thread)
+{
+	msleep(100);
+	de_let_go(thread->page);
+	return 0;
+}
+
+/* Such a lock is held for a short time, and no reason for fork() to fail. */
+static void fork_waits_until_the_device_is_programmed(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, DE_PAGES);
+	struct de_thread thread = {
+		.page = de_make(de, addr + PAGE_SIZE),
+	};
+	struct folio *folio = page_folio(thread.page);
+	struct mm_struct *child;
+
+	de_thread_start(&thread, de, addr, de_let_go_later);
+	KUNIT_EXPECT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 2, folio_mapcount(folio));
+	KUNIT_EXPECT_EQ(test, 2, folio_ref_count(folio));
+	kunit_mm_enter(de->km, child);
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_rss(de));
+	KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + 1,
+			de_read(de, addr + PAGE_SIZE));
+}
+
 /* What the device had is not what a child gets, and the other way round. */
 static void what_the_device_gets_after_fork_is_the_parents(struct kunit *test)
 {
@@ -594,8 +632,8 @@ static void mprotect_is_obeyed(struct kunit *test)
 	de_give(de, addr);
 	kunit_mm_protect(de->km, addr, 2, VM_READ);
 	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
-	KUNIT_EXPECT_FALSE(test, is_writable_device_exclusive_entry(
-					pte_to_swp_entry(de_pte(de, addr))));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_FALSE(test, de_is_writable(de, addr));
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 	KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr)));
@@ -874,6 +912,7 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(a_pin_takes_the_page_back),
 	KUNIT_CASE(the_cpu_waits_until_the_device_is_programmed),
 	KUNIT_CASE(fork_takes_the_pages_back),
+	KUNIT_CASE(fork_waits_until_the_device_is_programmed),
 	KUNIT_CASE(what_the_device_gets_after_fork_is_the_parents),
 	KUNIT_CASE(mprotect_is_obeyed),
 	KUNIT_CASE(userfaultfd_protects_such_a_page),

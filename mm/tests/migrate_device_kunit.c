@@ -414,6 +414,20 @@ static bool md_on_device(struct md_test *md, unsigned long addr)
 	       pfn < md_first_pfn(md) + MD_DEVICE_PAGES;
 }
 
+static pte_t md_pte(struct md_test *md, unsigned long addr, unsigned long i)
+{
+	return kunit_mm_pte(md->km, addr + (i << PAGE_SHIFT));
+}
+
+/* Does a device-private entry stand there, which lets the device write? */
+static bool md_device_writes(struct md_test *md, unsigned long addr,
+			     unsigned long i)
+{
+	swp_entry_t entry = pte_to_swp_entry(md_pte(md, addr, i));
+
+	return is_writable_device_private_entry(entry);
+}
+
 static void md_expect_on_device(struct md_test *md, unsigned long addr,
 				unsigned long nr, bool on_device)
 {
@@ -436,6 +450,12 @@ static struct folio *md_folio(struct md_test *md, unsigned long addr)
 
 	KUNIT_ASSERT_NE(md->test, pfn, 0UL);
 	return pfn_folio(pfn);
+}
+
+static struct folio *md_nth_folio(struct md_test *md, unsigned long addr,
+				  unsigned long i)
+{
+	return md_folio(md, addr + (i << PAGE_SHIFT));
 }
 
 static void md_write_word(struct md_test *md, unsigned long addr,
@@ -639,10 +659,14 @@ static void md_expect_charged(struct md_test *md, unsigned long addr,
 	if (mem_cgroup_disabled())
 		return;
 	KUNIT_EXPECT_NOT_NULL(md->test, memcg);
-	for (i = 0; i < nr; i++)
-		if (md_pfn_at(md, addr + (i << PAGE_SHIFT)))
-			KUNIT_EXPECT_PTR_EQ(md->test, memcg, folio_memcg(
-				md_folio(md, addr + (i << PAGE_SHIFT))));
+	for (i = 0; i < nr; i++) {
+		struct folio *folio;
+
+		if (!md_pfn_at(md, addr + (i << PAGE_SHIFT)))
+			continue;
+		folio = md_nth_folio(md, addr, i);
+		KUNIT_EXPECT_PTR_EQ(md->test, memcg, folio_memcg(folio));
+	}
 }
 
 static void counts_do_not_change_by_moves(struct kunit *test)
@@ -736,6 +760,28 @@ static void a_page_with_a_reference_stays(struct kunit *test)
 	lru_add_drain_all();
 	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 	md_expect_contents(md, addr, MD_PAGES);
+}
+
+/* It is found before the driver copies, and goes back there and then. */
+static void setup_finds_a_reference(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+	struct folio *folio = md_folio(md, addr);
+
+	folio_get(folio);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	KUNIT_EXPECT_EQ(test, 3UL, md->args.cpages);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[0]);
+	KUNIT_EXPECT_TRUE(test, pte_present(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	md_copy(md, 4, true, MD_MOVES_ALL);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	folio_put(folio);
+	md_expect_contents(md, addr, 4);
 }
 
 static void a_locked_page_stays(struct kunit *test)
@@ -1009,8 +1055,7 @@ static void holes_of_a_read_only_mapping_stay_read_only(struct kunit *test)
 	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ);
 
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
-	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
-			pte_to_swp_entry(kunit_mm_pte(md->km, addr))));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
 	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr));
 	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
 }
@@ -1090,8 +1135,7 @@ static void soft_dirty_survives(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
-	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(kunit_mm_pte(md->km,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(md_pte(md, addr, 1)));
 }
 
 static pte_t md_protected_by_userfaultfd(pte_t pte)
@@ -1109,15 +1153,12 @@ static void protection_by_userfaultfd_survives(struct kunit *test)
 	kunit_mm_change(md->km, addr, 1, md_protected_by_userfaultfd);
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(kunit_mm_pte(md->km, addr)));
-	KUNIT_EXPECT_FALSE(test, pte_swp_uffd_wp(kunit_mm_pte(md->km,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_swp_uffd_wp(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
-	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(kunit_mm_pte(md->km,
-							addr + PAGE_SIZE)));
-	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km,
-						       addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(md_pte(md, addr, 1)));
+	KUNIT_EXPECT_TRUE(test, pte_write(md_pte(md, addr, 1)));
 }
 
 static pte_t md_clean(pte_t pte)
@@ -1138,14 +1179,11 @@ static void dirty_is_the_folios_on_the_device(struct kunit *test)
 	KUNIT_ASSERT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
-	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_folio(md,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_nth_folio(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
-	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_folio(md,
-							addr + PAGE_SIZE)));
-	KUNIT_EXPECT_FALSE(test, pte_dirty(kunit_mm_pte(md->km,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(md_nth_folio(md, addr, 1)));
+	KUNIT_EXPECT_FALSE(test, pte_dirty(md_pte(md, addr, 1)));
 }
 
 static pte_t md_old(pte_t pte)
@@ -1162,16 +1200,13 @@ static void young_is_referenced_on_the_device(struct kunit *test)
 	for (i = 0; i < 2; i++)
 		folio_clear_referenced(md_folio(md, addr + i * PAGE_SIZE));
 	kunit_mm_change(md->km, addr, 1, md_old);
-	KUNIT_ASSERT_TRUE(test, pte_young(kunit_mm_pte(md->km,
-						       addr + PAGE_SIZE)));
+	KUNIT_ASSERT_TRUE(test, pte_young(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	KUNIT_EXPECT_FALSE(test, folio_test_referenced(md_folio(md, addr)));
-	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_folio(md,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_nth_folio(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_FALSE(test, folio_test_referenced(md_folio(md, addr)));
-	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_folio(md,
-							addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_nth_folio(md, addr, 1)));
 	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
 }
 
@@ -1188,10 +1223,8 @@ static void a_page_that_stays_keeps_its_age_and_dirt(struct kunit *test)
 					      MD_MOVES_NONE));
 	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
-	KUNIT_EXPECT_TRUE(test, pte_young(kunit_mm_pte(md->km,
-						       addr + PAGE_SIZE)));
-	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km,
-						       addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, pte_young(md_pte(md, addr, 1)));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(md_pte(md, addr, 1)));
 }
 
 static bool md_is_exclusive(struct md_test *md, unsigned long addr)
@@ -1224,8 +1257,7 @@ static void memory_that_was_shared_does_not_become_exclusive(struct kunit *test)
 	KUNIT_ASSERT_FALSE(test, md_is_exclusive(md, addr));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	KUNIT_EXPECT_FALSE(test, md_is_exclusive(md, addr));
-	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
-			pte_to_swp_entry(kunit_mm_pte(md->km, addr))));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
 	KUNIT_EXPECT_FALSE(test, md_is_exclusive(md, addr));
 	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
@@ -1274,9 +1306,7 @@ static void fork_shares_device_pages_until_one_writes(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
 	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
 	for (i = 0; i < 4; i++)
-		KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
-				pte_to_swp_entry(kunit_mm_pte(md->km,
-						addr + i * PAGE_SIZE))));
+		KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, i));
 	md_write_word(md, addr, 1);
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
 
@@ -1321,8 +1351,7 @@ static void a_page_that_two_share_moves_for_both(struct kunit *test)
 	kunit_mm_enter(md->km, parent);
 	md_expect_on_device(md, addr, MD_PAGES, false);
 	md_expect_contents(md, addr, MD_PAGES);
-	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr +
-							PAGE_SIZE)));
+	KUNIT_EXPECT_FALSE(test, pte_write(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
@@ -1444,8 +1473,7 @@ static void md_zap_between(struct kunit *test, enum md_driver driver)
 
 	KUNIT_EXPECT_EQ(test, 0, ret);
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
-	KUNIT_EXPECT_TRUE(test, pte_none(kunit_mm_pte(md->km,
-						      addr + PAGE_SIZE)));
+	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, rss - 1,
 			md_rss(md));
 	KUNIT_EXPECT_EQ(test, driver == MD_MOVES_ALL ? MD_PAGES - 1 : 0,
@@ -1577,7 +1605,7 @@ static void protection_that_came_between_is_kept_where_it_stays(
 	pte = kunit_mm_pte(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, pte_present(pte) && pte_uffd_wp(pte));
 	KUNIT_EXPECT_FALSE(test, pte_write(pte));
-	pte = kunit_mm_pte(md->km, addr + PAGE_SIZE);
+	pte = md_pte(md, addr, 1);
 	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(pte));
 	KUNIT_EXPECT_TRUE(test, pte_write(pte));
 
@@ -1796,6 +1824,30 @@ static void eviction_passes_over_locked_pages(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
+/*
+ * There is no mmap lock to keep the process: whatever its pages are restored by
+ * has to be kept by the migration, or is gone.
+ */
+static void eviction_outlives_the_process(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	struct mm_struct *parent = md->km->mm, *child;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	kunit_mm_enter(md->km, child);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	kunit_mm_enter(md->km, parent);
+	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
+	kunit_mm_exit(md->km, child);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr, MD_PAGES * PAGE_SIZE));
+	synchronize_rcu();
+	md_bring_home(md, MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
 /* Coherent memory: the CPU can access it, so it need not come home for that. */
 
 static void coherent_memory_is_present(struct kunit *test)
@@ -1983,6 +2035,7 @@ static struct kunit_case migrate_device_cases[] = {
 			 md_outcome_gen_params),
 	KUNIT_CASE(a_pinned_page_stays),
 	KUNIT_CASE(a_page_with_a_reference_stays),
+	KUNIT_CASE(setup_finds_a_reference),
 	KUNIT_CASE(a_locked_page_stays),
 	KUNIT_CASE(device_pages_of_another_owner_stay),
 	KUNIT_CASE(pages_that_are_not_selected_stay),
@@ -2025,6 +2078,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(eviction_brings_every_page_home),
 	KUNIT_CASE(single_pfns_can_be_evicted),
 	KUNIT_CASE(eviction_passes_over_locked_pages),
+	KUNIT_CASE(eviction_outlives_the_process),
 	{}
 };
 

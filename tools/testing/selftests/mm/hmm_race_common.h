@@ -59,6 +59,24 @@ static inline int race_device(int fd, unsigned long request, void *addr,
 	return ret ? -1 : 0;
 }
 
+#define RACE_DEVICE_MASK	0xf0	/* of a snapshot: whose memory it is */
+
+/*
+ * How many of the pages are in device memory of this kind, for the device of
+ * @fd: HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL, for one. @seen has a byte a page.
+ */
+static inline size_t race_count_pages(int fd, void *addr, size_t pages,
+				      unsigned char kind, unsigned char *seen)
+{
+	size_t found = 0;
+
+	if (race_device(fd, HMM_DMIRROR_SNAPSHOT, addr, pages, seen))
+		return 0;
+	for (size_t i = 0; i < pages; i++)
+		found += (seen[i] & RACE_DEVICE_MASK) == kind;
+	return found;
+}
+
 static inline int race_write_file(const char *path, const char *text)
 {
 	size_t size = strlen(text);

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Threads that fault on the same device pages at the same time: the driver is
+ * to be called once a page.
+ *
+ * A range of pages goes to the dummy device (lib/test_hmm.c), then all threads
+ * read all of it, in the same order. The calls of the driver's function for
+ * CPU faults are counted by lib/test_call_count.c, a module that has to be
+ * there already and know the name of that function. Threads that find somebody
+ * else at work must wait for him; if they take a reference instead, his
+ * migration fails, and the driver is called over and over again.
+ */
+#define _GNU_SOURCE
+#include <limits.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "hmm_race_common.h"
+#include "../kselftest.h"
+
+#define CALLS	"/sys/module/test_call_count/parameters/calls"
+#define PAGES	256
+#define THREADS	8
+#define ROUNDS	20
+
+static struct {
+	pthread_barrier_t start;
+	pthread_barrier_t end;
+	size_t page_size;
+	char *area;
+	unsigned long wrong;	/* words, over all threads and rounds */
+} test;
+
+static uint64_t word_of(unsigned int round, unsigned int page)
+{
+	return race_mix((uint64_t)round << 32 | page);
+}
+
+static uint64_t *page_at(unsigned int page)
+{
+	return (uint64_t *)(test.area + page * test.page_size);
+}
+
+static void *reader(void *arg)
+{
+	for (unsigned int round = 0; round < ROUNDS; round++) {
+		unsigned long wrong = 0;
+
+		pthread_barrier_wait(&test.start);
+		for (unsigned int i = 0; i < PAGES; i++)
+			wrong += *(volatile uint64_t *)page_at(i) !=
+				 word_of(round, i);
+		__atomic_fetch_add(&test.wrong, wrong, __ATOMIC_RELAXED);
+		pthread_barrier_wait(&test.end);
+	}
+	return NULL;
+}
+
+static void to_device(int fd, unsigned int round, void *buffer)
+{
+	unsigned char seen[PAGES];
+	size_t moved;
+
+	for (unsigned int i = 0; i < PAGES; i++)
+		*page_at(i) = word_of(round, i);
+	if (race_device(fd, HMM_DMIRROR_MIGRATE_TO_DEV, test.area, PAGES,
+			buffer))
+		ksft_exit_fail_msg("migration to the device: %s\n",
+				   strerror(errno));
+	moved = race_count_pages(fd, test.area, PAGES,
+				 HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL, seen);
+	if (moved != PAGES)
+		ksft_exit_fail_msg("%zu of %d pages are on the device\n",
+				   moved, PAGES);
+}
+
+/* Return: how often the driver was called. */
+static long count_round(int fd, unsigned int round, void *buffer)
+{
+	to_device(fd, round, buffer);
+	if (race_write_file(CALLS, "0"))
+		ksft_exit_fail_msg("%s: %s\n", CALLS, strerror(errno));
+	pthread_barrier_wait(&test.start);
+	pthread_barrier_wait(&test.end);
+	return race_read_number(CALLS, NULL);
+}
+
+static char *memory(void)
+{
+	size_t size = PAGES * test.page_size;
+	char *addr = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (addr == MAP_FAILED)
+		ksft_exit_fail_msg("no memory\n");
+	madvise(addr, size, MADV_NOHUGEPAGE);
+	return addr;
+}
+
+int main(void)
+{
+	pthread_t threads[THREADS];
+	long calls, fewest = LONG_MAX, most = 0;
+	int fd = race_open_device(0);
+	char *buffer;
+
+	ksft_print_header();
+	if (fd < 0)
+		ksft_exit_skip("no /dev/hmm_dmirror0\n");
+	if (race_read_number(CALLS, NULL) < 0)
+		ksft_exit_skip("no " CALLS "\n");
+	ksft_set_plan(2);
+	test.page_size = sysconf(_SC_PAGESIZE);
+	test.area = memory();
+	buffer = memory();
+	pthread_barrier_init(&test.start, NULL, THREADS + 1);
+	pthread_barrier_init(&test.end, NULL, THREADS + 1);
+	for (unsigned int i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i], NULL, reader, NULL))
+			ksft_exit_fail_msg("no thread\n");
+	for (unsigned int round = 0; round < ROUNDS; round++) {
+		calls = count_round(fd, round, buffer);
+		fewest = calls < fewest ? calls : fewest;
+		most = calls > most ? calls : most;
+	}
+	for (unsigned int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+
+	ksft_print_msg("%d threads, %d pages, %d rounds: %ld to %ld calls\n",
+		       THREADS, PAGES, ROUNDS, fewest, most);
+	ksft_test_result(!test.wrong, "every word is the one written\n");
+	ksft_test_result(fewest == PAGES && most == PAGES,
+			 "the driver is called once a page\n");
+	ksft_finished();
+}

@@ -1,0 +1,676 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a migration to a device, or exclusive access of one, does to memory
+ * that the rest of mm has its hands on: pages in the swap cache, pages merged
+ * by KSM, pages that are to be reclaimed; and what the memory controller counts
+ * for each outcome.
+ *
+ * Nothing races here. Each test is a process of its own, sets up one state,
+ * makes sure of it by /proc/kpageflags or the like, and looks at the outcome.
+ * All are done with both kinds of device memory.
+ */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "hmm_race_common.h"
+#include "../kselftest.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+
+#define PAGES		64
+#define MANY		2048
+#define CGROUP		"/sys/fs/cgroup/hmm-outcome"
+#define KSM		"/sys/kernel/mm/ksm/"
+
+/* Bits of /proc/kpageflags and /proc/self/pagemap. */
+#define KPF_SWAPCACHE	13
+#define PM_SWAP		62
+#define PM_PRESENT	63
+#define PM_PFN		((1ULL << 55) - 1)
+
+static struct {
+	const char *kind;
+	unsigned char place;	/* in a snapshot, of a page that moved */
+	bool coherent;
+	int fd;
+	size_t page_size;
+	void *buffer;		/* of MANY pages */
+} device;
+
+/* Status of a process that ran a test. */
+enum { PASS, FAIL, SKIP };
+
+#define expect(cond, ...) do {						\
+	if (!(cond)) {							\
+		ksft_print_msg("line %d: ", __LINE__);			\
+		printf(__VA_ARGS__);					\
+		printf("\n");						\
+		fflush(stdout);						\
+		exit(FAIL);						\
+	}								\
+} while (0)
+
+static char *page_of(char *area, size_t i)
+{
+	return area + i * device.page_size;
+}
+
+static char *map(size_t pages)
+{
+	char *area = mmap(NULL, pages * device.page_size,
+			  PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
+
+	expect(area != MAP_FAILED, "no memory");
+	madvise(area, pages * device.page_size, MADV_NOHUGEPAGE);
+	return area;
+}
+
+static uint64_t word_of(size_t i)
+{
+	return race_mix(i + 1);
+}
+
+static void fill(char *area, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++)
+		*(uint64_t *)page_of(area, i) = word_of(i);
+}
+
+static char *map_filled(size_t pages)
+{
+	char *area = map(pages);
+
+	fill(area, pages);
+	return area;
+}
+
+static void check_word(const char *who, size_t i, uint64_t word)
+{
+	expect(word == word_of(i), "%s reads %#llx in page %zu", who,
+	       (unsigned long long)word, i);
+}
+
+static void check_by_device(char *area, size_t pages)
+{
+	expect(!race_device(device.fd, HMM_DMIRROR_READ, area, pages,
+			    device.buffer),
+	       "device read: %s", strerror(errno));
+	for (size_t i = 0; i < pages; i++)
+		check_word("the device", i,
+			   *(uint64_t *)page_of(device.buffer, i));
+}
+
+static void check_by_cpu(char *area, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++)
+		check_word("the CPU", i, *(uint64_t *)page_of(area, i));
+}
+
+static unsigned char seen[MANY];
+
+static size_t on_device(char *area, size_t pages)
+{
+	expect(pages <= sizeof(seen), "too many pages");
+	return race_count_pages(device.fd, area, pages, device.place, seen);
+}
+
+/* Return: how many of the pages are on the device then. */
+static size_t to_device(char *area, size_t pages)
+{
+	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV, area, pages,
+		    device.buffer);
+	return on_device(area, pages);
+}
+
+static void to_system(char *area, size_t pages)
+{
+	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_SYS, area, pages,
+		    device.buffer);
+	expect(!on_device(area, pages), "pages are still on the device");
+}
+
+static uint64_t read_word(const char *path, uint64_t index)
+{
+	int fd = open(path, O_RDONLY);
+	uint64_t word = 0;
+
+	expect(fd >= 0, "%s: %s", path, strerror(errno));
+	if (pread(fd, &word, sizeof(word), index * sizeof(word)) !=
+	    sizeof(word))
+		word = 0;
+	close(fd);
+	return word;
+}
+
+static uint64_t pagemap(char *addr)
+{
+	return read_word("/proc/self/pagemap",
+			 (uintptr_t)addr / device.page_size);
+}
+
+static bool page_has_flag(char *addr, unsigned int flag)
+{
+	uint64_t entry = pagemap(addr);
+
+	if (!(entry >> PM_PRESENT & 1))
+		return false;
+	return read_word("/proc/kpageflags", entry & PM_PFN) >> flag & 1;
+}
+
+static size_t count_flag(char *area, size_t pages, unsigned int flag)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		found += page_has_flag(page_of(area, i), flag);
+	return found;
+}
+
+static size_t count_swapped(char *area, size_t pages)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		found += pagemap(page_of(area, i)) >> PM_SWAP & 1;
+	return found;
+}
+
+static void page_out(char *area, size_t pages)
+{
+	for (int i = 0; i < 50; i++) {
+		madvise(area, pages * device.page_size, MADV_PAGEOUT);
+		if (count_swapped(area, pages) == pages)
+			return;
+		usleep(20000);
+	}
+	expect(false, "%zu of %zu pages are swapped out",
+	       count_swapped(area, pages), pages);
+}
+
+/* A child that has what its parent has, until it is told to end. */
+struct keeper {
+	pid_t pid;
+	int fd;
+};
+
+static struct keeper keep_alive(void)
+{
+	struct keeper keeper;
+	int fds[2];
+	char byte;
+
+	expect(!pipe(fds), "pipe: %s", strerror(errno));
+	keeper.pid = fork();
+	expect(keeper.pid >= 0, "fork: %s", strerror(errno));
+	if (!keeper.pid) {
+		close(fds[1]);
+		_exit(read(fds[0], &byte, 1) != 0);
+	}
+	close(fds[0]);
+	keeper.fd = fds[1];
+	return keeper;
+}
+
+static void let_end(struct keeper keeper)
+{
+	close(keeper.fd);
+	waitpid(keeper.pid, NULL, 0);
+}
+
+/*
+ * Swap. A page whose swap somebody else needs stays, with nothing lost; one
+ * whose swap is just a copy gives it up and moves.
+ */
+static void swap_cache(void)
+{
+	char *area = map_filled(PAGES);
+	struct keeper child;
+	size_t cached;
+
+	page_out(area, PAGES);
+	child = keep_alive();
+	check_by_cpu(area, PAGES);
+	cached = count_flag(area, PAGES, KPF_SWAPCACHE);
+	expect(cached == PAGES, "%zu pages are in the swap cache", cached);
+	expect(!to_device(area, PAGES), "pages moved whose swap is in use");
+	expect(count_flag(area, PAGES, KPF_SWAPCACHE) == PAGES,
+	       "pages have left the swap cache");
+	check_by_device(area, PAGES);
+	check_by_cpu(area, PAGES);
+
+	let_end(child);
+	cached = count_flag(area, PAGES, KPF_SWAPCACHE);
+	expect(cached == PAGES, "%zu pages are still in the swap cache",
+	       cached);
+	expect(to_device(area, PAGES) == PAGES,
+	       "pages stay whose swap nobody needs");
+	check_by_device(area, PAGES);
+	to_system(area, PAGES);
+	expect(!count_flag(area, PAGES, KPF_SWAPCACHE),
+	       "pages came back with swap");
+	check_by_cpu(area, PAGES);
+}
+
+/* The child that needs the swap finds its own contents there. */
+static void swap_of_a_child(void)
+{
+	char *area = map_filled(PAGES);
+	int status;
+	pid_t pid;
+
+	page_out(area, PAGES);
+	pid = fork();
+	expect(pid >= 0, "fork: %s", strerror(errno));
+	if (!pid) {
+		usleep(200000);
+		check_by_cpu(area, PAGES);
+		_exit(PASS);
+	}
+	check_by_cpu(area, PAGES);
+	to_device(area, PAGES);
+	memset(area, 0x55, PAGES * device.page_size);
+	waitpid(pid, &status, 0);
+	expect(WIFEXITED(status) && !WEXITSTATUS(status),
+	       "the child does not find its memory");
+}
+
+/* What is swapped out does not move, and is not lost by the attempt. */
+static void swapped_out(void)
+{
+	char *area = map_filled(PAGES);
+
+	page_out(area, PAGES);
+	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV, area, PAGES,
+		    device.buffer);
+	expect(!on_device(area, PAGES), "swap was migrated");
+	check_by_cpu(area, PAGES);
+	expect(to_device(area, PAGES) == PAGES, "pages do not move");
+	check_by_cpu(area, PAGES);
+}
+
+/* KSM */
+
+static void fill_alike(char *area)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		memset(page_of(area, i), i & 1 ? 0x77 : i + 1,
+		       device.page_size);
+}
+
+static void check_alike(char *area)
+{
+	for (size_t i = 0; i < PAGES; i++) {
+		unsigned char byte = i & 1 ? 0x77 : i + 1;
+
+		expect((unsigned char)page_of(area, i)[i] == byte,
+		       "page %zu is not what it was", i);
+	}
+}
+
+/* Pages 1, 3 and so on, if they are all the same page. */
+static bool is_merged(char *area)
+{
+	uint64_t pfn = pagemap(page_of(area, 1)) & PM_PFN;
+
+	for (size_t i = 1; i < PAGES; i += 2)
+		if (!(pagemap(page_of(area, i)) >> PM_PRESENT & 1) ||
+		    (pagemap(page_of(area, i)) & PM_PFN) != pfn)
+			return false;
+	return true;
+}
+
+static void merge(char *area)
+{
+	expect(!madvise(area, PAGES * device.page_size, MADV_MERGEABLE),
+	       "MADV_MERGEABLE: %s", strerror(errno));
+	race_write_file(KSM "sleep_millisecs", "1");
+	race_write_file(KSM "pages_to_scan", "2000");
+	race_write_file(KSM "run", "1");
+	for (int i = 0; i < 600 && !is_merged(area); i++)
+		usleep(20000);
+	race_write_file(KSM "run", "0");
+	expect(is_merged(area), "KSM does not merge the pages");
+}
+
+/* Every second page is merged: those stay, the others go. */
+static void merged_pages(void)
+{
+	char *area = map(PAGES);
+	size_t moved;
+
+	fill_alike(area);
+	merge(area);
+	moved = to_device(area, PAGES);
+	expect(moved == PAGES / 2, "%zu pages moved", moved);
+	expect(is_merged(area), "pages are not merged any more");
+	check_alike(area);
+	memset(area, 1, PAGES * device.page_size);
+	moved = to_device(area, PAGES);
+	expect(moved == PAGES, "%zu pages moved that are unmerged", moved);
+	race_write_file(KSM "run", "2");
+}
+
+/* The memory controller */
+
+#define ROUNDS		8
+/* what the CPUs may hold in stock, and what page tables take */
+#define SLACK		(2L << 20)
+
+struct charged {
+	long anon;
+	long current;
+};
+
+static struct charged charged_now(void)
+{
+	return (struct charged) {
+		race_read_number(CGROUP "/memory.stat", "anon"),
+		race_read_number(CGROUP "/memory.current", NULL),
+	};
+}
+
+/* The CPUs hand in small numbers every two seconds only. */
+static struct charged charged_at_rest(void)
+{
+	usleep(3000000);
+	return charged_now();
+}
+
+/* Anonymous memory is counted to the page, what is charged with some slack. */
+static void check_charged(const char *when, struct charged before, long pages)
+{
+	struct charged now = charged_now();
+	long bytes = pages * (long)device.page_size;
+	long extra;
+
+	for (int i = 0; i < 50 && now.anon - before.anon != bytes; i++) {
+		usleep(100000);
+		now = charged_now();
+	}
+	extra = now.current - before.current - bytes;
+	expect(now.anon - before.anon == bytes,
+	       "%s: anonymous memory is %ld, not %ld", when,
+	       now.anon - before.anon, bytes);
+	expect(extra < SLACK && extra > -SLACK,
+	       "%s: charged is %ld, not %ld", when,
+	       now.current - before.current, bytes);
+}
+
+/* Each page that the test itself needs is its own before it counts. */
+static void warm_up(void)
+{
+	char *area = map_filled(1);
+
+	memset(seen, 1, sizeof(seen));
+	memset(device.buffer, 1, MANY * device.page_size);
+	to_device(area, 1);
+	to_system(area, 1);
+	check_by_cpu(area, 1);
+	munmap(area, device.page_size);
+	charged_now();
+}
+
+static void enter_cgroup(void)
+{
+	char pid[16];
+
+	race_write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		exit(SKIP);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	if (race_write_file(CGROUP "/cgroup.procs", pid) ||
+	    charged_now().current < 0)
+		exit(SKIP);
+	warm_up();
+}
+
+static void charges_of_moves(void)
+{
+	struct charged before;
+	char *area;
+
+	enter_cgroup();
+	before = charged_at_rest();
+	for (int i = 0; i < ROUNDS; i++) {
+		area = map_filled(MANY);
+		check_charged("touched", before, MANY);
+		expect(to_device(area, MANY) == MANY, "pages do not move");
+		check_charged("on the device", before, MANY);
+		to_system(area, MANY / 2);
+		check_charged("half of it back", before, MANY);
+		check_by_cpu(area, MANY);
+		check_charged("all of it back", before, MANY);
+		munmap(area, MANY * device.page_size);
+		check_charged("unmapped", before, 0);
+	}
+}
+
+static void charges_of_holes(void)
+{
+	struct charged before;
+	char *area;
+
+	enter_cgroup();
+	before = charged_at_rest();
+	for (int i = 0; i < ROUNDS; i++) {
+		area = map(MANY);
+		expect(to_device(area, MANY) == MANY, "holes do not move");
+		check_charged("populated", before, MANY);
+		madvise(area, MANY / 2 * device.page_size, MADV_DONTNEED);
+		check_charged("half of it discarded", before, MANY / 2);
+		to_system(area, MANY);
+		check_charged("the rest back", before, MANY / 2);
+		munmap(area, MANY * device.page_size);
+		check_charged("unmapped", before, 0);
+	}
+}
+
+#define CHUNK	(256UL << 20)	/* of coherent memory, in all */
+
+/* A device that has room for some only: moved or not, pages stay charged. */
+static void charges_where_some_move(void)
+{
+	size_t all = CHUNK / device.page_size, left = MANY / 4, moved;
+	char *filler, *area, *holes;
+	struct charged before;
+
+	if (!device.coherent)
+		exit(SKIP);	/* it takes as much as there is */
+	filler = map(all);
+	for (size_t i = 0; i < all - left; i += MANY)
+		race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV,
+			    page_of(filler, i),
+			    i + MANY > all - left ? all - left - i : MANY,
+			    device.buffer);
+	enter_cgroup();
+	before = charged_at_rest();
+	area = map_filled(MANY);
+	moved = to_device(area, MANY);
+	expect(moved == left, "%zu pages moved where there was room for %zu",
+	       moved, left);
+	check_charged("some on the device", before, MANY);
+	check_by_cpu(area, MANY);
+	to_system(area, MANY);
+	check_charged("back", before, MANY);
+	holes = map(MANY);
+	moved = to_device(holes, MANY);
+	expect(moved == left, "%zu holes were filled where there was room for %zu",
+	       moved, left);
+	check_charged("holes", before, MANY + moved);
+	munmap(area, MANY * device.page_size);
+	munmap(holes, MANY * device.page_size);
+	check_charged("unmapped", before, 0);
+}
+
+/* Exclusive access */
+
+static bool has_exclusively(char *addr)
+{
+	return race_device(device.fd, HMM_DMIRROR_CHECK_EXCLUSIVE, addr, 1,
+			   NULL) && errno == EPERM;
+}
+
+static void make_exclusive(char *area, size_t pages)
+{
+	expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, area, pages,
+			    device.buffer),
+	       "exclusive access: %s", strerror(errno));
+	for (size_t i = 0; i < pages; i++) {
+		check_word("the device", i,
+			   *(uint64_t *)page_of(device.buffer, i));
+		expect(has_exclusively(page_of(area, i)),
+		       "page %zu is not exclusive", i);
+	}
+}
+
+/* Reclaim takes everything else; these it must leave alone. */
+static void exclusive_and_reclaim(void)
+{
+	char *other, *area;
+
+	enter_cgroup();
+	other = map_filled(MANY);
+	area = map_filled(PAGES);
+	make_exclusive(area, PAGES);
+	for (int i = 0; i < 20 && !count_swapped(other, MANY); i++)
+		race_write_file(CGROUP "/memory.reclaim", "16M");
+	expect(count_swapped(other, MANY) > MANY / 2,
+	       "only %zu of %d other pages were reclaimed",
+	       count_swapped(other, MANY), MANY);
+	for (size_t i = 0; i < PAGES; i++)
+		expect(has_exclusively(page_of(area, i)),
+		       "page %zu was taken from the device", i);
+	check_by_cpu(area, PAGES);
+	for (size_t i = 0; i < PAGES; i++)
+		expect(!has_exclusively(page_of(area, i)),
+		       "page %zu is exclusive, and the CPU has read it", i);
+	check_by_cpu(other, MANY);
+	page_out(area, PAGES);
+	check_by_cpu(area, PAGES);
+}
+
+static void exclusive_and_swapped_out(void)
+{
+	char *area = map_filled(PAGES);
+
+	page_out(area, PAGES);
+	make_exclusive(area, PAGES);
+	check_by_cpu(area, PAGES);
+}
+
+static void exclusive_and_mremap(void)
+{
+	size_t size = PAGES * device.page_size;
+	char *area = map_filled(PAGES), *to = map(PAGES), *moved;
+
+	make_exclusive(area, PAGES);
+	moved = mremap(area, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	expect(moved == to, "mremap: %s", strerror(errno));
+	for (size_t i = 0; i < PAGES; i++)
+		expect(!has_exclusively(page_of(area, i)),
+		       "page %zu is exclusive where it was", i);
+	check_by_cpu(to, PAGES);
+	make_exclusive(to, PAGES);
+	check_by_cpu(to, PAGES);
+}
+
+static void exclusive_and_migration(void)
+{
+	char *area = map_filled(PAGES);
+
+	make_exclusive(area, PAGES);
+	race_write_file("/proc/sys/vm/compact_memory", "1");
+	for (size_t i = 0; i < PAGES; i++)
+		expect(has_exclusively(page_of(area, i)),
+		       "page %zu was taken from the device", i);
+	check_by_cpu(area, PAGES);
+	expect(to_device(area, PAGES) == PAGES, "pages do not move afterwards");
+	make_exclusive(area, PAGES);
+	check_by_cpu(area, PAGES);
+}
+
+static const struct {
+	const char *name;
+	void (*body)(void);
+	bool needs_swap;
+} tests[] = {
+	{ "swap cache", swap_cache, true },
+	{ "swap that a child needs", swap_of_a_child, true },
+	{ "swapped out", swapped_out, true },
+	{ "merged pages", merged_pages, false },
+	{ "charges of moves", charges_of_moves, false },
+	{ "charges of holes", charges_of_holes, false },
+	{ "charges where some move", charges_where_some_move, false },
+	{ "exclusive and reclaim", exclusive_and_reclaim, true },
+	{ "exclusive and swapped out", exclusive_and_swapped_out, true },
+	{ "exclusive and mremap", exclusive_and_mremap, false },
+	{ "exclusive and migration", exclusive_and_migration, false },
+};
+
+#define NR_TESTS	(sizeof(tests) / sizeof(tests[0]))
+
+static int open_device(bool coherent)
+{
+	device.coherent = coherent;
+	device.kind = coherent ? "coherent" : "private";
+	device.place = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
+				  HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
+	device.fd = race_open_device(coherent ? 2 : 0);
+	return device.fd;
+}
+
+static void run(size_t i, bool coherent)
+{
+	int status = 0;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		if (open_device(coherent) < 0)
+			exit(SKIP);
+		device.buffer = map(MANY);
+		tests[i].body();
+		exit(PASS);
+	}
+	waitpid(pid, &status, 0);
+	rmdir(CGROUP);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP)
+		ksft_test_result_skip("%s: %s\n",
+				      coherent ? "coherent" : "private",
+				      tests[i].name);
+	else
+		ksft_test_result(WIFEXITED(status) && !WEXITSTATUS(status),
+				 "%s: %s\n",
+				 coherent ? "coherent" : "private",
+				 tests[i].name);
+}
+
+int main(void)
+{
+	const char *no_swap;
+	bool our_swap;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	ksft_print_header();
+	ksft_set_plan(2 * NR_TESTS);
+	device.page_size = sysconf(_SC_PAGESIZE);
+	no_swap = race_swap_begin(&our_swap);
+	if (no_swap)
+		ksft_print_msg("%s\n", no_swap);
+	for (int coherent = 0; coherent < 2; coherent++) {
+		for (size_t i = 0; i < NR_TESTS; i++) {
+			if (no_swap && tests[i].needs_swap)
+				ksft_test_result_skip("%s\n", tests[i].name);
+			else
+				run(i, coherent);
+		}
+	}
+	race_swap_end(our_swap);
+	ksft_finished();
+}
