@@ -1,0 +1,1415 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A dummy device: the shortest complete driver of heterogeneous memory
+ * management, to test the subsystem with and to begin a driver from.
+ *
+ *   process                  this file                      "hardware"
+ *
+ *   page table  --- range fault, loaded if still good --->  page table
+ *               --- invalidation ------------------------>  (dmirror::pt)
+ *   memory      <== migration, CPU fault, eviction ======>  memory
+ *                                                           (dmirror_chunk)
+ *
+ * Opening a device file mirrors the address space of the process on the
+ * device (struct dmirror), and the commands of the file are the device's work
+ * on it: see lib/test_hmm_uapi.h. There are two devices with private memory,
+ * and two with coherent memory if the machine has set some aside.
+ *
+ * The page table of the device
+ *
+ *   is an xarray of what a hardware entry would be: the pfn, and whether the
+ *   device may write, has exclusive access, and has the page in its own
+ *   memory. There is one way into it: what hmm_range_fault() or
+ *   make_device_exclusive() has said is loaded by dpt_load() under the lock of
+ *   the table, if mmu_interval_read_retry() knows of no invalidation since.
+ *   And there is one way out: dmirror_invalidate(). So an entry names a page
+ *   that the process has mapped, with no reference to it, and an access of the
+ *   device under the lock is safe.
+ *
+ *   Migrations are no exception. They are announced as invalidations, by which
+ *   the device loses the pages that move, and finds them again by a range
+ *   fault, which waits until the pages are where they are going.
+ *
+ *   Two announcements are the mirror's own, which their owner tells. Exclusive
+ *   access that it gets itself changes no entry. Of a migration to its device
+ *   the entries of device memory are left alone: such pages are not moved. The
+ *   owner of the latter is the mirror, and not the device as for migrations to
+ *   the system, since other mirrors of the same device (a process may open it
+ *   twice) must not take it for their own.
+ *
+ * The memory of the device
+ *
+ *   comes in chunks, each with a pagemap. The CPU cannot address private
+ *   memory, so each page of it that is in use has a page of RAM instead, known
+ *   by page->zone_device_data. Nothing about a device page names the file that
+ *   it was migrated by: it lives as long as the process wants, and other
+ *   processes have it after fork().
+ *
+ *   To have no memory left is ordinary. Pages that find none stay where they
+ *   are. All chunks of a device go together (a command, or removal of the
+ *   module), when each page has been brought home. A page that does not come
+ *   home the first time (somebody has locked it, or a reference to it) is
+ *   tried again until it does.
+ *
+ * Locks, the outer ones first
+ *
+ *	dmirror_device::resize	a mutex: chunks come and go
+ *	  mmap lock
+ *	    page lock		of a migration, or of the fault that calls
+ *				dmirror_migrate_to_ram()
+ *	      dmirror_device::lock	free pages; any context, so irqs are off
+ *	    invalidation
+ *	      lock of dmirror::pt	a spinlock, so that there is no
+ *				invalidation that has to be refused
+ *
+ *   Memory is added before the mmap lock is taken: to plug it in is slow, and
+ *   stops all others who do. dmirror_migrate_to_ram() takes dmirror_device::lock
+ *   alone, and no device page is faulted in with that held. Nothing sleeps
+ *   under the lock of a page table: entries that want memory are tried again
+ *   outside, as invalidations come from reclaim, too.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/highmem.h>
+#include <linux/hmm.h>
+#include <linux/init.h>
+#include <linux/ioport.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/uaccess.h>
+#include <linux/wait.h>
+#include <linux/xarray.h>
+
+#include "test_hmm_uapi.h"
+
+#define CHUNK_SIZE	SZ_256M
+#define CHUNK_PAGES	(CHUNK_SIZE >> PAGE_SHIFT)
+
+/* Pages that are faulted or migrated at once. */
+#define BATCH_PAGES	64
+
+/* Pages that the device has mapped from the first one that it missed on. */
+#define AHEAD_PAGES	4096
+
+/* A command of so many pages is not ended by a signal that does not kill. */
+#define SIGNAL_PAGES	1024
+
+/* Pages that may be mapped from a device file. */
+#define MMAP_PAGES	1024
+
+static unsigned long spm_addr_dev0;
+module_param(spm_addr_dev0, ulong, 0444);
+MODULE_PARM_DESC(spm_addr_dev0,
+		 "Physical address of 256 MiB for the first coherent device");
+
+static unsigned long spm_addr_dev1;
+module_param(spm_addr_dev1, ulong, 0444);
+MODULE_PARM_DESC(spm_addr_dev1,
+		 "Physical address of 256 MiB for the second coherent device");
+
+/**
+ * struct dmirror_device - one of the devices
+ * @misc: the device file
+ * @type: MEMORY_DEVICE_PRIVATE or MEMORY_DEVICE_COHERENT
+ * @spm_addr: physical address of coherent memory
+ * @resize: held to change @chunks, and @closed
+ * @chunks: all memory that the device has now
+ * @closed: its memory is being taken away: none is handed out
+ * @lock: for the members that follow
+ * @free: free pages, linked by page->zone_device_data
+ * @nr_free: how many they are
+ * @nr_reserved: pages that migrations under way may want
+ * @nr_used: pages that are handed out
+ * @idle: woken when @nr_used drops to 0
+ */
+struct dmirror_device {
+	struct miscdevice misc;
+	enum memory_type type;
+	unsigned long spm_addr;
+
+	struct mutex resize;	/* order: before the mmap lock */
+	struct list_head chunks;
+	bool closed;
+
+	spinlock_t lock;	/* taken in any context: irqs off */
+	struct page *free;
+	unsigned long nr_free;
+	unsigned long nr_reserved;
+	unsigned long nr_used;
+	wait_queue_head_t idle;
+};
+
+/**
+ * struct dmirror_chunk - memory of a device
+ * @pagemap: what makes it memory
+ * @device: whose it is
+ * @node: in dmirror_device::chunks
+ */
+struct dmirror_chunk {
+	struct dev_pagemap pagemap;
+	struct dmirror_device *device;
+	struct list_head node;
+};
+
+/**
+ * struct dmirror - an address space on a device: an open device file
+ * @device: the device
+ * @notifier: subscription to the whole address space
+ * @pt: the device's page table; its lock is the driver's for @notifier
+ * @flags: HMM_DMIRROR_FLAG bits
+ */
+struct dmirror {
+	struct dmirror_device *device;
+	struct mmu_interval_notifier notifier;
+	struct xarray pt;
+	unsigned long flags;
+};
+
+#define FLAG_FAIL_ALLOC_BIT	0
+static_assert(BIT(FLAG_FAIL_ALLOC_BIT) == HMM_DMIRROR_FLAG_FAIL_ALLOC);
+
+/* ---- The page table of the device ---- */
+
+#define DPT_WRITE	BIT(0)	/* the device may write */
+#define DPT_ATOMIC	BIT(1)	/* nobody else can access the page */
+#define DPT_LOCAL	BIT(2)	/* the page is in the memory of the device */
+#define DPT_PFN_SHIFT	3
+
+static void *dpt_entry(struct page *page, unsigned long flags)
+{
+	return xa_mk_value(page_to_pfn(page) << DPT_PFN_SHIFT | flags);
+}
+
+static struct page *dpt_page(void *entry)
+{
+	return pfn_to_page(xa_to_value(entry) >> DPT_PFN_SHIFT);
+}
+
+static bool dpt_allows(void *entry, unsigned long flags)
+{
+	return entry && (xa_to_value(entry) & flags) == flags;
+}
+
+static bool device_owns(const struct dmirror_device *device,
+			const struct page *page)
+{
+	return (is_device_private_page(page) ||
+		is_device_coherent_page(page)) &&
+	       page_pgmap(page)->owner == device;
+}
+
+/*
+ * Runs before the page table of the process changes. Since the number is set
+ * first, nothing of what is gone can be loaded again while the lock is dropped
+ * to let others run.
+ */
+static void dpt_zap(struct dmirror *mirror,
+		    const struct mmu_notifier_range *range, bool keep_local)
+{
+	unsigned long last = (range->end - 1) >> PAGE_SHIFT;
+	XA_STATE(xas, &mirror->pt, range->start >> PAGE_SHIFT);
+	unsigned int seen = 0;
+	void *entry;
+
+	xas_for_each(&xas, entry, last) {
+		if (!keep_local || !dpt_allows(entry, DPT_LOCAL))
+			xas_store(&xas, NULL);
+		if (++seen % XA_CHECK_SCHED ||
+		    !mmu_notifier_range_blockable(range))
+			continue;
+		xas_pause(&xas);
+		xas_unlock(&xas);
+		cond_resched();
+		xas_lock(&xas);
+	}
+}
+
+static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
+			       const struct mmu_notifier_range *range,
+			       unsigned long cur_seq)
+{
+	struct dmirror *mirror = container_of(notifier, struct dmirror,
+					      notifier);
+	bool own = range->owner == mirror;
+
+	if (own && range->event == MMU_NOTIFY_EXCLUSIVE)
+		return true;
+	xa_lock(&mirror->pt);
+	mmu_interval_set_seq(notifier, cur_seq);
+	dpt_zap(mirror, range, own && range->event == MMU_NOTIFY_MIGRATE);
+	xa_unlock(&mirror->pt);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
+	.invalidate = dmirror_invalidate,
+};
+
+/**
+ * struct dmirror_pass - some pages of the process's page table are looked up
+ * @range: which, and how
+ * @pfns: the results
+ * @mirror: for whom
+ * @use: what to do with results while they are good: under the lock of the
+ *	page table, after mmu_interval_read_retry(). Returns -EBUSY if they are
+ *	not
+ * @flags: DPT flags of the entries to be loaded, beside those that follow from
+ *	the results
+ * @prots: receives the answer to a snapshot
+ * @unlocked: faults may drop the mmap lock
+ * @deadline: when to give up, in jiffies
+ */
+struct dmirror_pass {
+	struct hmm_range range;
+	unsigned long pfns[BATCH_PAGES];
+	struct dmirror *mirror;
+	int (*use)(struct dmirror_pass *pass);
+	unsigned long flags;
+	u8 *prots;
+	bool unlocked;
+	unsigned long deadline;
+};
+
+static void pass_init(struct dmirror_pass *pass, struct dmirror *mirror,
+		      unsigned long start, unsigned long end)
+{
+	*pass = (struct dmirror_pass) {
+		.range.notifier = &mirror->notifier,
+		.range.start = start,
+		.range.end = min(end, start + BATCH_PAGES * PAGE_SIZE),
+		.range.hmm_pfns = pass->pfns,
+		.range.dev_private_owner = mirror->device,
+		.mirror = mirror,
+		.deadline = jiffies +
+			    msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT),
+	};
+}
+
+static unsigned long pass_npages(const struct dmirror_pass *pass)
+{
+	return (pass->range.end - pass->range.start) >> PAGE_SHIFT;
+}
+
+static bool pass_is_stale(const struct dmirror_pass *pass)
+{
+	return mmu_interval_read_retry(pass->range.notifier,
+				       pass->range.notifier_seq);
+}
+
+static bool pass_is_over(const struct dmirror_pass *pass)
+{
+	return time_after_eq(jiffies, pass->deadline) ||
+	       fatal_signal_pending(current);
+}
+
+static void *dpt_entry_of(const struct dmirror_pass *pass,
+			  unsigned long hmm_pfn)
+{
+	struct page *page = hmm_pfn_to_page(hmm_pfn);
+	unsigned long flags = pass->flags;
+
+	if (hmm_pfn & HMM_PFN_WRITE)
+		flags |= DPT_WRITE;
+	if (device_owns(pass->mirror->device, page))
+		flags |= DPT_LOCAL;
+	return dpt_entry(page, flags);
+}
+
+static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
+			 unsigned long i)
+{
+	if (!(pass->pfns[i] & HMM_PFN_VALID))
+		return;
+	xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
+	xas_store(xas, dpt_entry_of(pass, pass->pfns[i]));
+}
+
+/*
+ * The only way into the page table. Where it has to grow, it does so with the
+ * lock dropped, after which the results may be out of date.
+ */
+static int dpt_load(struct dmirror_pass *pass)
+{
+	XA_STATE(xas, &pass->mirror->pt, 0);
+	unsigned long i = 0, nr = pass_npages(pass);
+
+	do {
+		xas_lock(&xas);
+		if (pass_is_stale(pass))
+			xas_set_err(&xas, -EBUSY);
+		while (i < nr && !xas_error(&xas)) {
+			dpt_load_one(pass, &xas, i);
+			if (!xas_error(&xas))
+				i++;
+		}
+		xas_unlock(&xas);
+	} while (xas_nomem(&xas, GFP_KERNEL));
+	return xas_error(&xas);
+}
+
+static int pass_read_locked(struct dmirror_pass *pass)
+{
+	struct mmu_interval_notifier *notifier = pass->range.notifier;
+	int ret;
+
+	pass->range.notifier_seq = mmu_interval_read_begin(notifier);
+	if (mmap_read_lock_killable(notifier->mm))
+		return -EINTR;
+	ret = hmm_range_fault(&pass->range);
+	mmap_read_unlock(notifier->mm);
+	return ret;
+}
+
+static int pass_read_unlocked(struct dmirror_pass *pass)
+{
+	long left = max_t(long, pass->deadline - jiffies, 1);
+
+	return hmm_range_fault_unlocked_timeout(&pass->range, left);
+}
+
+/* Results before the page that an error is about are used, too. */
+static int pass_try(struct dmirror_pass *pass)
+{
+	int ret, used;
+
+	memset(pass->pfns, 0, sizeof(pass->pfns));
+	ret = pass->unlocked ? pass_read_unlocked(pass) :
+			       pass_read_locked(pass);
+	if (ret == -EBUSY || ret == -EINTR)
+		return ret;
+	used = pass->use(pass);
+	return used ?: ret;
+}
+
+/*
+ * Return: 0, or -EFAULT, -EPERM or -ENOMEM if only the pages before one that
+ * caused it are done; -EINTR; -EBUSY if there was always an invalidation.
+ */
+static int pass_run(struct dmirror_pass *pass)
+{
+	int ret;
+
+	do {
+		cond_resched();
+		ret = pass_try(pass);
+	} while (ret == -EBUSY && !pass_is_over(pass));
+	return ret;
+}
+
+/* ---- The memory of the device ---- */
+
+static struct dmirror_device *page_device(struct page *page)
+{
+	struct dev_pagemap *pagemap = page_pgmap(page);
+
+	return container_of(pagemap, struct dmirror_chunk, pagemap)->device;
+}
+
+/* Where the bytes of a page are, of the device or not. */
+static struct page *page_ram(struct page *page)
+{
+	return is_device_private_page(page) ? page->zone_device_data : page;
+}
+
+static struct page *device_pop(struct dmirror_device *device)
+{
+	struct page *page;
+
+	spin_lock_irq(&device->lock);
+	page = device->closed ? NULL : device->free;
+	if (page) {
+		device->free = page->zone_device_data;
+		device->nr_free--;
+		device->nr_used++;
+	}
+	spin_unlock_irq(&device->lock);
+	return page;
+}
+
+static void device_push(struct dmirror_device *device, struct page *page)
+{
+	unsigned long irq;
+
+	spin_lock_irqsave(&device->lock, irq);
+	page->zone_device_data = device->free;
+	device->free = page;
+	device->nr_free++;
+	if (!--device->nr_used)
+		wake_up(&device->idle);
+	spin_unlock_irqrestore(&device->lock, irq);
+}
+
+static void dmirror_folio_free(struct folio *folio)
+{
+	struct page *page = folio_page(folio, 0);
+
+	if (page_ram(page) != page)
+		__free_page(page_ram(page));
+	device_push(page_device(page), page);
+}
+
+static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf);
+
+static const struct dev_pagemap_ops dmirror_pagemap_ops = {
+	.folio_free = dmirror_folio_free,
+	.migrate_to_ram = dmirror_migrate_to_ram,
+};
+
+static void chunk_add_pages(struct dmirror_chunk *chunk)
+{
+	struct dmirror_device *device = chunk->device;
+	struct page *page = pfn_to_page(PHYS_PFN(chunk->pagemap.range.start));
+	struct page *last = page + CHUNK_PAGES - 1;
+	struct page *first = page;
+
+	for (; page < last; page++)
+		page->zone_device_data = page + 1;
+	spin_lock_irq(&device->lock);
+	last->zone_device_data = device->free;
+	device->free = first;
+	device->nr_free += CHUNK_PAGES;
+	spin_unlock_irq(&device->lock);
+}
+
+/* Private memory goes where there is no other, coherent memory where it is. */
+static struct resource *chunk_claim(struct dmirror_device *device)
+{
+	if (device->type == MEMORY_DEVICE_PRIVATE)
+		return request_free_mem_region(&iomem_resource, CHUNK_SIZE,
+					       device->misc.name);
+	if (!list_empty(&device->chunks))
+		return NULL;
+	return request_mem_region(device->spm_addr, CHUNK_SIZE,
+				  device->misc.name);
+}
+
+static void chunk_disclaim(struct dmirror_chunk *chunk)
+{
+	release_mem_region(chunk->pagemap.range.start, CHUNK_SIZE);
+	kfree(chunk);
+}
+
+static bool device_add_chunk(struct dmirror_device *device)
+{
+	struct dmirror_chunk *chunk;
+	struct resource *res;
+
+	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL);
+	if (!chunk)
+		return false;
+	res = chunk_claim(device);
+	if (IS_ERR_OR_NULL(res)) {
+		kfree(chunk);
+		return false;
+	}
+	chunk->device = device;
+	chunk->pagemap.type = device->type;
+	chunk->pagemap.owner = device;
+	chunk->pagemap.ops = &dmirror_pagemap_ops;
+	chunk->pagemap.range.start = res->start;
+	chunk->pagemap.range.end = res->end;
+	chunk->pagemap.nr_range = 1;
+	if (IS_ERR(memremap_pages(&chunk->pagemap, NUMA_NO_NODE))) {
+		chunk_disclaim(chunk);
+		return false;
+	}
+	list_add(&chunk->node, &device->chunks);
+	chunk_add_pages(chunk);
+	return true;
+}
+
+static void device_remove_chunks(struct dmirror_device *device)
+{
+	struct dmirror_chunk *chunk, *next;
+
+	spin_lock_irq(&device->lock);
+	device->free = NULL;
+	device->nr_free = 0;
+	spin_unlock_irq(&device->lock);
+	list_for_each_entry_safe(chunk, next, &device->chunks, node) {
+		list_del(&chunk->node);
+		memunmap_pages(&chunk->pagemap);
+		chunk_disclaim(chunk);
+	}
+}
+
+static bool device_is_short(struct dmirror_device *device)
+{
+	return READ_ONCE(device->nr_free) < READ_ONCE(device->nr_reserved) &&
+	       !READ_ONCE(device->closed);
+}
+
+/*
+ * See to it that so many pages can be had, as far as there is memory. With many
+ * at it, some are added a little early: who has taken pages still counts.
+ */
+static void device_reserve(struct dmirror_device *device, unsigned long nr)
+{
+	bool grown = true;
+
+	spin_lock_irq(&device->lock);
+	device->nr_reserved += nr;
+	spin_unlock_irq(&device->lock);
+	while (grown && device_is_short(device)) {
+		if (mutex_lock_killable(&device->resize))
+			return;
+		if (device_is_short(device))
+			grown = device_add_chunk(device);
+		mutex_unlock(&device->resize);
+	}
+}
+
+static void device_unreserve(struct dmirror_device *device, unsigned long nr)
+{
+	spin_lock_irq(&device->lock);
+	device->nr_reserved -= nr;
+	spin_unlock_irq(&device->lock);
+}
+
+/* ---- Migration ---- */
+
+/**
+ * struct dmirror_move - pages on the move
+ * @device: the device that they go to or come from
+ * @mirror: whose command it is; NULL: nobody's
+ * @alloc: gives a destination page, locked and referenced
+ * @args: arguments of migrate_vma_*(); of other migrations the arrays only
+ * @moved: pages that have moved so far
+ * @lacking: pages that stayed for want of memory so far
+ */
+struct dmirror_move {
+	struct dmirror_device *device;
+	struct dmirror *mirror;
+	struct page *(*alloc)(struct dmirror_move *move);
+	struct migrate_vma args;
+	unsigned long moved;
+	unsigned long lacking;
+};
+
+/* Without memory for it, the device is just full: nobody is killed for that. */
+static struct page *move_alloc_device(struct dmirror_move *move)
+{
+	struct dmirror_device *device = move->device;
+	struct page *page = device_pop(device);
+
+	if (!page)
+		return NULL;
+	if (device->type == MEMORY_DEVICE_PRIVATE) {
+		struct page *ram = alloc_page(GFP_HIGHUSER | __GFP_NORETRY |
+					      __GFP_NOWARN);
+
+		if (!ram) {
+			device_push(device, page);
+			return NULL;
+		}
+		page->zone_device_data = ram;
+	}
+	zone_device_page_init(page);
+	return page;
+}
+
+static struct page *move_alloc_system(struct dmirror_move *move)
+{
+	struct page *page = alloc_page(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN);
+
+	if (page)
+		lock_page(page);
+	return page;
+}
+
+static struct page *move_alloc(struct dmirror_move *move)
+{
+	if (move->mirror && test_and_clear_bit(FLAG_FAIL_ALLOC_BIT,
+					       &move->mirror->flags))
+		return NULL;
+	return move->alloc(move);
+}
+
+/*
+ * The copy, which a real device's DMA engine would do. The source is mapped
+ * nowhere now. A hole becomes a page of zeroes on the device, which the
+ * process may see as soon as migrate_vma_pages() has it; it stays one on the
+ * way to the system.
+ */
+static void move_copy(struct dmirror_move *move)
+{
+	struct migrate_vma *args = &move->args;
+	unsigned long i;
+
+	for (i = 0; i < args->npages; i++) {
+		struct page *from = migrate_pfn_to_page(args->src[i]);
+		struct page *to;
+
+		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+		if (!from && move->alloc != move_alloc_device)
+			continue;
+		to = move_alloc(move);
+		if (!to) {
+			move->lacking++;
+			continue;
+		}
+		if (from)
+			copy_highpage(page_ram(to), page_ram(from));
+		else
+			clear_highpage(page_ram(to));
+		args->dst[i] = migrate_pfn(page_to_pfn(to));
+	}
+}
+
+/* Only now it is known who has moved. */
+static void move_count(struct dmirror_move *move)
+{
+	unsigned long i;
+
+	for (i = 0; i < move->args.npages; i++)
+		if (move->args.src[i] & MIGRATE_PFN_MIGRATE)
+			move->moved++;
+}
+
+static int move_vma(struct dmirror_move *move)
+{
+	int ret = migrate_vma_setup(&move->args);
+
+	if (ret)
+		return ret;
+	move_copy(move);
+	migrate_vma_pages(&move->args);
+	move_count(move);
+	migrate_vma_finalize(&move->args);
+	return 0;
+}
+
+/* The CPU has touched a private page. If it is not moved, it will again. */
+static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
+{
+	struct dmirror_device *device = page_device(vmf->page);
+	unsigned long src, dst;
+	struct dmirror_move move = {
+		.device = device,
+		.alloc = move_alloc_system,
+		.args = {
+			.vma = vmf->vma,
+			.start = vmf->address & PAGE_MASK,
+			.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
+			.src = &src,
+			.dst = &dst,
+			.pgmap_owner = device,
+			.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+			.fault_page = vmf->page,
+		},
+	};
+
+	if (move_vma(&move))
+		return VM_FAULT_SIGBUS;
+	return move.lacking ? VM_FAULT_OOM : 0;
+}
+
+/* The mappings of these pages are not known: the kernel finds them. */
+static void device_evict_some(struct dmirror_device *device,
+			      unsigned long pfn)
+{
+	unsigned long src[BATCH_PAGES], dst[BATCH_PAGES] = {};
+	struct dmirror_move move = {
+		.device = device,
+		.alloc = move_alloc_system,
+		.args.src = src,
+		.args.dst = dst,
+		.args.npages = BATCH_PAGES,
+	};
+
+	migrate_device_range(src, pfn, BATCH_PAGES);
+	move_copy(&move);
+	migrate_device_pages(src, dst, BATCH_PAGES);
+	migrate_device_finalize(src, dst, BATCH_PAGES);
+}
+
+/* Try to bring all pages home. Return: whether none is in use any more. */
+static bool device_evict(struct dmirror_device *device)
+{
+	struct dmirror_chunk *chunk;
+
+	list_for_each_entry(chunk, &device->chunks, node) {
+		unsigned long pfn = PHYS_PFN(chunk->pagemap.range.start);
+		unsigned long end = pfn + CHUNK_PAGES;
+
+		for (; pfn < end && READ_ONCE(device->nr_used);
+		     pfn += BATCH_PAGES) {
+			device_evict_some(device, pfn);
+			cond_resched();
+		}
+	}
+	return wait_event_timeout(device->idle, !READ_ONCE(device->nr_used),
+				  HZ / 20);
+}
+
+static void device_set_closed(struct dmirror_device *device, bool closed)
+{
+	spin_lock_irq(&device->lock);
+	device->closed = closed;
+	spin_unlock_irq(&device->lock);
+}
+
+/* ---- Commands ---- */
+
+/**
+ * struct dmirror_access - how the device accesses memory
+ * @request: what to fault for where the page table has no entry; 0: nothing,
+ *	the access fails with -ENOENT where the process's has none either
+ * @need: DPT flags that an entry must have
+ * @write: it writes
+ * @unlocked: faults may drop the mmap lock
+ */
+struct dmirror_access {
+	unsigned long request;
+	unsigned long need;
+	bool write;
+	bool unlocked;
+};
+
+static const struct dmirror_access access_read = {
+	.request = HMM_PFN_REQ_FAULT,
+};
+
+static const struct dmirror_access access_read_unlocked = {
+	.request = HMM_PFN_REQ_FAULT,
+	.unlocked = true,
+};
+
+static const struct dmirror_access access_write = {
+	.request = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE,
+	.need = DPT_WRITE,
+	.write = true,
+};
+
+static const struct dmirror_access access_migrated = {
+	.need = DPT_LOCAL,
+};
+
+static const struct dmirror_access access_exclusive = {
+	.need = DPT_ATOMIC,
+};
+
+/**
+ * struct dmirror_work - a command that goes from page to page
+ * @mirror: for whom
+ * @cmd: the command; its cpages say where it is
+ * @access: how pages are accessed
+ * @end: end of the range
+ * @bounce: page between the device and the program's buffer, which must not be
+ *	touched under a lock: it may be on the device, too
+ */
+struct dmirror_work {
+	struct dmirror *mirror;
+	struct hmm_dmirror_cmd *cmd;
+	const struct dmirror_access *access;
+	unsigned long end;
+	struct page *bounce;
+};
+
+static unsigned long cmd_end(const struct hmm_dmirror_cmd *cmd)
+{
+	return cmd->addr + (cmd->npages << PAGE_SHIFT);
+}
+
+/* Commands may be as long as the address space: signals end them. */
+static int check_signals(unsigned long done)
+{
+	bool pending = done % SIGNAL_PAGES || !done ?
+		       fatal_signal_pending(current) : signal_pending(current);
+
+	cond_resched();
+	return pending ? -EINTR : 0;
+}
+
+static unsigned long work_addr(const struct dmirror_work *work)
+{
+	return work->cmd->addr + (work->cmd->cpages << PAGE_SHIFT);
+}
+
+static void __user *work_buffer(const struct dmirror_work *work)
+{
+	return u64_to_user_ptr(work->cmd->ptr) +
+	       (work->cmd->cpages << PAGE_SHIFT);
+}
+
+/* A device fault: look the page up, and what will be wanted after it. */
+static int work_fault(struct dmirror_work *work)
+{
+	unsigned long addr = work_addr(work);
+	unsigned long end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
+	struct dmirror_pass pass;
+	int ret = 0;
+
+	if (work->access->request)
+		work->cmd->faults++;
+	for (; !ret && addr < end; addr = pass.range.end) {
+		pass_init(&pass, work->mirror, addr, end);
+		pass.range.default_flags = work->access->request;
+		pass.unlocked = work->access->unlocked;
+		pass.use = dpt_load;
+		ret = pass_run(&pass);
+	}
+	return ret;
+}
+
+/* One access of the device, if its page table lets it. */
+static bool work_copy(struct dmirror_work *work)
+{
+	struct xarray *pt = &work->mirror->pt;
+	struct page *page;
+	void *entry;
+
+	xa_lock(pt);
+	entry = xa_load(pt, work_addr(work) >> PAGE_SHIFT);
+	if (!dpt_allows(entry, work->access->need)) {
+		xa_unlock(pt);
+		return false;
+	}
+	page = page_ram(dpt_page(entry));
+	if (work->access->write)
+		copy_highpage(page, work->bounce);
+	else
+		copy_highpage(work->bounce, page);
+	xa_unlock(pt);
+	return true;
+}
+
+/*
+ * An entry that was loaded may be gone before it is used, so there may be many
+ * faults for one page. An error may be of a page behind: look once more.
+ */
+static int work_access(struct dmirror_work *work)
+{
+	bool looked = false;
+	int ret = 0;
+
+	while (!work_copy(work)) {
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
+		if (!ret && looked && !work->access->request)
+			ret = -ENOENT;
+		if (ret)
+			return ret;
+		ret = work_fault(work);
+		looked = true;
+	}
+	return 0;
+}
+
+static int work_page(struct dmirror_work *work)
+{
+	void *bounce = page_address(work->bounce);
+	int ret;
+
+	ret = check_signals(work->cmd->cpages);
+	if (ret)
+		return ret;
+	if (work->access->write &&
+	    copy_from_user(bounce, work_buffer(work), PAGE_SIZE))
+		return -EFAULT;
+	ret = work_access(work);
+	if (ret)
+		return ret;
+	if (!work->access->write &&
+	    copy_to_user(work_buffer(work), bounce, PAGE_SIZE))
+		return -EFAULT;
+	work->cmd->cpages++;
+	return 0;
+}
+
+static int dmirror_access(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd,
+			  const struct dmirror_access *access)
+{
+	struct dmirror_work work = {
+		.mirror = mirror,
+		.cmd = cmd,
+		.access = access,
+		.end = cmd_end(cmd),
+		.bounce = alloc_page(GFP_KERNEL),
+	};
+	int ret = 0;
+
+	if (!work.bounce)
+		return -ENOMEM;
+	while (!ret && cmd->cpages < cmd->npages)
+		ret = work_page(&work);
+	__free_page(work.bounce);
+	return ret;
+}
+
+/* Return: the end of what was migrated, or an error. */
+static long move_batch(struct dmirror_move *move, unsigned long start,
+		       unsigned long end)
+{
+	unsigned long src[BATCH_PAGES], dst[BATCH_PAGES];
+	struct mm_struct *mm = move->mirror->notifier.mm;
+	struct migrate_vma *args = &move->args;
+	struct vm_area_struct *vma;
+	int ret = -EINVAL;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = vma_lookup(mm, start);
+	if (vma && vma->vm_flags & VM_READ) {
+		args->vma = vma;
+		args->src = src;
+		args->dst = dst;
+		args->start = start;
+		args->end = min3(end, start + BATCH_PAGES * PAGE_SIZE,
+				 vma->vm_end);
+		ret = move_vma(move);
+	}
+	mmap_read_unlock(mm);
+	return ret ?: args->end;
+}
+
+static int move_range(struct dmirror_move *move,
+		      const struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long addr = cmd->addr, end = cmd_end(cmd);
+	bool to_device = move->alloc == move_alloc_device;
+	long ret = 0;
+
+	while (ret >= 0 && addr < end) {
+		ret = check_signals((addr - cmd->addr) >> PAGE_SHIFT);
+		if (ret)
+			break;
+		if (to_device)
+			device_reserve(move->device, BATCH_PAGES);
+		ret = move_batch(move, addr, end);
+		if (to_device)
+			device_unreserve(move->device, BATCH_PAGES);
+		addr = ret;
+	}
+	return min(ret, 0L);
+}
+
+static int dmirror_migrate_to_device(struct dmirror *mirror,
+				     struct hmm_dmirror_cmd *cmd)
+{
+	struct dmirror_move move = {
+		.device = mirror->device,
+		.mirror = mirror,
+		.alloc = move_alloc_device,
+		.args.pgmap_owner = mirror,
+		.args.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+	int ret = move_range(&move, cmd);
+
+	if (ret)
+		return ret;
+	ret = dmirror_access(mirror, cmd, &access_migrated);
+	return ret == -ENOENT && move.lacking ? -ENOMEM : ret;
+}
+
+static int dmirror_migrate_to_system(struct dmirror *mirror,
+				     struct hmm_dmirror_cmd *cmd)
+{
+	struct dmirror_move move = {
+		.device = mirror->device,
+		.mirror = mirror,
+		.alloc = move_alloc_system,
+		.args.pgmap_owner = mirror->device,
+		.args.flags = mirror->device->type == MEMORY_DEVICE_PRIVATE ?
+			      MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
+			      MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+	};
+	int ret = move_range(&move, cmd);
+
+	cmd->cpages = move.moved;
+	return !ret && move.lacking ? -ENOMEM : ret;
+}
+
+static u8 snapshot_place(struct dmirror_device *device, struct page *page)
+{
+	bool local = device_owns(device, page);
+
+	if (is_device_private_page(page))
+		return local ? HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL :
+			       HMM_DMIRROR_PROT_DEV_PRIVATE_REMOTE;
+	if (is_device_coherent_page(page))
+		return local ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
+			       HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE;
+	return is_zero_pfn(page_to_pfn(page)) ? HMM_DMIRROR_PROT_ZERO : 0;
+}
+
+static u8 snapshot_prot(struct dmirror_device *device, unsigned long hmm_pfn)
+{
+	unsigned int order = hmm_pfn_to_map_order(hmm_pfn);
+	u8 prot = HMM_DMIRROR_PROT_READ;
+
+	if (hmm_pfn & HMM_PFN_ERROR)
+		return HMM_DMIRROR_PROT_ERROR;
+	if (!(hmm_pfn & HMM_PFN_VALID))
+		return HMM_DMIRROR_PROT_NONE;
+	if (hmm_pfn & HMM_PFN_WRITE)
+		prot = HMM_DMIRROR_PROT_WRITE;
+	if (order == PMD_SHIFT - PAGE_SHIFT)
+		prot |= HMM_DMIRROR_PROT_PMD;
+	else if (order == PUD_SHIFT - PAGE_SHIFT)
+		prot |= HMM_DMIRROR_PROT_PUD;
+	return prot | snapshot_place(device, hmm_pfn_to_page(hmm_pfn));
+}
+
+static int snapshot_take(struct dmirror_pass *pass)
+{
+	struct dmirror *mirror = pass->mirror;
+	bool stale;
+	unsigned long i;
+
+	xa_lock(&mirror->pt);
+	stale = pass_is_stale(pass);
+	for (i = 0; i < pass_npages(pass) && !stale; i++)
+		pass->prots[i] = snapshot_prot(mirror->device, pass->pfns[i]);
+	xa_unlock(&mirror->pt);
+	return stale ? -EBUSY : 0;
+}
+
+static int dmirror_snapshot(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd)
+{
+	void __user *to = u64_to_user_ptr(cmd->ptr);
+	unsigned long addr, end = cmd_end(cmd);
+	struct dmirror_pass pass;
+	u8 prots[BATCH_PAGES];
+	int ret;
+
+	for (addr = cmd->addr; addr < end; addr = pass.range.end) {
+		pass_init(&pass, mirror, addr, end);
+		pass.prots = prots;
+		pass.use = snapshot_take;
+		ret = pass_run(&pass) ?: check_signals(cmd->cpages);
+		if (ret)
+			return ret;
+		if (copy_to_user(to + cmd->cpages, prots, pass_npages(&pass)))
+			return -EFAULT;
+		cmd->cpages += pass_npages(&pass);
+	}
+	return 0;
+}
+
+/* The page is locked until it is in the device's page table. */
+static int exclusive_try(struct dmirror_pass *pass)
+{
+	struct mm_struct *mm = pass->range.notifier->mm;
+	struct folio *folio;
+	struct page *page;
+	int ret;
+
+	pass->range.notifier_seq = mmu_interval_read_begin(pass->range.notifier);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	page = make_device_exclusive(mm, pass->range.start, pass->mirror,
+				     &folio);
+	mmap_read_unlock(mm);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	pass->flags = DPT_ATOMIC;
+	pass->pfns[0] = page_to_pfn(page) | HMM_PFN_VALID | HMM_PFN_WRITE;
+	ret = dpt_load(pass);
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
+}
+
+/*
+ * To make a page exclusive that is so already, as after a try that came too
+ * late, is to revoke it first, which is another invalidation: there would be no
+ * end. So the page is made an ordinary one before the next try.
+ */
+static int exclusive_page(struct dmirror *mirror, unsigned long addr)
+{
+	struct dmirror_pass try, fault;
+	int ret;
+
+	pass_init(&try, mirror, addr, addr + PAGE_SIZE);
+	pass_init(&fault, mirror, addr, addr + PAGE_SIZE);
+	fault.range.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
+	fault.use = dpt_load;
+	for (;;) {
+		ret = exclusive_try(&try);
+		if (ret != -EBUSY || pass_is_over(&try))
+			return ret;
+		ret = pass_run(&fault);
+		if (ret)
+			return ret;
+	}
+}
+
+static int dmirror_exclusive(struct dmirror *mirror,
+			     struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long i;
+	int ret = 0;
+
+	for (i = 0; i < cmd->npages && !ret; i++)
+		ret = check_signals(i) ?:
+		      exclusive_page(mirror, cmd->addr + (i << PAGE_SHIFT));
+	return ret ?: dmirror_access(mirror, cmd, &access_exclusive);
+}
+
+static int dmirror_check_exclusive(struct dmirror *mirror,
+				   struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long last = (cmd_end(cmd) - 1) >> PAGE_SHIFT;
+	unsigned long index;
+	void *entry;
+
+	xa_for_each_range(&mirror->pt, index, entry, cmd->addr >> PAGE_SHIFT,
+			  last)
+		if (dpt_allows(entry, DPT_ATOMIC))
+			return -EPERM;
+	cmd->cpages = cmd->npages;
+	return 0;
+}
+
+static int dmirror_release_memory(struct dmirror_device *device)
+{
+	int ret = 0;
+
+	if (mutex_lock_interruptible(&device->resize))
+		return -EINTR;
+	device_set_closed(device, true);
+	while (!ret && !device_evict(device))
+		ret = signal_pending(current) ? -EINTR : 0;
+	if (!ret)
+		device_remove_chunks(device);
+	device_set_closed(device, false);
+	mutex_unlock(&device->resize);
+	return ret;
+}
+
+static int dmirror_set_flags(struct dmirror *mirror, u64 flags)
+{
+	if (flags & ~HMM_DMIRROR_FLAG_FAIL_ALLOC)
+		return -EINVAL;
+	WRITE_ONCE(mirror->flags, flags);
+	return 0;
+}
+
+/* ---- The device files ---- */
+
+static int cmd_check_range(const struct hmm_dmirror_cmd *cmd)
+{
+	unsigned long size, end;
+
+	if (!cmd->npages || cmd->npages > TASK_SIZE >> PAGE_SHIFT)
+		return -EINVAL;
+	size = cmd->npages << PAGE_SHIFT;
+	if (!PAGE_ALIGNED(cmd->addr) ||
+	    check_add_overflow((unsigned long)cmd->addr, size, &end) ||
+	    end > TASK_SIZE)
+		return -EINVAL;
+	return 0;
+}
+
+/* Commands on the address space: only for the process whose it is. */
+static int dmirror_command(struct dmirror *mirror, unsigned int request,
+			   struct hmm_dmirror_cmd *cmd)
+{
+	int ret = cmd_check_range(cmd);
+
+	if (ret)
+		return ret;
+	if (mirror->notifier.mm != current->mm)
+		return -EBADF;
+	switch (request) {
+	case HMM_DMIRROR_READ:
+		return dmirror_access(mirror, cmd, &access_read);
+	case HMM_DMIRROR_READ_UNLOCKED:
+		return dmirror_access(mirror, cmd, &access_read_unlocked);
+	case HMM_DMIRROR_WRITE:
+		return dmirror_access(mirror, cmd, &access_write);
+	case HMM_DMIRROR_MIGRATE_TO_DEV:
+		return dmirror_migrate_to_device(mirror, cmd);
+	case HMM_DMIRROR_MIGRATE_TO_SYS:
+		return dmirror_migrate_to_system(mirror, cmd);
+	case HMM_DMIRROR_SNAPSHOT:
+		return dmirror_snapshot(mirror, cmd);
+	case HMM_DMIRROR_EXCLUSIVE:
+		return dmirror_exclusive(mirror, cmd);
+	case HMM_DMIRROR_CHECK_EXCLUSIVE:
+		return dmirror_check_exclusive(mirror, cmd);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static long dmirror_ioctl(struct file *file, unsigned int request,
+			  unsigned long arg)
+{
+	struct hmm_dmirror_cmd __user *user = (void __user *)arg;
+	struct dmirror *mirror = file->private_data;
+	struct hmm_dmirror_cmd cmd;
+	int ret;
+
+	if (_IOC_TYPE(request) != 'H' || _IOC_SIZE(request) != sizeof(cmd))
+		return -ENOTTY;
+	if (copy_from_user(&cmd, user, sizeof(cmd)))
+		return -EFAULT;
+	cmd.cpages = 0;
+	cmd.faults = 0;
+	if (request == HMM_DMIRROR_RELEASE)
+		ret = dmirror_release_memory(mirror->device);
+	else if (request == HMM_DMIRROR_FLAGS)
+		ret = dmirror_set_flags(mirror, cmd.npages);
+	else
+		ret = dmirror_command(mirror, request, &cmd);
+	if (copy_to_user(user, &cmd, sizeof(cmd)))
+		return -EFAULT;
+	return ret;
+}
+
+/* Pages of the driver's in a mapping, as a device has for its door bells. */
+static int dmirror_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	unsigned long addr;
+	int ret = 0;
+
+	if (vma_pages(vma) > MMAP_PAGES)
+		return -EINVAL;
+	vm_flags_set(vma, VM_DONTEXPAND);
+	for (addr = vma->vm_start; addr < vma->vm_end && !ret;
+	     addr += PAGE_SIZE) {
+		struct page *page = alloc_page(GFP_HIGHUSER | __GFP_ZERO |
+					       __GFP_ACCOUNT);
+
+		if (!page)
+			return -ENOMEM;
+		ret = vm_insert_page(vma, addr, page);
+		put_page(page);
+	}
+	return ret;
+}
+
+static int dmirror_open(struct inode *inode, struct file *file)
+{
+	struct miscdevice *misc = file->private_data;
+	struct dmirror *mirror;
+	int ret;
+
+	mirror = kzalloc(sizeof(*mirror), GFP_KERNEL_ACCOUNT);
+	if (!mirror)
+		return -ENOMEM;
+	mirror->device = container_of(misc, struct dmirror_device, misc);
+	xa_init(&mirror->pt);
+	ret = mmu_interval_notifier_insert(&mirror->notifier, current->mm, 0,
+					   ULONG_MAX & PAGE_MASK,
+					   &dmirror_notifier_ops);
+	if (ret) {
+		kfree(mirror);
+		return ret;
+	}
+	file->private_data = mirror;
+	return 0;
+}
+
+/* The process may be gone long since, or live on with pages on the device. */
+static int dmirror_close(struct inode *inode, struct file *file)
+{
+	struct dmirror *mirror = file->private_data;
+
+	mmu_interval_notifier_remove(&mirror->notifier);
+	xa_destroy(&mirror->pt);
+	kfree(mirror);
+	return 0;
+}
+
+static const struct file_operations dmirror_fops = {
+	.owner = THIS_MODULE,
+	.open = dmirror_open,
+	.release = dmirror_close,
+	.unlocked_ioctl = dmirror_ioctl,
+	.mmap = dmirror_mmap,
+};
+
+#define DMIRROR_DEVICE(nr, memory) {		\
+	.misc.minor = MISC_DYNAMIC_MINOR,	\
+	.misc.name = "hmm_dmirror" #nr,		\
+	.misc.fops = &dmirror_fops,		\
+	.misc.mode = 0600,			\
+	.type = MEMORY_DEVICE_ ## memory,	\
+}
+
+static struct dmirror_device dmirror_devices[] = {
+	DMIRROR_DEVICE(0, PRIVATE),
+	DMIRROR_DEVICE(1, PRIVATE),
+	DMIRROR_DEVICE(2, COHERENT),
+	DMIRROR_DEVICE(3, COHERENT),
+};
+
+static bool device_exists(const struct dmirror_device *device)
+{
+	return device->type == MEMORY_DEVICE_PRIVATE || device->spm_addr;
+}
+
+static int device_start(struct dmirror_device *device)
+{
+	mutex_init(&device->resize);
+	INIT_LIST_HEAD(&device->chunks);
+	spin_lock_init(&device->lock);
+	init_waitqueue_head(&device->idle);
+	return misc_register(&device->misc);
+}
+
+/* No file is open. Processes may still have pages on the device. */
+static void device_stop(struct dmirror_device *device)
+{
+	unsigned int tries = 0;
+
+	misc_deregister(&device->misc);
+	mutex_lock(&device->resize);
+	device_set_closed(device, true);
+	while (!device_evict(device))
+		if (++tries % 200 == 0)
+			pr_warn("%s: removal waits for the users of %lu pages\n",
+				device->misc.name, device->nr_used);
+	device_remove_chunks(device);
+	mutex_unlock(&device->resize);
+}
+
+static void devices_stop(unsigned int nr)
+{
+	while (nr--)
+		if (device_exists(&dmirror_devices[nr]))
+			device_stop(&dmirror_devices[nr]);
+}
+
+static int __init dmirror_init(void)
+{
+	unsigned int i;
+	int ret;
+
+	dmirror_devices[2].spm_addr = spm_addr_dev0;
+	dmirror_devices[3].spm_addr = spm_addr_dev1;
+	for (i = 0; i < ARRAY_SIZE(dmirror_devices); i++) {
+		if (!device_exists(&dmirror_devices[i]))
+			continue;
+		ret = device_start(&dmirror_devices[i]);
+		if (ret) {
+			devices_stop(i);
+			return ret;
+		}
+	}
+	return 0;
+}
+module_init(dmirror_init);
+
+static void __exit dmirror_exit(void)
+{
+	devices_stop(ARRAY_SIZE(dmirror_devices));
+}
+module_exit(dmirror_exit);
+
+MODULE_DESCRIPTION("Dummy device of heterogeneous memory management");
+MODULE_LICENSE("GPL");
