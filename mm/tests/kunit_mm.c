@@ -92,9 +92,11 @@ static void kunit_mm_put(void *data)
 /* Into the empty @mm, as fork() would: the mapping first, then its pages. */
 static int kunit_mm_copy_vma(struct mm_struct *mm, struct vm_area_struct *from)
 {
-	struct vm_area_struct *vma = vm_area_dup(from);
+	struct vm_area_struct *vma;
 	int ret;
 
+	vma_start_write(from);
+	vma = vm_area_dup(from);
 	if (!vma)
 		return -ENOMEM;
 	vma->vm_mm = mm;

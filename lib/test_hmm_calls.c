@@ -54,7 +54,7 @@ static struct kprobe probe = {
 	.pre_handler = call_hit,
 };
 
-static int __init call_count_init(void)
+static int __init hmm_calls_init(void)
 {
 	int ret;
 
@@ -64,13 +64,13 @@ static int __init call_count_init(void)
 		pr_err("no probe of '%s': %d\n", symbol, ret);
 	return ret;
 }
-module_init(call_count_init);
+module_init(hmm_calls_init);
 
-static void __exit call_count_exit(void)
+static void __exit hmm_calls_exit(void)
 {
 	unregister_kprobe(&probe);
 }
-module_exit(call_count_exit);
+module_exit(hmm_calls_exit);
 
 MODULE_DESCRIPTION("Count the calls of a function");
 MODULE_LICENSE("GPL");
