@@ -1,0 +1,4129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What heterogeneous memory management promises to a process, one test a
+ * promise, by way of the dummy device (lib/test_hmm.c).
+ *
+ * The fixtures are the kinds of promises, each for device-private and for
+ * device-coherent memory. A test that needs pages in the device asks the kernel
+ * for their place before it goes on, so that none passes because nothing moved.
+ * What "the device" of a fixture cannot show alone has a second device of the
+ * same kind, "other".
+ *
+ * Whatever the system lacks (a device, huge pages, swap, ...) skips a test with
+ * the reason. Tests need root, leave the system as they found it, and do not
+ * depend on how fast it is.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <mm/gup_test.h>
+#include "../kselftest_harness.h"
+#include "hmm_test_common.h"
+
+/* A debug kernel in an emulator takes its time. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	900
+
+/* More than a driver's batch of 64, and no multiple of it. */
+#define SOME	70
+#define LARGE	(2 * HUGE_PAGES)
+
+/* Devices of a fixture. Return: NULL, or why there are none. */
+static const char *open_devices(struct mirror *device, unsigned int nr,
+				struct mirror *other, unsigned int other_nr)
+{
+	static char reason[80];
+	int ret;
+
+	other->fd = -1;
+	ret = mirror_open(device, nr);
+	if (!ret)
+		ret = mirror_open(other, other_nr);
+	if (!ret)
+		return NULL;
+	snprintf(reason, sizeof(reason), "no /dev/hmm_dmirror%u%s (%s)", nr,
+		 nr >= 2 || other_nr >= 2 ?
+		 ": test_hmm was not given memory for coherent devices" :
+		 ": test_hmm is not loaded", strerror(-ret));
+	return reason;
+}
+
+/* A kind of promises, with the devices and the memory that all of it needs. */
+#define PROMISES(kind)							\
+FIXTURE(kind)								\
+{									\
+	struct mirror device;						\
+	struct mirror other;						\
+	struct area area;						\
+};									\
+FIXTURE_VARIANT(kind)							\
+{									\
+	unsigned int device;						\
+	unsigned int other;						\
+};									\
+FIXTURE_VARIANT_ADD(kind, device_private)				\
+{									\
+	.device = 0,							\
+	.other = 1,							\
+};									\
+FIXTURE_VARIANT_ADD(kind, device_coherent)				\
+{									\
+	.device = 2,							\
+	.other = 3,							\
+};									\
+FIXTURE_SETUP(kind)							\
+{									\
+	const char *lack = open_devices(&self->device, variant->device, \
+					&self->other, variant->other);	\
+									\
+	if (lack)							\
+		SKIP(return, "%s", lack);				\
+	ASSERT_EQ(0, area_map(&self->area, SOME));			\
+}									\
+FIXTURE_TEARDOWN(kind)							\
+{									\
+	mirror_close(&self->device);					\
+	mirror_close(&self->other);					\
+}
+
+/*
+ * Mirroring: the device sees what the CPU sees
+ */
+
+PROMISES(mirroring)
+
+TEST_F(mirroring, device_reads_what_the_cpu_wrote)
+{
+	area_fill(&self->area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, &self->area, 1));
+	EXPECT_EQ(SOME, self->device.pages);
+	EXPECT_NE(0, self->device.faults);
+	EXPECT_EQ(0, cpu_wrong(&self->area, 1));
+}
+
+TEST_F(mirroring, cpu_reads_what_the_device_wrote)
+{
+	area_fill_part(&self->area, 0, SOME / 2, 1);
+	ASSERT_EQ(0, device_fill(&self->device, &self->area, 2));
+	EXPECT_EQ(SOME, self->device.pages);
+	EXPECT_EQ(0, cpu_wrong(&self->area, 2));
+}
+
+TEST_F(mirroring, cpu_and_device_take_turns)
+{
+	unsigned int turn;
+
+	for (turn = 1; turn < 20; turn += 2) {
+		area_fill(&self->area, turn);
+		ASSERT_EQ(0, device_wrong(&self->device, &self->area, turn));
+		ASSERT_EQ(0, device_fill(&self->device, &self->area, turn + 1));
+		ASSERT_EQ(0, cpu_wrong(&self->area, turn + 1));
+	}
+}
+
+TEST_F(mirroring, untouched_memory_reads_as_zeroes)
+{
+	EXPECT_EQ(0, device_wrong(&self->device, &self->area, 0));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 0));
+}
+
+TEST_F(mirroring, what_is_mapped_needs_no_second_fault)
+{
+	area_fill(&self->area, 1);
+	EXPECT_TRUE(eventually(!device_wrong(&self->device, &self->area, 1) &&
+			       !self->device.faults));
+}
+
+TEST_F(mirroring, looking_faults_nothing_in)
+{
+	unsigned char places[SOME];
+	size_t i;
+
+	memset(places, 0xaa, SOME);
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_SNAPSHOT,
+				 self->area.at, SOME, places));
+	EXPECT_EQ(SOME, self->device.pages);
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(HMM_DMIRROR_PROT_NONE, places[i]);
+	EXPECT_EQ(0, pagemap_count(&self->area, PAGEMAP_PRESENT));
+}
+
+TEST_F(mirroring, zero_page_is_seen_as_such)
+{
+	unsigned char *at = self->area.at;
+
+	madvise(at, SOME * PAGE, MADV_NOHUGEPAGE);
+	ASSERT_EQ(0, device_wrong(&self->device, &self->area, 0));
+	EXPECT_EQ(HMM_DMIRROR_PROT_ZERO | HMM_DMIRROR_PROT_READ,
+		  mirror_place(&self->device, at));
+
+	ASSERT_EQ(0, device_fill_part(&self->device, &self->area, 0, 1, 1));
+	EXPECT_EQ(HMM_DMIRROR_PROT_WRITE, mirror_place(&self->device, at));
+	EXPECT_EQ(0, cpu_wrong_part(&self->area, 0, 1, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&self->area, 1, SOME - 1, 0));
+}
+
+TEST_F(mirroring, huge_page_is_seen_as_one)
+{
+	unsigned char places[HUGE_PAGES];
+	struct area huge;
+	size_t i;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
+	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
+	area_fill(&huge, 1);
+	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
+		SKIP(return, "no huge page to be had");
+
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_SNAPSHOT, huge.at,
+				 HUGE_PAGES, places));
+	for (i = 0; i < HUGE_PAGES; i++)
+		ASSERT_EQ(HMM_DMIRROR_PROT_WRITE | HMM_DMIRROR_PROT_PMD,
+			  places[i]);
+	EXPECT_EQ(0, device_wrong(&self->device, &huge, 1));
+	ASSERT_EQ(0, device_fill_part(&self->device, &huge, 100, SOME, 2));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 100, SOME, 2));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 100, 1));
+}
+
+TEST_F(mirroring, unmapped_memory_is_out_of_reach)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, munmap(area_page(area, 10), 20 * PAGE));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, 10, 1, 1));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, 29, 1, 1));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(-EFAULT, device_fill_part(&self->device, area, 10, 1, 2));
+	EXPECT_EQ(HMM_DMIRROR_PROT_ERROR,
+		  mirror_place(&self->device, area_page(area, 10)));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 10, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 30, SOME - 30, 1));
+}
+
+TEST_F(mirroring, new_mapping_shows_nothing_of_the_old)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_NE(MAP_FAILED, mmap(area_page(area, 1), PAGE,
+				   PROT_READ | PROT_WRITE, MAP_PRIVATE |
+				   MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 1, 1, 0));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 1, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 2, SOME - 2, 1));
+}
+
+TEST_F(mirroring, discarded_memory_reads_as_zeroes)
+{
+	area_fill(&self->area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, &self->area, 1));
+	ASSERT_EQ(0, madvise(self->area.at, SOME * PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, device_wrong(&self->device, &self->area, 0));
+}
+
+TEST_F(mirroring, moved_mapping_is_found_at_its_new_place)
+{
+	struct area to, *area = &self->area;
+
+	ASSERT_EQ(0, area_map(&to, SOME));
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(to.at, mremap(area->at, SOME * PAGE, SOME * PAGE,
+				MREMAP_MAYMOVE | MREMAP_FIXED, to.at));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, &to, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &to, 2));
+	EXPECT_EQ(0, cpu_wrong(&to, 2));
+}
+
+TEST_F(mirroring, access_spans_mappings)
+{
+	struct area *area = &self->area;
+
+	ASSERT_EQ(0, madvise(area_page(area, 5), 20 * PAGE, MADV_DONTFORK));
+	ASSERT_EQ(0, madvise(area_page(area, 30), PAGE, MADV_DONTDUMP));
+	area_fill(area, 1);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(mirroring, access_that_leaves_the_mapping_fails)
+{
+	struct mirror *m = &self->device;
+	unsigned char buffer[2 * PAGE];
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	EXPECT_EQ(-EFAULT, mirror_call(m, HMM_DMIRROR_READ,
+				       area_page(area, SOME - 1), 2, buffer));
+	EXPECT_EQ(-EFAULT, mirror_call(m, HMM_DMIRROR_READ,
+				       area->at - PAGE, 2, buffer));
+	EXPECT_EQ(0, device_wrong(m, area, 1));
+}
+
+TEST_F(mirroring, every_kind_of_memory_of_the_process_is_there)
+{
+	static uint64_t data[3 * WORDS];
+	uint64_t stack[3 * WORDS], *heap = calloc(3, PAGE), *all[3];
+	void *text = (void *)((uintptr_t)mirror_call & ~(PAGE - 1));
+	size_t i;
+
+	all[0] = data, all[1] = stack, all[2] = heap;
+	for (i = 0; i < 3; i++) {
+		uint64_t *in = (void *)(((uintptr_t)all[i] + PAGE) &
+					~(PAGE - 1));
+
+		contents_fill(in, 0, 1, i + 1);
+		ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_READ, in, 1,
+					 self->area.buffer));
+		EXPECT_EQ(0, contents_wrong(self->area.buffer, 0, 1, i + 1));
+		/* the same again: others have data in this page */
+		EXPECT_EQ(0, contents_wrong(in, 0, 1, i + 1));
+	}
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_READ, text, 1,
+				 self->area.buffer));
+	EXPECT_EQ(0, memcmp(self->area.buffer, text, PAGE));
+	free(heap);
+}
+
+/* The page of variables that the kernel maps for the vDSO has no VMA of RAM. */
+static void *find_pfn_map(void)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	unsigned long start = 0;
+	char line[512];
+	bool found = false;
+
+	while (file && !found && fgets(line, sizeof(line), file))
+		found = strstr(line, "[vvar]") &&
+			sscanf(line, "%lx", &start) == 1;
+	if (file)
+		fclose(file);
+	return found ? (void *)start : NULL;
+}
+
+TEST_F(mirroring, memory_without_pages_is_refused)
+{
+	void *at = find_pfn_map();
+
+	if (!at)
+		SKIP(return, "no [vvar] in /proc/self/maps");
+	EXPECT_EQ(HMM_DMIRROR_PROT_ERROR, mirror_place(&self->device, at));
+	EXPECT_EQ(-EFAULT, mirror_call(&self->device, HMM_DMIRROR_READ, at, 1,
+				       self->area.buffer));
+	EXPECT_NE(0, mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_DEV, at,
+				 1, self->area.buffer));
+}
+
+static void unpoison(uint64_t pfn)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)pfn);
+	race_write_file("/sys/kernel/debug/hwpoison/unpoison-pfn", text);
+}
+
+TEST_F(mirroring, poisoned_page_is_refused)
+{
+	struct area *area = &self->area;
+	unsigned char *at = area_page(area, 3);
+	uint64_t pfn;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	pfn = pagemap_of(getpid(), at) & PAGEMAP_PFN;
+	/* the kernel sends SIGBUS to who meets the poison */
+	signal(SIGBUS, SIG_IGN);
+	if (!sigsetjmp(cpu_access_over, 1)) {
+		signal(SIGBUS, cpu_access_failed);
+		if (madvise(at, PAGE, MADV_HWPOISON))
+			SKIP(return, "MADV_HWPOISON: %s", strerror(errno));
+	}
+	signal(SIGBUS, SIG_DFL);
+	EXPECT_EQ(SIGBUS, cpu_try(at, CPU_READ));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, 3, 1, 1));
+	EXPECT_EQ(-EFAULT, device_fill_part(&self->device, area, 3, 1, 2));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(0, held_part(&self->device, area, 3, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 3, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 4, SOME - 4, 1));
+	munmap(at, PAGE);
+	unpoison(pfn);
+}
+
+/*
+ * Protection: the device may do what the process may
+ */
+
+PROMISES(protection)
+
+TEST_F(protection, read_only_memory_takes_no_write)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(HMM_DMIRROR_PROT_READ, HMM_DMIRROR_PROT_READ &
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, HMM_DMIRROR_PROT_WRITE &
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(protection, right_to_write_can_be_taken_and_given)
+{
+	struct area *area = &self->area;
+
+	ASSERT_EQ(0, device_fill(&self->device, area, 1));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, device_fill(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(protection, memory_without_access_is_refused)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_NONE));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(-EFAULT, device_fill(&self->device, area, 2));
+	EXPECT_NE(0, mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_DEV,
+				 area->at, SOME, area->buffer));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
+TEST_F(protection, device_memory_can_be_made_read_only)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_READ,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, held(&self->device, area));
+
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, device_fill(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(protection, device_memory_can_be_made_inaccessible)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_NONE));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(-EFAULT, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_READ));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(protection, read_only_memory_stays_so_on_its_way)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_READ,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_WRITE));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_WRITE));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* Clean and writable is what MADV_FREE leaves, for one. */
+TEST_F(protection, device_write_makes_memory_dirty)
+{
+	struct area *area = &self->area;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty"));
+	ASSERT_TRUE(eventually(!madvise(area->at, SOME * PAGE, MADV_FREE) &&
+			       !smaps_pages(area->at, "Private_Dirty")));
+	EXPECT_EQ(0, HMM_DMIRROR_PROT_WRITE &
+		  mirror_place(&self->device, area->at));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty"));
+	EXPECT_EQ(HMM_DMIRROR_PROT_WRITE,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/*
+ * Copy on write and fork: as without a device
+ */
+
+PROMISES(cow)
+
+enum writer { PARENT_CPU, PARENT_DEVICE, CHILD_CPU, CHILD_DEVICE };
+enum place { IN_SYSTEM, IN_DEVICE };
+
+/* In the child. What the parent writes must not show, nor the reverse. */
+static void cow_child(struct __test_metadata *_metadata, struct area *area,
+		      struct peer *parent, unsigned int node,
+		      enum writer writer)
+{
+	struct mirror own;
+
+	ASSERT_EQ(0, mirror_open(&own, node));
+	ASSERT_TRUE(peer_hear(parent));
+	if (writer == CHILD_CPU)
+		area_fill(area, 2);
+	else if (writer == CHILD_DEVICE)
+		ASSERT_EQ(0, device_fill(&own, area, 2));
+	EXPECT_EQ(0, device_wrong(&own, area, writer >= CHILD_CPU ? 2 : 1));
+	EXPECT_EQ(0, cpu_wrong(area, writer >= CHILD_CPU ? 2 : 1));
+	ASSERT_TRUE(peer_tell(parent));
+	ASSERT_TRUE(peer_hear(parent));
+	_exit(0);
+}
+
+static void check_cow(struct __test_metadata *_metadata, struct mirror *m,
+		      unsigned int node, struct area *area, enum place place,
+		      enum writer writer)
+{
+	struct peer child;
+
+	area_fill(area, 1);
+	if (place == IN_DEVICE)
+		ASSERT_EQ(SOME, to_device(m, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		cow_child(_metadata, area, &child, node, writer);
+
+	if (place == IN_DEVICE)
+		EXPECT_EQ(SOME, held(m, area));
+	if (writer == PARENT_CPU)
+		area_fill(area, 2);
+	else if (writer == PARENT_DEVICE)
+		ASSERT_EQ(0, device_fill(m, area, 2));
+	ASSERT_TRUE(peer_tell(&child));
+	ASSERT_TRUE(peer_hear(&child));
+	EXPECT_EQ(0, device_wrong(m, area, writer >= CHILD_CPU ? 1 : 2));
+	EXPECT_EQ(0, cpu_wrong(area, writer >= CHILD_CPU ? 1 : 2));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+#define CHECK_COW(place, writer)					\
+	check_cow(_metadata, &self->device, variant->device,		\
+		  &self->area, place, writer)
+
+TEST_F(cow, parent_writes_alone)
+{
+	CHECK_COW(IN_SYSTEM, PARENT_CPU);
+}
+
+TEST_F(cow, parents_device_writes_alone)
+{
+	CHECK_COW(IN_SYSTEM, PARENT_DEVICE);
+}
+
+TEST_F(cow, child_writes_alone)
+{
+	CHECK_COW(IN_SYSTEM, CHILD_CPU);
+}
+
+TEST_F(cow, childs_device_writes_alone)
+{
+	CHECK_COW(IN_SYSTEM, CHILD_DEVICE);
+}
+
+TEST_F(cow, parent_writes_device_memory_alone)
+{
+	CHECK_COW(IN_DEVICE, PARENT_CPU);
+}
+
+TEST_F(cow, parents_device_writes_its_memory_alone)
+{
+	CHECK_COW(IN_DEVICE, PARENT_DEVICE);
+}
+
+TEST_F(cow, child_writes_device_memory_alone)
+{
+	CHECK_COW(IN_DEVICE, CHILD_CPU);
+}
+
+TEST_F(cow, childs_device_writes_its_memory_alone)
+{
+	CHECK_COW(IN_DEVICE, CHILD_DEVICE);
+}
+
+/* How many pages are the same in both processes. */
+static long pages_shared(const struct area *area, pid_t pid)
+{
+	long shared = 0;
+	size_t i;
+
+	for (i = 0; i < area->pages; i++) {
+		uint64_t mine = pagemap_of(getpid(), area_page(area, i));
+		uint64_t theirs = pagemap_of(pid, area_page(area, i));
+
+		shared += (mine & theirs & PAGEMAP_PRESENT) &&
+			  (mine & PAGEMAP_PFN) == (theirs & PAGEMAP_PFN);
+	}
+	return shared;
+}
+
+TEST_F(cow, reading_leaves_pages_shared)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		peer_hear(&child);
+		_exit(0);
+	}
+	ASSERT_EQ(SOME, pages_shared(area, child.pid));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, pages_shared(area, child.pid));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 0, 1, 2));
+	EXPECT_EQ(SOME - 1, pages_shared(area, child.pid));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+TEST_F(cow, fork_leaves_device_memory_where_it_is_for_both)
+{
+	struct area *area = &self->area;
+	struct mirror own;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		EXPECT_EQ(SOME, held(&own, area));
+		EXPECT_EQ(0, device_wrong(&own, area, 1));
+		EXPECT_EQ(SOME, held(&own, area));
+		peer_tell(&child);
+		peer_hear(&child);
+		_exit(0);
+	}
+	ASSERT_TRUE(peer_hear(&child));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_READ,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(cow, memory_shared_by_fork_moves_for_both)
+{
+	struct area *area = &self->area;
+	struct mirror own;
+	struct peer child;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(SOME, held(&own, area));
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+		area_fill(area, 2);
+		_exit(0);
+	}
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_TRUE(peer_tell(&child));
+	ASSERT_EQ(false, peer_hear(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+TEST_F(cow, device_memory_outlives_the_child)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		_exit(0);
+	ASSERT_EQ(0, peer_end(&child));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* The one who moved the memory, and had the file, goes first. */
+static void moves_and_goes(struct __test_metadata *_metadata, unsigned int node,
+			   struct area *area, struct peer *parent)
+{
+	struct mirror own;
+	struct peer heir;
+
+	ASSERT_EQ(0, mirror_open(&own, node));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&own, area));
+	ASSERT_EQ(0, peer_fork(&heir));
+	if (heir.pid)
+		_exit(0);
+	mirror_close(&own);
+	ASSERT_EQ(false, peer_hear(&heir));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	area_fill(area, 2);
+	ASSERT_EQ(0, mirror_open(&own, node));
+	EXPECT_EQ(0, device_wrong(&own, area, 2));
+	EXPECT_EQ(SOME, to_device(&own, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	peer_tell(parent);
+	_exit(0);
+}
+
+TEST_F(cow, device_memory_outlives_the_parent)
+{
+	struct peer child;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		moves_and_goes(_metadata, variant->device, &self->area, &child);
+	/* the heir's word, which has the child's end of the socket */
+	EXPECT_TRUE(peer_hear(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+/* Each generation changes its own page and sees the others' of the ancestors. */
+static void check_generations(struct __test_metadata *_metadata,
+			      struct mirror *m, struct area *area,
+			      unsigned int node, unsigned int left)
+{
+	size_t page = left;
+	struct mirror own;
+	struct peer child;
+
+	ASSERT_EQ(SOME, to_device(m, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		area_fill_part(area, page, 1, 2);
+		ASSERT_EQ(0, mirror_open(&own, node));
+		if (left)
+			check_generations(_metadata, &own, area, node,
+					  left - 1);
+		EXPECT_EQ(0, device_wrong_part(&own, area, page, 1, 2));
+		EXPECT_EQ(0, device_wrong_part(&own, area, 0, page, 1));
+		_exit(0);
+	}
+	ASSERT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, device_wrong_part(m, area, 0, page + 1, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, page + 1, 1));
+}
+
+TEST_F(cow, generations_of_processes_have_their_own)
+{
+	area_fill(&self->area, 1);
+	check_generations(_metadata, &self->device, &self->area,
+			  variant->device, 4);
+	EXPECT_EQ(0, cpu_wrong(&self->area, 1));
+}
+
+TEST_F(cow, zero_page_is_never_written)
+{
+	struct area other;
+
+	ASSERT_EQ(0, area_map(&other, SOME));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 0));
+	EXPECT_EQ(0, cpu_wrong(&other, 0));
+	ASSERT_EQ(0, device_fill(&self->device, &self->area, 1));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 1));
+	EXPECT_EQ(0, cpu_wrong(&other, 0));
+	EXPECT_EQ(0, device_wrong(&self->device, &other, 0));
+}
+
+/*
+ * Migration: memory moves into the device and back, whole
+ */
+
+PROMISES(migration)
+
+TEST_F(migration, memory_moves_to_the_device_and_back)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, held(&self->device, area));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_WRITE,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_PRESENT));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(migration, device_works_on_its_memory_in_place)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* The mirror of another file of the device has no entries for the pages yet. */
+TEST_F(migration, device_finds_its_memory_by_the_mirror)
+{
+	struct area *area = &self->area;
+	struct mirror again;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mirror_open(&again, variant->device));
+	EXPECT_EQ(SOME, held(&again, area));
+	EXPECT_EQ(0, device_wrong(&again, area, 1));
+	ASSERT_EQ(0, device_fill(&again, area, 2));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	mirror_close(&again);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(migration, holes_move_as_zeroes)
+{
+	struct area *area = &self->area;
+
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 0));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 7, 1, 1));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 7, 0));
+	EXPECT_EQ(0, cpu_wrong_part(area, 7, 1, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 8, SOME - 8, 0));
+}
+
+TEST_F(migration, zero_pages_move_as_zeroes)
+{
+	struct area *area = &self->area;
+
+	EXPECT_EQ(0, cpu_wrong(area, 0));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 0));
+	ASSERT_EQ(0, device_fill(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(migration, large_areas_move)
+{
+	struct area large;
+
+	ASSERT_EQ(0, area_map(&large, LARGE));
+	area_fill(&large, 1);
+	ASSERT_EQ(LARGE, to_device(&self->device, &large));
+	EXPECT_EQ(0, device_wrong(&self->device, &large, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &large, 2));
+	ASSERT_EQ(0, to_system(&self->device, &large));
+	EXPECT_EQ(0, cpu_wrong(&large, 2));
+}
+
+TEST_F(migration, part_of_a_huge_page_moves_alone)
+{
+	struct area huge;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
+	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
+	area_fill(&huge, 1);
+	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
+		SKIP(return, "no huge page to be had");
+
+	ASSERT_EQ(3, to_device_part(&self->device, &huge, 100, 3));
+	EXPECT_EQ(3, held(&self->device, &huge));
+	EXPECT_EQ(0, device_wrong(&self->device, &huge, 1));
+	ASSERT_EQ(0, device_fill_part(&self->device, &huge, 101, 1, 2));
+	EXPECT_EQ(3, held(&self->device, &huge));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 101, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 101, 1, 2));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 102, HUGE_PAGES - 102, 1));
+}
+
+/* Page by page: data, a hole, the zero page, and the device's already. */
+TEST_F(migration, mixed_memory_moves)
+{
+	struct area *area = &self->area;
+	size_t i;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	for (i = 0; i < SOME; i++) {
+		if (i % 4 == 2)
+			ASSERT_EQ(0, cpu_wrong_part(area, i, 1, 0));
+		if (i % 2)
+			continue;
+		if (i % 4 == 0)
+			area_fill_part(area, i, 1, 1);
+		if (i % 3 == 0)
+			ASSERT_EQ(1, to_device_part(&self->device, area, i, 1));
+	}
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(0, device_wrong_part(&self->device, area, i, 1,
+					       i % 4 == 0));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(0, cpu_wrong_part(area, i, 1, i % 4 == 0));
+}
+
+TEST_F(migration, range_of_several_mappings_moves)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mprotect(area_page(area, 20), 9 * PAGE, PROT_READ));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(-EPERM, device_fill_part(&self->device, area, 28, 1, 2));
+	EXPECT_EQ(0, device_fill_part(&self->device, area, 29, 1, 2));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 29, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 29, 1, 2));
+	EXPECT_EQ(SIGSEGV, cpu_try(area_page(area, 20), CPU_WRITE));
+	EXPECT_EQ(0, cpu_try(area_page(area, 19), CPU_WRITE));
+}
+
+TEST_F(migration, range_that_leaves_the_mapping_loses_nothing)
+{
+	struct area *area = &self->area;
+	unsigned char *buffer = malloc((SOME + 1) * PAGE);
+
+	area_fill(area, 1);
+	EXPECT_EQ(-EINVAL, mirror_call(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_DEV, area->at,
+				       SOME + 1, buffer));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(-EINVAL, mirror_call(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_SYS, area->at,
+				       SOME + 1, buffer));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	free(buffer);
+}
+
+TEST_F(migration, what_is_there_already_stays)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS,
+				 area->at, SOME, area->buffer));
+	EXPECT_EQ(0, self->device.pages);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(migration, many_round_trips_lose_nothing)
+{
+	uint64_t random = 1;
+	struct area *area = &self->area;
+	unsigned int i;
+
+	area_fill(area, 1);
+	for (i = 0; i < 100; i++) {
+		size_t page = race_below(&random, SOME);
+		size_t pages = 1 + race_below(&random, SOME - page);
+
+		ASSERT_EQ((long)pages,
+			  to_device_part(&self->device, area, page, pages));
+		page = race_below(&random, SOME);
+		pages = 1 + race_below(&random, SOME - page);
+		ASSERT_EQ(0, to_system_part(&self->device, area, page, pages));
+		ASSERT_EQ(0, cpu_wrong_part(area, page, pages, 1));
+	}
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(migration, locked_memory_stays_locked)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mlock(area->at, SOME * PAGE));
+	ASSERT_EQ(SOME, smaps_pages(area->at, "Locked"));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Locked"));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, munlock(area->at, SOME * PAGE));
+	EXPECT_EQ(0, smaps_pages(area->at, "Locked"));
+}
+
+/*
+ * ksmd reads pages whenever it likes. It is started for the test only; @merged
+ * is the sum of what is merged and of what it is merged into.
+ */
+static long ksm_merged(void)
+{
+	return race_read_number("/sys/kernel/mm/ksm/pages_shared", NULL) +
+	       race_read_number("/sys/kernel/mm/ksm/pages_sharing", NULL);
+}
+
+TEST_F(migration, merged_pages_stay_where_ksmd_can_read_them)
+{
+	struct area *area = &self->area;
+	char was[24];
+	bool merged;
+	size_t i;
+
+	snprintf(was, sizeof(was), "%ld",
+		 race_read_number("/sys/kernel/mm/ksm/run", NULL));
+	for (i = 0; i < SOME; i++)
+		contents_fill(area_page(area, i), 0, 1, 1);
+	if (madvise(area->at, SOME * PAGE, MADV_MERGEABLE) ||
+	    race_write_file("/sys/kernel/mm/ksm/run", "1"))
+		SKIP(return, "no KSM: %s", strerror(errno));
+	merged = eventually(ksm_merged() >= SOME);
+	if (merged)
+		ask_to_device(&self->device, area, 0, SOME);
+	race_write_file("/sys/kernel/mm/ksm/run", was);
+	if (!merged)
+		SKIP(return, "ksmd merges nothing");
+	EXPECT_EQ(0, held(&self->device, area));
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(0, contents_wrong(area_page(area, i), 0, 1, 1));
+	EXPECT_EQ(0, madvise(area->at, SOME * PAGE, MADV_UNMERGEABLE));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(0, contents_wrong(area_page(area, i), 0, 1, 1));
+}
+
+/*
+ * Faulting back: the CPU gets at memory wherever it is
+ */
+
+PROMISES(faulting_back)
+
+/*
+ * How many pages stay in the device if @touched of SOME are brought home by
+ * whoever cannot use private memory; coherent memory is used in place.
+ */
+static long left_by(const struct mirror *m, long touched)
+{
+	return m->coherent ? SOME : SOME - touched;
+}
+
+TEST_F(faulting_back, cpu_read_brings_one_page_home)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong_part(area, 5, 1, 1));
+	EXPECT_EQ(left_by(&self->device, 1), held(&self->device, area));
+	EXPECT_EQ(self->device.coherent,
+		  held_part(&self->device, area, 5, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+}
+
+TEST_F(faulting_back, device_sees_what_the_cpu_writes_next)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	area_fill_part(area, 5, 3, 2);
+	EXPECT_EQ(left_by(&self->device, 3), held(&self->device, area));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 5, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 5, 3, 2));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 8, SOME - 8, 1));
+}
+
+TEST_F(faulting_back, system_calls_read_device_memory)
+{
+	struct area *area = &self->area;
+	int pair[2];
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, pipe(pair));
+	for (i = 0; i < SOME; i++) {
+		ASSERT_EQ(PAGE, write(pair[1], area_page(area, i), PAGE));
+		ASSERT_EQ(PAGE, read(pair[0], area->buffer, PAGE));
+		ASSERT_EQ(0, contents_wrong(area->buffer, i, 1, 1));
+	}
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+}
+
+TEST_F(faulting_back, system_calls_write_device_memory)
+{
+	struct area *area = &self->area;
+	int pair[2];
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, pipe(pair));
+	contents_fill(area->buffer, 0, SOME, 2);
+	for (i = 0; i < SOME; i++) {
+		ASSERT_EQ(PAGE, write(pair[1], area->buffer + i * PAGE, PAGE));
+		ASSERT_EQ(PAGE, read(pair[0], area_page(area, i), PAGE));
+	}
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* By way of /proc/PID/mem, as a debugger does it. */
+TEST_F(faulting_back, another_process_gets_at_device_memory)
+{
+	struct area *area = &self->area;
+	char path[32];
+	int mem;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	snprintf(path, sizeof(path), "/proc/%d/mem", getpid());
+	mem = open(path, O_RDWR);
+	ASSERT_NE(-1, mem);
+	ASSERT_EQ(SOME * PAGE, pread(mem, area->buffer, SOME * PAGE,
+				     (uintptr_t)area->at));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	contents_fill(area->buffer, 0, SOME, 2);
+	ASSERT_EQ(SOME * PAGE, pwrite(mem, area->buffer, SOME * PAGE,
+				      (uintptr_t)area->at));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	close(mem);
+}
+
+TEST_F(faulting_back, populating_brings_memory_home)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	if (madvise(area->at, SOME * PAGE, MADV_POPULATE_READ))
+		SKIP(return, "no MADV_POPULATE_READ: %s", strerror(errno));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(faulting_back, locking_brings_memory_home)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mlock(area->at, SOME * PAGE));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(faulting_back, read_only_memory_comes_home_read_only)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_EQ(SIGSEGV, cpu_try(area_page(area, 3), CPU_WRITE));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(SIGSEGV, cpu_try(area_page(area, 3), CPU_WRITE));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	area_fill(area, 2);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+}
+
+TEST_F(faulting_back, device_memory_can_be_discarded)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, madvise(area_page(area, 9), 9 * PAGE, MADV_DONTNEED));
+	EXPECT_EQ(SOME - 9, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 9, 9, 0));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 9, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 9, 9, 0));
+	EXPECT_EQ(0, cpu_wrong_part(area, 18, SOME - 18, 1));
+}
+
+TEST_F(faulting_back, device_memory_can_be_unmapped)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, munmap(area->at, SOME * PAGE));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(area->at, mmap(area->at, SOME * PAGE, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+				 0));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 0));
+	EXPECT_EQ(0, cpu_wrong(area, 0));
+}
+
+TEST_F(faulting_back, device_memory_can_be_moved)
+{
+	struct area to, *area = &self->area;
+
+	ASSERT_EQ(0, area_map(&to, SOME));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(to.at, mremap(area->at, SOME * PAGE, SOME * PAGE,
+				MREMAP_MAYMOVE | MREMAP_FIXED, to.at));
+	EXPECT_EQ(SOME, held(&self->device, &to));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, &to, 1));
+	EXPECT_EQ(SOME, held(&self->device, &to));
+	EXPECT_EQ(0, cpu_wrong(&to, 1));
+}
+
+TEST_F(faulting_back, reclaim_leaves_device_memory_alone)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	madvise(area->at, SOME * PAGE, MADV_COLD);
+	madvise(area->at, SOME * PAGE, MADV_PAGEOUT);
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+#define FAULTERS	4
+
+/* Threads that look at each page of an area at once, page after page. */
+struct faulters {
+	struct area *area;
+	pthread_barrier_t barrier;
+	atomic_long wrong;
+};
+
+static void *fault_on_every_page(void *data)
+{
+	struct faulters *f = data;
+	size_t i;
+
+	for (i = 0; i < f->area->pages; i++) {
+		pthread_barrier_wait(&f->barrier);
+		atomic_fetch_add(&f->wrong, cpu_wrong_part(f->area, i, 1, 1));
+	}
+	return NULL;
+}
+
+TEST_F(faulting_back, threads_fault_on_one_page_at_once)
+{
+	struct faulters f = { .area = &self->area };
+	pthread_t thread[FAULTERS];
+	unsigned int i;
+
+	pthread_barrier_init(&f.barrier, NULL, FAULTERS);
+	area_fill(f.area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, f.area));
+	for (i = 0; i < FAULTERS; i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL,
+					    fault_on_every_page, &f));
+	for (i = 0; i < FAULTERS; i++)
+		pthread_join(thread[i], NULL);
+	EXPECT_EQ(0, f.wrong);
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, f.area));
+}
+
+#define COUNTS	20000
+
+static void *count_up(void *data)
+{
+	atomic_long *counter = data;
+	long i;
+
+	for (i = 0; i < COUNTS; i++)
+		atomic_fetch_add(counter, 1);
+	return NULL;
+}
+
+TEST_F(faulting_back, counters_are_exact_while_their_memory_moves)
+{
+	struct area *area = &self->area;
+	atomic_long *counter = (void *)area->at;
+	pthread_t thread[2];
+	unsigned int i;
+
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, count_up,
+					    counter));
+	for (i = 0; i < 50; i++) {
+		ask_to_device(&self->device, area, 0, 1);
+		mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS, area->at,
+			    1, area->buffer);
+	}
+	for (i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	EXPECT_EQ(2 * COUNTS, *counter);
+}
+
+/*
+ * Files and shared memory
+ */
+
+FIXTURE(files)
+{
+	struct mirror device;
+	struct mirror other;
+	struct area area;	/* shared mapping of the file */
+	int fd;
+};
+
+FIXTURE_VARIANT(files)
+{
+	unsigned int device;
+	unsigned int other;
+};
+
+FIXTURE_VARIANT_ADD(files, device_private)
+{
+	.device = 0,
+	.other = 1,
+};
+
+FIXTURE_VARIANT_ADD(files, device_coherent)
+{
+	.device = 2,
+	.other = 3,
+};
+
+FIXTURE_SETUP(files)
+{
+	const char *lack = open_devices(&self->device, variant->device,
+					&self->other, variant->other);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	self->fd = memfd_create("hmm-tests", 0);
+	ASSERT_NE(-1, self->fd);
+	ASSERT_EQ(0, ftruncate(self->fd, SOME * PAGE));
+	ASSERT_EQ(0, area_map_file(&self->area, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, self->fd));
+}
+
+FIXTURE_TEARDOWN(files)
+{
+	mirror_close(&self->device);
+	mirror_close(&self->other);
+	close(self->fd);
+}
+
+/* How many pages of the file are wrong. */
+static long file_wrong(int fd, struct area *area, uint64_t contents)
+{
+	if (pread(fd, area->buffer, area->pages * PAGE, 0) !=
+	    (ssize_t)(area->pages * PAGE))
+		return -errno;
+	return contents_wrong(area->buffer, 0, area->pages, contents);
+}
+
+TEST_F(files, device_writes_reach_the_file)
+{
+	area_fill(&self->area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, &self->area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &self->area, 2));
+	EXPECT_EQ(0, file_wrong(self->fd, &self->area, 2));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 2));
+}
+
+TEST_F(files, device_fills_an_empty_file)
+{
+	EXPECT_EQ(0, device_wrong(&self->device, &self->area, 0));
+	ASSERT_EQ(0, device_fill(&self->device, &self->area, 1));
+	EXPECT_EQ(0, file_wrong(self->fd, &self->area, 1));
+}
+
+TEST_F(files, writes_to_the_file_reach_the_device)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	contents_fill(area->buffer, 0, SOME, 2);
+	ASSERT_EQ(SOME * PAGE, pwrite(self->fd, area->buffer, SOME * PAGE, 0));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+}
+
+TEST_F(files, device_write_makes_the_file_dirty)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty") +
+			smaps_pages(area->at, "Shared_Dirty"));
+}
+
+TEST_F(files, file_pages_never_become_private_device_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ask_to_device(&self->device, area, 0, SOME);
+	ask_to_device(&self->device, area, 0, SOME);
+	if (!self->device.coherent)
+		EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, file_wrong(self->fd, area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	EXPECT_EQ(0, file_wrong(self->fd, area, 2));
+}
+
+TEST_F(files, holes_of_files_do_not_move)
+{
+	struct area *area = &self->area;
+
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 0));
+	EXPECT_EQ(0, file_wrong(self->fd, area, 0));
+}
+
+TEST_F(files, private_copies_move_and_the_file_keeps_its_own)
+{
+	struct area copy;
+
+	area_fill(&self->area, 1);
+	ASSERT_EQ(0, area_map_file(&copy, SOME, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE, self->fd));
+	EXPECT_EQ(0, cpu_wrong(&copy, 1));
+	area_fill_part(&copy, 0, 10, 2);
+	ASSERT_EQ(10, to_device_part(&self->device, &copy, 0, 10));
+	ask_to_device(&self->device, &copy, 0, SOME);
+	if (!self->device.coherent)
+		EXPECT_EQ(10, held(&self->device, &copy));
+	EXPECT_EQ(0, device_wrong_part(&self->device, &copy, 0, 10, 2));
+	EXPECT_EQ(0, device_wrong_part(&self->device, &copy, 10, SOME - 10, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &copy, 3));
+	EXPECT_EQ(0, cpu_wrong(&copy, 3));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 1));
+	EXPECT_EQ(0, file_wrong(self->fd, &self->area, 1));
+}
+
+TEST_F(files, device_write_to_a_private_mapping_copies)
+{
+	struct area copy;
+
+	area_fill(&self->area, 1);
+	ASSERT_EQ(0, area_map_file(&copy, SOME, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE, self->fd));
+	EXPECT_EQ(0, device_wrong(&self->device, &copy, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &copy, 2));
+	EXPECT_EQ(0, cpu_wrong(&copy, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, &self->area, 1));
+	EXPECT_EQ(0, file_wrong(self->fd, &self->area, 1));
+}
+
+TEST_F(files, read_only_file_takes_no_device_write)
+{
+	struct area shut;
+	char path[32];
+	int fd;
+
+	area_fill(&self->area, 1);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", self->fd);
+	fd = open(path, O_RDONLY);
+	ASSERT_NE(-1, fd);
+	ASSERT_EQ(0, area_map_file(&shut, SOME, PROT_READ, MAP_SHARED, fd));
+	EXPECT_EQ(0, device_wrong(&self->device, &shut, 1));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, &shut, 2));
+	EXPECT_EQ(0, file_wrong(self->fd, &self->area, 1));
+	close(fd);
+}
+
+TEST_F(files, truncated_pages_are_out_of_reach)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, ftruncate(self->fd, 10 * PAGE));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 10, 1));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, 10, 1, 1));
+	EXPECT_EQ(-EFAULT, device_fill_part(&self->device, area, 10, 1, 2));
+	ASSERT_EQ(0, ftruncate(self->fd, SOME * PAGE));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 10, SOME - 10, 0));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 10, 1));
+}
+
+TEST_F(files, punched_holes_read_as_zeroes)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, fallocate(self->fd,
+			       FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			       5 * PAGE, 5 * PAGE));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 5, 5, 0));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 5, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 10, SOME - 10, 1));
+}
+
+TEST_F(files, two_mappings_show_the_same_to_the_device)
+{
+	struct area twin;
+
+	ASSERT_EQ(0, area_map_file(&twin, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, self->fd));
+	ASSERT_EQ(0, device_fill(&self->device, &self->area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, &twin, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &twin, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, &self->area, 2));
+	EXPECT_EQ(0, cpu_wrong(&twin, 2));
+}
+
+/*
+ * Pages of hugetlbfs: mirrored, but they do not move
+ */
+
+#define HUGETLB_NEEDED	4
+
+FIXTURE(hugetlb)
+{
+	struct mirror device;
+	struct mirror other;
+	struct area area;	/* two huge pages */
+};
+
+FIXTURE_VARIANT(hugetlb)
+{
+	unsigned int device;
+	unsigned int other;
+};
+
+FIXTURE_VARIANT_ADD(hugetlb, device_private)
+{
+	.device = 0,
+	.other = 1,
+};
+
+FIXTURE_VARIANT_ADD(hugetlb, device_coherent)
+{
+	.device = 2,
+	.other = 3,
+};
+
+FIXTURE_SETUP(hugetlb)
+{
+	const char *lack = open_devices(&self->device, variant->device,
+					&self->other, variant->other);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	if (race_read_number("/proc/meminfo", "HugePages_Free") <
+	    HUGETLB_NEEDED ||
+	    race_read_number("/proc/meminfo", "Hugepagesize") !=
+	    HUGE_SIZE >> 10)
+		SKIP(return, "fewer than %d huge pages of 2 MiB are free",
+		     HUGETLB_NEEDED);
+	ASSERT_EQ(0, area_map_file(&self->area, 2 * HUGE_PAGES,
+				   PROT_READ | PROT_WRITE, MAP_PRIVATE |
+				   MAP_ANONYMOUS | MAP_HUGETLB, -1));
+}
+
+FIXTURE_TEARDOWN(hugetlb)
+{
+	mirror_close(&self->device);
+	mirror_close(&self->other);
+}
+
+TEST_F(hugetlb, device_and_cpu_see_the_same)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 500, 100, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 500, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 500, 100, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 600, 2 * HUGE_PAGES - 600, 1));
+}
+
+TEST_F(hugetlb, pages_are_seen_as_huge)
+{
+	struct area *area = &self->area;
+	unsigned char *last = area_page(area, 2 * HUGE_PAGES - 1);
+
+	EXPECT_EQ(HMM_DMIRROR_PROT_NONE, mirror_place(&self->device, area->at));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 0, 1, 1));
+	EXPECT_EQ(HMM_DMIRROR_PROT_PMD | HMM_DMIRROR_PROT_WRITE,
+		  mirror_place(&self->device, area_page(area, 511)));
+	EXPECT_EQ(HMM_DMIRROR_PROT_NONE, mirror_place(&self->device, last));
+}
+
+TEST_F(hugetlb, untouched_pages_read_as_zeroes)
+{
+	struct area *area = &self->area;
+
+	EXPECT_EQ(0, device_wrong(&self->device, area, 0));
+	ASSERT_EQ(0, device_fill(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(hugetlb, read_only_pages_take_no_device_write)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 0, 1, 1));
+	ASSERT_EQ(0, mprotect(area->at, area->pages * PAGE, PROT_READ));
+	EXPECT_EQ(-EPERM, device_fill_part(&self->device, area, 0, 1, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
+TEST_F(hugetlb, device_write_after_fork_copies)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+		_exit(0);
+	}
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 3, 1, 2));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 3, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 3, 1, 2));
+}
+
+TEST_F(hugetlb, pages_do_not_move)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	EXPECT_EQ(-EINVAL, mirror_call(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_DEV, area->at, 64,
+				       area->buffer));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(hugetlb, unmapped_pages_are_out_of_reach)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, munmap(area_page(area, HUGE_PAGES), HUGE_SIZE));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, HUGE_PAGES, 1,
+					     1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, HUGE_PAGES, 1));
+}
+
+/*
+ * Several devices share the memory
+ */
+
+FIXTURE(several_devices)
+{
+	struct mirror device;
+	struct mirror other;
+	struct area area;
+};
+
+FIXTURE_VARIANT(several_devices)
+{
+	unsigned int device;
+	unsigned int other;
+};
+
+FIXTURE_VARIANT_ADD(several_devices, both_private)
+{
+	.device = 0,
+	.other = 1,
+};
+
+FIXTURE_VARIANT_ADD(several_devices, both_coherent)
+{
+	.device = 2,
+	.other = 3,
+};
+
+FIXTURE_VARIANT_ADD(several_devices, private_and_coherent)
+{
+	.device = 0,
+	.other = 2,
+};
+
+FIXTURE_VARIANT_ADD(several_devices, coherent_and_private)
+{
+	.device = 3,
+	.other = 1,
+};
+
+FIXTURE_SETUP(several_devices)
+{
+	const char *lack = open_devices(&self->device, variant->device,
+					&self->other, variant->other);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, area_map(&self->area, SOME));
+}
+
+FIXTURE_TEARDOWN(several_devices)
+{
+	mirror_close(&self->device);
+	mirror_close(&self->other);
+}
+
+TEST_F(several_devices, each_sees_what_the_other_wrote)
+{
+	struct area *area = &self->area;
+	unsigned int turn;
+
+	for (turn = 1; turn < 20; turn += 2) {
+		ASSERT_EQ(0, device_fill(&self->device, area, turn));
+		ASSERT_EQ(0, device_wrong(&self->other, area, turn));
+		ASSERT_EQ(0, device_fill(&self->other, area, turn + 1));
+		ASSERT_EQ(0, device_wrong(&self->device, area, turn + 1));
+	}
+	EXPECT_EQ(0, cpu_wrong(area, turn - 1));
+}
+
+TEST_F(several_devices, memory_of_the_other_is_seen_as_such)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, held(&self->other, area));
+	EXPECT_EQ(!self->device.coherent ? HMM_DMIRROR_PROT_NONE :
+		  HMM_DMIRROR_PROT_DEV_COHERENT_REMOTE | HMM_DMIRROR_PROT_WRITE,
+		  mirror_place(&self->other, area->at));
+	EXPECT_EQ(SOME, held(&self->device, area));
+}
+
+TEST_F(several_devices, the_other_reads_device_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(several_devices, the_other_writes_device_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, device_fill_part(&self->other, area, 10, 20, 2));
+	EXPECT_EQ(left_by(&self->device, 20), held(&self->device, area));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 10, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 10, 20, 2));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 30, SOME - 30, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 10, 20, 2));
+}
+
+TEST_F(several_devices, memory_goes_from_one_to_the_other)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ask_to_device(&self->other, area, 0, SOME);
+	EXPECT_EQ(SOME, held(&self->device, area) + held(&self->other, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	ASSERT_EQ(SOME, to_device(&self->other, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
+	ASSERT_EQ(0, device_fill(&self->other, area, 2));
+	EXPECT_EQ(SOME, held(&self->other, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(several_devices, each_has_a_part)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(30, to_device_part(&self->device, area, 0, 30));
+	ASSERT_EQ(30, to_device_part(&self->other, area, 40, 30));
+	EXPECT_EQ(30, held(&self->device, area));
+	EXPECT_EQ(30, held(&self->other, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(30, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 20, 30, 2));
+	EXPECT_EQ(0, device_wrong_part(&self->other, area, 20, 30, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 20, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 20, 30, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 50, SOME - 50, 1));
+}
+
+TEST_F(several_devices, both_learn_that_memory_has_gone)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_wrong(&self->other, area, 1));
+	ASSERT_EQ(0, madvise(area->at, SOME * PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 0));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 0));
+	ASSERT_EQ(0, munmap(area->at, SOME * PAGE));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 0));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->other, area, 0));
+}
+
+TEST_F(several_devices, the_other_learns_that_memory_moved)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->other, area, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 2));
+}
+
+/*
+ * Several processes share a device
+ */
+
+PROMISES(several_processes)
+
+TEST_F(several_processes, each_has_its_own_at_one_address)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		area_fill(area, 2);
+		ASSERT_EQ(SOME, to_device(&own, area));
+		ASSERT_TRUE(peer_tell(&child));
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(SOME, held(&own, area));
+		EXPECT_EQ(0, device_wrong(&own, area, 2));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		_exit(0);
+	}
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_TRUE(peer_hear(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 3));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(several_processes, shared_memory_is_one)
+{
+	struct area shared;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, area_map_file(&shared, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, device_wrong(&own, &shared, 1));
+		ASSERT_EQ(0, device_fill(&own, &shared, 2));
+		_exit(0);
+	}
+	ASSERT_EQ(0, device_fill(&self->device, &shared, 1));
+	ASSERT_TRUE(peer_tell(&child));
+	ASSERT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, &shared, 2));
+	EXPECT_EQ(0, cpu_wrong(&shared, 2));
+}
+
+TEST_F(several_processes, exit_of_one_takes_nothing_from_another)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		area_fill(area, 2);
+		ASSERT_EQ(SOME, to_device(&own, area));
+		ASSERT_TRUE(peer_tell(&child));
+		ASSERT_TRUE(peer_hear(&child));
+		_exit(0);
+	}
+	ASSERT_TRUE(peer_hear(&child));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_TRUE(peer_tell(&child));
+	ASSERT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(several_processes, inherited_file_works_on_its_openers_memory)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		area_fill(area, 2);
+		EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		ASSERT_EQ(SOME, to_device(&self->device, area));
+		ASSERT_EQ(0, device_fill(&self->device, area, 3));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		_exit(0);
+	}
+	ASSERT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+/* Every request of a device, for tests that try each of them. */
+static const unsigned long requests[] = {
+	HMM_DMIRROR_READ,
+	HMM_DMIRROR_WRITE,
+	HMM_DMIRROR_MIGRATE_TO_DEV,
+	HMM_DMIRROR_MIGRATE_TO_SYS,
+	HMM_DMIRROR_SNAPSHOT,
+	HMM_DMIRROR_EXCLUSIVE,
+	HMM_DMIRROR_READ_UNLOCKED,
+};
+
+/* The file is left to the heir of a process that has gone. */
+static void opens_and_goes(struct __test_metadata *_metadata, unsigned int node,
+			   struct area *area)
+{
+	struct mirror own;
+	struct peer heir;
+	size_t i;
+
+	ASSERT_EQ(0, mirror_open(&own, node));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&own, area));
+	ASSERT_EQ(0, peer_fork(&heir));
+	if (heir.pid)
+		_exit(0);
+	ASSERT_EQ(false, peer_hear(&heir));
+	for (i = 0; i < ARRAY_SIZE(requests); i++)
+		EXPECT_NE(0, mirror_call_once(&own, requests[i], area->at, SOME,
+					      area->buffer));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	mirror_close(&own);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(several_processes, inherited_file_outlives_its_opener)
+{
+	struct peer child;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		opens_and_goes(_metadata, variant->device, &self->area);
+		peer_tell(&child);
+		_exit(0);
+	}
+	EXPECT_TRUE(peer_hear(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+/* Room for one descriptor, aligned as a header. */
+union passed_file {
+	char space[CMSG_SPACE(sizeof(int))];
+	struct cmsghdr align;
+};
+
+static int pass_file(int sock, int fd)
+{
+	union passed_file control = {};
+	struct iovec byte = { .iov_base = "", .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &byte,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	return sendmsg(sock, &message, 0) == 1 ? 0 : -1;
+}
+
+static int receive_file(int sock)
+{
+	union passed_file control;
+	char data;
+	struct iovec byte = { .iov_base = &data, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &byte,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space),
+	};
+	struct cmsghdr *header;
+	int fd = -1;
+
+	if (recvmsg(sock, &message, 0) != 1)
+		return -1;
+	header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+	return fd;
+}
+
+TEST_F(several_processes, passed_file_works_on_its_openers_memory)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror passed;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&passed, variant->device));
+		area_fill(area, 2);
+		ASSERT_EQ(SOME, to_device(&passed, area));
+		ASSERT_EQ(0, pass_file(child.sock, passed.fd));
+		mirror_close(&passed);
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, cpu_wrong(area, 3));
+		_exit(0);
+	}
+	area_fill(area, 1);
+	passed = self->device;
+	passed.fd = receive_file(child.sock);
+	ASSERT_NE(-1, passed.fd);
+	EXPECT_EQ(SOME, held(&passed, area));
+	EXPECT_EQ(0, device_wrong(&passed, area, 2));
+	ASSERT_EQ(0, device_fill(&passed, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_NE(0, device_wrong(&passed, area, 3));
+	mirror_close(&passed);
+}
+
+/*
+ * Exclusive access, for a device's atomics
+ */
+
+PROMISES(exclusive)
+
+/* All of it, or -errno; what the device read is in the buffer. */
+static int take(struct mirror *m, struct area *area)
+{
+	return mirror_call(m, HMM_DMIRROR_EXCLUSIVE, area->at, area->pages,
+			   area->buffer);
+}
+
+/* 0 if the device has none of it any more, -EPERM if it has. */
+static int taken(struct mirror *m, struct area *area, size_t page, size_t pages)
+{
+	return mirror_call(m, HMM_DMIRROR_CHECK_EXCLUSIVE,
+			   area_page(area, page), pages, NULL);
+}
+
+TEST_F(exclusive, device_has_what_the_cpu_wrote)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	ASSERT_EQ(0, take(&self->device, area));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, area, 0, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, area, SOME - 1, 1));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_PRESENT));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(exclusive, cpu_access_ends_it_page_by_page)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong_part(area, 4, 1, 1));
+	EXPECT_EQ(0, taken(&self->device, area, 4, 1));
+	area_fill_part(area, 6, 1, 2);
+	EXPECT_EQ(0, taken(&self->device, area, 6, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, area, 3, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, area, 5, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, area, 7, 1));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 6, 1, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 6, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 7, SOME - 7, 1));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+}
+
+TEST_F(exclusive, it_can_be_taken_again)
+{
+	struct area *area = &self->area;
+	unsigned int turn;
+
+	for (turn = 1; turn < 10; turn++) {
+		area_fill(area, turn);
+		ASSERT_EQ(0, take(&self->device, area));
+		ASSERT_EQ(0, contents_wrong(area->buffer, 0, SOME, turn));
+		ASSERT_EQ(0, take(&self->device, area));
+		ASSERT_EQ(0, contents_wrong(area->buffer, 0, SOME, turn));
+		ASSERT_EQ(-EPERM, taken(&self->device, area, 0, 1));
+	}
+	EXPECT_EQ(0, cpu_wrong(area, turn - 1));
+}
+
+TEST_F(exclusive, another_device_takes_it_over)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, take(&self->other, area));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	EXPECT_EQ(-EPERM, taken(&self->other, area, 0, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(exclusive, another_device_gets_at_it)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+}
+
+TEST_F(exclusive, holes_become_zeroes)
+{
+	ASSERT_EQ(0, take(&self->device, &self->area));
+	EXPECT_EQ(0, contents_wrong(self->area.buffer, 0, SOME, 0));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 0));
+}
+
+TEST_F(exclusive, pages_of_huge_pages_can_be_had)
+{
+	struct area huge, part;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
+	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
+	area_fill(&huge, 1);
+	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
+		SKIP(return, "no huge page to be had");
+	part = huge;
+	part.at = area_page(&huge, 200);
+	part.pages = SOME;
+	ASSERT_EQ(0, take(&self->device, &part));
+	EXPECT_EQ(0, contents_wrong(huge.buffer, 200, SOME, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, &huge, 200, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, &huge, 200 + SOME - 1, 1));
+	EXPECT_EQ(0, taken(&self->device, &huge, 199, 1));
+	EXPECT_EQ(0, cpu_wrong(&huge, 1));
+}
+
+TEST_F(exclusive, device_memory_comes_home_for_it)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	if (!self->device.coherent) {
+		ASSERT_EQ(0, take(&self->device, area));
+		EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+		EXPECT_EQ(0, held(&self->device, area));
+		EXPECT_EQ(-EPERM, taken(&self->device, area, 0, 1));
+	} else {
+		take(&self->device, area);
+	}
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
+TEST_F(exclusive, read_only_memory_cannot_be_had)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_NE(0, take(&self->device, area));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(exclusive, protection_holds_afterwards)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_WRITE));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(exclusive, shared_memory_cannot_be_had)
+{
+	struct area shared;
+
+	ASSERT_EQ(0, area_map_file(&shared, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1));
+	area_fill(&shared, 1);
+	EXPECT_NE(0, take(&self->device, &shared));
+	EXPECT_EQ(0, cpu_wrong(&shared, 1));
+	EXPECT_EQ(0, device_wrong(&self->device, &shared, 1));
+}
+
+TEST_F(exclusive, fork_gives_both_what_was_there)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+		area_fill(area, 2);
+		ASSERT_TRUE(peer_tell(&child));
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		_exit(0);
+	}
+	ASSERT_TRUE(peer_hear(&child));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, device_fill(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+TEST_F(exclusive, it_ends_with_the_mapping)
+{
+	struct area to, *area = &self->area;
+
+	ASSERT_EQ(0, area_map(&to, SOME));
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, madvise(area->at, PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, taken(&self->device, area, 0, 1));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 1, 0));
+	ASSERT_EQ(to.at, mremap(area->at, SOME * PAGE, SOME * PAGE,
+				MREMAP_MAYMOVE | MREMAP_FIXED, to.at));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+	EXPECT_EQ(0, cpu_wrong_part(&to, 1, SOME - 1, 1));
+	ASSERT_EQ(0, take(&self->device, &to));
+	ASSERT_EQ(0, munmap(to.at, SOME * PAGE));
+	EXPECT_EQ(0, taken(&self->device, &to, 0, SOME));
+}
+
+TEST_F(exclusive, such_memory_can_move_afterwards)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(exclusive, exit_ends_it)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		area_fill(area, 1);
+		ASSERT_EQ(0, take(&own, area));
+		ASSERT_EQ(-EPERM, taken(&own, area, 0, 1));
+		_exit(0);
+	}
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+/*
+ * Pins: a pinned page does not move, a private one is never pinned
+ */
+
+PROMISES(pinning)
+
+#define GUP_TEST	"/sys/kernel/debug/gup_test"
+
+static int pin(int gup, const struct area *area, uint32_t flags)
+{
+	struct pin_longterm_test args = {
+		.addr = (uintptr_t)area->at,
+		.size = area->pages * PAGE,
+		.flags = flags,
+	};
+
+	return ioctl(gup, PIN_LONGTERM_TEST_START, &args) ? -errno : 0;
+}
+
+/* How many of the pinned pages are wrong, for who has pinned them. */
+static long pinned_wrong(int gup, struct area *area, uint64_t contents)
+{
+	uint64_t buffer = (uintptr_t)area->buffer;
+
+	memset(area->buffer, 0x5a, area->pages * PAGE);
+	if (ioctl(gup, PIN_LONGTERM_TEST_READ, &buffer))
+		return -errno;
+	return contents_wrong(area->buffer, 0, area->pages, contents);
+}
+
+static void check_pinned(struct __test_metadata *_metadata, struct mirror *m,
+			 struct area *area, enum place place, uint32_t flags)
+{
+	int gup = open(GUP_TEST, O_RDWR);
+
+	if (gup < 0)
+		SKIP(return, "no " GUP_TEST);
+	area_fill(area, 1);
+	if (place == IN_DEVICE)
+		ASSERT_EQ(SOME, to_device(m, area));
+	ASSERT_EQ(0, pin(gup, area, flags));
+	EXPECT_EQ(0, held(m, area));
+	ask_to_device(m, area, 0, SOME);
+	ask_to_device(m, area, 0, SOME);
+	EXPECT_EQ(0, held(m, area));
+	EXPECT_EQ(0, pinned_wrong(gup, area, 1));
+	ASSERT_EQ(0, device_fill(m, area, 2));
+	EXPECT_EQ(0, pinned_wrong(gup, area, 2));
+	area_fill(area, 3);
+	EXPECT_EQ(0, pinned_wrong(gup, area, 3));
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
+	EXPECT_EQ(SOME, to_device(m, area));
+	EXPECT_EQ(0, device_wrong(m, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+	close(gup);
+}
+
+#define CHECK_PINNED(place, flags)					\
+	check_pinned(_metadata, &self->device, &self->area, place, flags)
+
+TEST_F(pinning, pinned_memory_stays)
+{
+	CHECK_PINNED(IN_SYSTEM, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
+}
+
+TEST_F(pinning, memory_pinned_fast_stays)
+{
+	CHECK_PINNED(IN_SYSTEM, PIN_LONGTERM_TEST_FLAG_USE_WRITE |
+				PIN_LONGTERM_TEST_FLAG_USE_FAST);
+}
+
+TEST_F(pinning, long_pin_brings_device_memory_home)
+{
+	CHECK_PINNED(IN_DEVICE, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
+}
+
+TEST_F(pinning, long_fast_pin_brings_device_memory_home)
+{
+	CHECK_PINNED(IN_DEVICE, PIN_LONGTERM_TEST_FLAG_USE_WRITE |
+				PIN_LONGTERM_TEST_FLAG_USE_FAST);
+}
+
+TEST_F(pinning, long_pin_to_read_brings_device_memory_home)
+{
+	CHECK_PINNED(IN_DEVICE, 0);
+}
+
+TEST_F(pinning, short_pin_brings_private_memory_home)
+{
+	struct area *area = &self->area;
+	struct gup_test args = {
+		.addr = (uintptr_t)area->at,
+		.size = SOME * PAGE,
+		.nr_pages_per_call = SOME,
+		.gup_flags = 1,		/* FOLL_WRITE */
+	};
+	int gup = open(GUP_TEST, O_RDWR);
+
+	if (gup < 0)
+		SKIP(return, "no " GUP_TEST);
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, ioctl(gup, PIN_BASIC_TEST, &args));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	close(gup);
+}
+
+/* A pipe holds references, which are as good as pins here. */
+TEST_F(pinning, memory_in_a_pipe_stays)
+{
+	struct area *area = &self->area;
+	struct iovec page = { .iov_base = area->at, .iov_len = PAGE };
+	int pair[2];
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, pipe(pair));
+	ASSERT_EQ(PAGE, vmsplice(pair[1], &page, 1, 0));
+	EXPECT_EQ(left_by(&self->device, 1), held(&self->device, area));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(left_by(&self->device, 1), held(&self->device, area));
+	to_system(&self->device, area);
+	EXPECT_EQ(self->device.coherent,
+		  held_part(&self->device, area, 0, 1));
+	ASSERT_EQ(PAGE, read(pair[0], area->buffer, PAGE));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, 1, 1));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* A disk of compressed memory. Return: its number, or -errno. */
+static int disk_make(size_t size)
+{
+	char path[48], text[24];
+	int nr = race_read_number("/sys/class/zram-control/hot_add", NULL);
+
+	if (nr < 0)
+		return -ENODEV;
+	snprintf(path, sizeof(path), "/sys/block/zram%d/disksize", nr);
+	snprintf(text, sizeof(text), "%zu", size);
+	return race_write_file(path, text) ? -errno : nr;
+}
+
+static void disk_end(int nr)
+{
+	char text[12];
+
+	snprintf(text, sizeof(text), "%d", nr);
+	race_write_file("/sys/class/zram-control/hot_remove", text);
+}
+
+TEST_F(pinning, direct_io_works_on_device_memory)
+{
+	struct area *area = &self->area;
+	int nr = disk_make(SOME * PAGE), disk;
+	char path[24];
+
+	if (nr < 0)
+		SKIP(return, "no zram: %s", strerror(-nr));
+	snprintf(path, sizeof(path), "/dev/zram%d", nr);
+	disk = open(path, O_RDWR | O_DIRECT);
+	EXPECT_NE(-1, disk);
+	area_fill(area, 1);
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(SOME * PAGE, pwrite(disk, area->at, SOME * PAGE, 0));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+
+	area_fill(area, 2);
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(SOME * PAGE, pread(disk, area->at, SOME * PAGE, 0));
+	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	close(disk);
+	disk_end(nr);
+}
+
+/*
+ * Accounting: device memory counts as any other
+ */
+
+FIXTURE(accounting)
+{
+	struct mirror device;
+	struct mirror other;
+	struct area area;
+	char group[160];	/* a control group of its own */
+};
+
+FIXTURE_VARIANT(accounting)
+{
+	unsigned int device;
+	unsigned int other;
+};
+
+FIXTURE_VARIANT_ADD(accounting, device_private)
+{
+	.device = 0,
+	.other = 1,
+};
+
+FIXTURE_VARIANT_ADD(accounting, device_coherent)
+{
+	.device = 2,
+	.other = 3,
+};
+
+FIXTURE_SETUP(accounting)
+{
+	const char *lack = open_devices(&self->device, variant->device,
+					&self->other, variant->other);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, area_map(&self->area, LARGE));
+	madvise(self->area.at, LARGE * PAGE, MADV_NOHUGEPAGE);
+}
+
+FIXTURE_TEARDOWN(accounting)
+{
+	mirror_close(&self->device);
+	mirror_close(&self->other);
+	if (self->group[0])
+		rmdir(self->group);
+}
+
+TEST_F(accounting, device_memory_is_resident)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(LARGE, smaps_pages(area->at, "Rss"));
+	ASSERT_EQ(LARGE, to_device(&self->device, area));
+	EXPECT_EQ(LARGE, smaps_pages(area->at, "Rss"));
+	EXPECT_EQ(LARGE, smaps_pages(area->at, "Pss"));
+	EXPECT_EQ(LARGE, smaps_pages(area->at, "Anonymous"));
+	EXPECT_EQ(0, smaps_pages(area->at, "Swap"));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(LARGE, smaps_pages(area->at, "Rss"));
+	ASSERT_EQ(0, madvise(area->at, LARGE * PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, smaps_pages(area->at, "Rss"));
+}
+
+/*
+ * The counters of the process are kept by CPU and summed up now and then: they
+ * may be off by some pages for each CPU.
+ */
+static bool rss_is(long expected)
+{
+	long slack = 64 * sysconf(_SC_NPROCESSORS_CONF);
+	long rss = race_read_number("/proc/self/status", "RssAnon") / 4;
+
+	return labs(rss - expected) <= slack;
+}
+
+TEST_F(accounting, process_counts_device_memory)
+{
+	struct area *area = &self->area;
+	long before = race_read_number("/proc/self/status", "RssAnon") / 4;
+
+	area_fill(area, 1);
+	/* the buffer of the area is memory, too */
+	memset(area->buffer, 1, LARGE * PAGE);
+	ASSERT_TRUE(rss_is(before + 2 * LARGE));
+	ASSERT_EQ(LARGE, to_device(&self->device, area));
+	EXPECT_TRUE(rss_is(before + 2 * LARGE));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_TRUE(rss_is(before + 2 * LARGE));
+	ASSERT_EQ(LARGE, to_device(&self->device, area));
+	ASSERT_EQ(0, munmap(area->at, LARGE * PAGE));
+	EXPECT_TRUE(rss_is(before + LARGE));
+}
+
+TEST_F(accounting, process_counts_holes_that_move)
+{
+	struct area *area = &self->area;
+	long before;
+
+	memset(area->buffer, 1, LARGE * PAGE);
+	before = race_read_number("/proc/self/status", "RssAnon") / 4;
+	ASSERT_EQ(LARGE, to_device(&self->device, area));
+	EXPECT_TRUE(rss_is(before + LARGE));
+	EXPECT_EQ(LARGE, smaps_pages(area->at, "Rss"));
+	ASSERT_EQ(0, madvise(area->at, LARGE * PAGE, MADV_DONTNEED));
+	EXPECT_TRUE(rss_is(before));
+}
+
+static int group_write(const char *group, const char *file, const char *text)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", group, file);
+	return race_write_file(path, text);
+}
+
+static long group_read(const char *group, const char *file, const char *key)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", group, file);
+	return race_read_number(path, key);
+}
+
+/* Return: NULL, or why there is no control group. Its path goes to @group. */
+static const char *group_make(char *group, size_t size)
+{
+	char line[256], root[128] = "";
+	FILE *mounts = fopen("/proc/mounts", "r");
+
+	while (mounts && !root[0] && fgets(line, sizeof(line), mounts))
+		if (sscanf(line, "%*s %127s cgroup2 ", root) != 1 ||
+		    !strstr(line, " cgroup2 "))
+			root[0] = 0;
+	if (mounts)
+		fclose(mounts);
+	if (!root[0])
+		return "cgroup2 is not mounted";
+	if (group_write(root, "cgroup.subtree_control", "+memory"))
+		return "no memory controller in cgroup2";
+	snprintf(group, size, "%s/hmm-tests-%d", root, getpid());
+	if (!mkdir(group, 0755))
+		return NULL;
+	group[0] = 0;
+	return "no control group can be made";
+}
+
+/* The child goes on within the group, and touches what is its own already. */
+static int group_fork(struct peer *child, const char *group)
+{
+	char text[12];
+
+	if (peer_fork(child))
+		return -1;
+	if (child->pid)
+		return 0;
+	snprintf(text, sizeof(text), "%d", getpid());
+	return group_write(group, "cgroup.procs", text);
+}
+
+/* Charges are made in batches, and there are page tables and the like. */
+static bool charge_is(const char *group, long expected)
+{
+	long slack = 128 + 64 * sysconf(_SC_NPROCESSORS_CONF);
+	long charge = group_read(group, "memory.current", NULL) / (long)PAGE;
+
+	return labs(charge - expected) <= slack;
+}
+
+/* In the child. What it moves is LARGE: much more than the slack. */
+static void charge_child(struct __test_metadata *_metadata, const char *group,
+			 unsigned int node, struct area *area)
+{
+	struct mirror own;
+	long before;
+
+	ASSERT_EQ(0, mirror_open(&own, node));
+	memset(area->buffer, 1, LARGE * PAGE);
+	before = group_read(group, "memory.current", NULL) / (long)PAGE;
+	area_fill(area, 1);
+	EXPECT_TRUE(charge_is(group, before + LARGE));
+	ASSERT_EQ(LARGE, to_device(&own, area));
+	EXPECT_TRUE(charge_is(group, before + LARGE));
+	ASSERT_EQ(0, to_system(&own, area));
+	EXPECT_TRUE(charge_is(group, before + LARGE));
+	ASSERT_EQ(LARGE, to_device(&own, area));
+	ASSERT_EQ(0, madvise(area->at, LARGE * PAGE, MADV_DONTNEED));
+	EXPECT_TRUE(charge_is(group, before));
+	/* holes become pages, and those are charged */
+	ASSERT_EQ(LARGE, to_device(&own, area));
+	EXPECT_TRUE(charge_is(group, before + LARGE));
+	_exit(0);
+}
+
+TEST_F(accounting, group_is_charged_for_device_memory)
+{
+	const char *lack = group_make(self->group, sizeof(self->group));
+	struct peer child;
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, group_fork(&child, self->group));
+	if (!child.pid)
+		charge_child(_metadata, self->group, variant->device,
+			     &self->area);
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_TRUE(eventually(charge_is(self->group, 0)));
+	EXPECT_EQ(0, rmdir(self->group));
+}
+
+/*
+ * Device memory cannot be reclaimed, so a group that fills its limit with it
+ * gets less than it asks for, or the OOM killer.
+ */
+TEST_F(accounting, limit_of_the_group_holds)
+{
+	const char *lack = group_make(self->group, sizeof(self->group));
+	long limit = LARGE / 2 * PAGE;
+	struct peer child;
+	struct mirror own;
+	char text[24];
+	int status;
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	snprintf(text, sizeof(text), "%ld", limit);
+	ASSERT_EQ(0, group_write(self->group, "memory.max", text));
+	group_write(self->group, "memory.swap.max", "0");
+	ASSERT_EQ(0, group_fork(&child, self->group));
+	if (!child.pid) {
+		if (mirror_open(&own, variant->device))
+			_exit(1);
+		ask_to_device(&own, &self->area, 0, LARGE);
+		_exit(held(&own, &self->area) < LARGE ? 0 : 2);
+	}
+	status = peer_end(&child);
+	EXPECT_TRUE(!status ||
+		    (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+	EXPECT_LT(0, group_read(self->group, "memory.events", "max"));
+	EXPECT_TRUE(group_read(self->group, "memory.peak", NULL) <= limit);
+	EXPECT_TRUE(eventually(charge_is(self->group, 0)));
+	EXPECT_EQ(0, rmdir(self->group));
+}
+
+/*
+ * Userfaultfd: its user decides what comes into a range, and when it changes
+ */
+
+PROMISES(userfault)
+
+/* Accesses that the user of userfaultfd would have to answer get SIGBUS. */
+static int uffd_open(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (uffd >= 0 && ioctl(uffd, UFFDIO_API, &api)) {
+		close(uffd);
+		return -1;
+	}
+	return uffd;
+}
+
+static int uffd_register(int uffd, const struct area *area, uint64_t mode)
+{
+	struct uffdio_register args = {
+		.range.start = (uintptr_t)area->at,
+		.range.len = area->pages * PAGE,
+		.mode = mode,
+	};
+
+	return ioctl(uffd, UFFDIO_REGISTER, &args) ? -errno : 0;
+}
+
+static int uffd_protect(int uffd, const struct area *area, size_t page,
+			size_t pages, uint64_t mode)
+{
+	struct uffdio_writeprotect args = {
+		.range.start = (uintptr_t)area_page(area, page),
+		.range.len = pages * PAGE,
+		.mode = mode,
+	};
+
+	return ioctl(uffd, UFFDIO_WRITEPROTECT, &args) ? -errno : 0;
+}
+
+/* Fill a missing page with its contents. */
+static int uffd_fill(int uffd, struct area *area, size_t page,
+		     uint64_t contents)
+{
+	struct uffdio_copy args = {
+		.dst = (uintptr_t)area_page(area, page),
+		.src = (uintptr_t)area->buffer,
+		.len = PAGE,
+	};
+
+	contents_fill(area->buffer, page, 1, contents);
+	return ioctl(uffd, UFFDIO_COPY, &args) ? -errno : 0;
+}
+
+TEST_F(userfault, missing_pages_do_not_move)
+{
+	struct area *area = &self->area;
+	int uffd = uffd_open(UFFD_FEATURE_SIGBUS);
+	size_t i;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(0, uffd_register(uffd, area, UFFDIO_REGISTER_MODE_MISSING));
+	for (i = 0; i < SOME; i += 2)
+		ASSERT_EQ(0, uffd_fill(uffd, area, i, 1));
+	ask_to_device(&self->device, area, 0, SOME);
+	ASSERT_TRUE(eventually((ask_to_device(&self->device, area, 0, SOME),
+				held(&self->device, area) == SOME / 2)));
+	for (i = 1; i < SOME; i += 2) {
+		EXPECT_EQ(0, pagemap_of(getpid(), area_page(area, i)) &
+			     (PAGEMAP_PRESENT | PAGEMAP_SWAP));
+		EXPECT_EQ(SIGBUS, cpu_try(area_page(area, i), CPU_READ));
+		ASSERT_EQ(0, uffd_fill(uffd, area, i, 1));
+	}
+	EXPECT_EQ(SOME / 2, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	close(uffd);
+}
+
+TEST_F(userfault, device_gets_an_error_for_missing_pages)
+{
+	struct area *area = &self->area;
+	int uffd = uffd_open(UFFD_FEATURE_SIGBUS);
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(0, uffd_register(uffd, area, UFFDIO_REGISTER_MODE_MISSING));
+	EXPECT_EQ(-EFAULT, device_wrong(&self->device, area, 0));
+	EXPECT_EQ(-EFAULT, device_fill(&self->device, area, 1));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_PRESENT));
+	ASSERT_EQ(0, uffd_fill(uffd, area, 0, 2));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 1, 2));
+	close(uffd);
+}
+
+/* Write protection of the pages 0 to SOME / 2. */
+static int uffd_with_protection(struct area *area)
+{
+	int uffd = uffd_open(UFFD_FEATURE_SIGBUS |
+			     UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+
+	if (uffd < 0)
+		return -1;
+	if (uffd_register(uffd, area, UFFDIO_REGISTER_MODE_WP) ||
+	    uffd_protect(uffd, area, 0, SOME / 2, UFFDIO_WRITEPROTECT_MODE_WP)) {
+		close(uffd);
+		return -1;
+	}
+	return uffd;
+}
+
+static void check_protection(struct __test_metadata *_metadata,
+			     struct mirror *m, struct area *area)
+{
+	EXPECT_EQ(SOME / 2, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(-EFAULT, device_fill_part(m, area, 0, 1, 2));
+	EXPECT_EQ(-EFAULT, device_fill_part(m, area, SOME / 2 - 1, 1, 2));
+	EXPECT_EQ(0, device_fill_part(m, area, SOME / 2, 1, 1));
+	EXPECT_EQ(0, device_wrong(m, area, 1));
+}
+
+TEST_F(userfault, write_protection_survives_a_round_trip)
+{
+	struct area *area = &self->area;
+	int uffd;
+
+	area_fill(area, 1);
+	uffd = uffd_with_protection(area);
+	if (uffd < 0)
+		SKIP(return, "no write protection by userfaultfd: %s",
+		     strerror(errno));
+	check_protection(_metadata, &self->device, area);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	check_protection(_metadata, &self->device, area);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(SIGBUS, cpu_try(area->at, CPU_WRITE));
+	EXPECT_EQ(0, cpu_try(area_page(area, SOME - 1), CPU_WRITE));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	check_protection(_metadata, &self->device, area);
+	EXPECT_EQ(SIGBUS, cpu_try(area->at, CPU_WRITE));
+	ASSERT_EQ(0, uffd_protect(uffd, area, 0, SOME, 0));
+	EXPECT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	close(uffd);
+}
+
+TEST_F(userfault, device_memory_can_be_write_protected)
+{
+	struct area *area = &self->area;
+	int uffd;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	uffd = uffd_with_protection(area);
+	if (uffd < 0)
+		SKIP(return, "no write protection by userfaultfd: %s",
+		     strerror(errno));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	check_protection(_metadata, &self->device, area);
+	EXPECT_EQ(SIGBUS, cpu_try(area->at, CPU_WRITE));
+	ASSERT_EQ(0, uffd_protect(uffd, area, 0, SOME, 0));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	close(uffd);
+}
+
+TEST_F(userfault, protection_of_holes_is_kept)
+{
+	struct area *area = &self->area;
+	int uffd = uffd_open(UFFD_FEATURE_SIGBUS | UFFD_FEATURE_WP_UNPOPULATED);
+
+	if (uffd < 0)
+		SKIP(return, "no UFFD_FEATURE_WP_UNPOPULATED: %s",
+		     strerror(errno));
+	ASSERT_EQ(0, uffd_register(uffd, area, UFFDIO_REGISTER_MODE_WP));
+	ASSERT_EQ(0, uffd_protect(uffd, area, 0, SOME,
+				  UFFDIO_WRITEPROTECT_MODE_WP));
+	ASSERT_EQ(SOME, pagemap_count(area, PAGEMAP_UFFD_WP));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(-EFAULT, device_fill(&self->device, area, 1));
+	EXPECT_EQ(SIGBUS, cpu_try(area->at, CPU_WRITE));
+	EXPECT_EQ(0, cpu_wrong(area, 0));
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_UFFD_WP));
+	close(uffd);
+}
+
+#ifdef UFFDIO_POISON
+TEST_F(userfault, poison_is_kept)
+{
+	struct area *area = &self->area;
+	struct uffdio_poison args = {
+		.range.start = (uintptr_t)area_page(area, 1),
+		.range.len = PAGE,
+	};
+	int uffd = uffd_open(UFFD_FEATURE_POISON);
+
+	if (uffd < 0)
+		SKIP(return, "no UFFD_FEATURE_POISON: %s", strerror(errno));
+	ASSERT_EQ(0, uffd_register(uffd, area, UFFDIO_REGISTER_MODE_MISSING));
+	ASSERT_EQ(0, uffd_fill(uffd, area, 0, 1));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_POISON, &args));
+	ASSERT_EQ(1, to_device_part(&self->device, area, 0, 1));
+	ask_to_device(&self->device, area, 0, 2);
+	EXPECT_EQ(0, held_part(&self->device, area, 1, 1));
+	EXPECT_EQ(-EFAULT, device_wrong_part(&self->device, area, 1, 1, 0));
+	EXPECT_EQ(-EFAULT, device_fill_part(&self->device, area, 1, 1, 1));
+	EXPECT_EQ(SIGBUS, cpu_try(area_page(area, 1), CPU_READ));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 1, 1));
+	close(uffd);
+}
+#endif
+
+/*
+ * Marks of pages that survive a round trip
+ */
+
+PROMISES(page_marks)
+
+static bool clear_refs(const char *what)
+{
+	return !race_write_file("/proc/self/clear_refs", what);
+}
+
+TEST_F(page_marks, soft_dirty_survives)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	if (!clear_refs("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty marks");
+	area_fill_part(area, 10, 5, 2);
+	if (pagemap_count(area, PAGEMAP_SOFT_DIRTY) != 5)
+		SKIP(return, "no soft-dirty marks");
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(5, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	EXPECT_EQ(0, device_wrong_part(&self->device, area, 0, 10, 1));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(5, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	area_fill_part(area, 20, 2, 2);
+	EXPECT_EQ(7, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+}
+
+TEST_F(page_marks, soft_dirty_tells_of_device_writes)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_fill(&self->device, area, 1));
+	if (!clear_refs("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty marks");
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 3, 4, 2));
+	EXPECT_EQ(4, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+}
+
+TEST_F(page_marks, referenced_survives)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, smaps_pages(area->at, "Referenced"));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Referenced"));
+}
+
+TEST_F(page_marks, dirty_survives)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty"));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty"));
+}
+
+TEST_F(page_marks, right_to_write_survives)
+{
+	struct area *area = &self->area;
+	unsigned char places[SOME];
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_SNAPSHOT, area->at,
+				 SOME, places));
+	for (i = 0; i < SOME; i++)
+		EXPECT_EQ(HMM_DMIRROR_PROT_WRITE, places[i]);
+}
+
+TEST_F(page_marks, exclusive_ownership_survives)
+{
+	struct area *area = &self->area;
+	uint64_t pfn;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, pagemap_count(area, PAGEMAP_EXCLUSIVE));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_EXCLUSIVE));
+	/* so a write protection that is lifted again leads to no copy */
+	pfn = pagemap_of(getpid(), area->at) & PAGEMAP_PFN;
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ | PROT_WRITE));
+	area_fill(area, 2);
+	EXPECT_EQ(pfn, pagemap_of(getpid(), area->at) & PAGEMAP_PFN);
+}
+
+TEST_F(page_marks, lazily_freed_memory_comes_back_as_ordinary)
+{
+	struct area *area = &self->area;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	ASSERT_TRUE(eventually(!madvise(area->at, SOME * PAGE, MADV_FREE) &&
+			       smaps_pages(area->at, "LazyFree") == SOME));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, smaps_pages(area->at, "LazyFree"));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(0, smaps_pages(area->at, "LazyFree"));
+	EXPECT_EQ(SOME, smaps_pages(area->at, "Private_Dirty"));
+	madvise(area->at, SOME * PAGE, MADV_PAGEOUT);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/*
+ * Swap
+ */
+
+FIXTURE(swapping)
+{
+	struct mirror device;
+	struct mirror other;
+	struct area area;
+	bool swap_is_ours;
+};
+
+FIXTURE_VARIANT(swapping)
+{
+	unsigned int device;
+	unsigned int other;
+};
+
+FIXTURE_VARIANT_ADD(swapping, device_private)
+{
+	.device = 0,
+	.other = 1,
+};
+
+FIXTURE_VARIANT_ADD(swapping, device_coherent)
+{
+	.device = 2,
+	.other = 3,
+};
+
+FIXTURE_SETUP(swapping)
+{
+	const char *lack = open_devices(&self->device, variant->device,
+					&self->other, variant->other);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, area_map(&self->area, SOME));
+	lack = race_swap_begin(&self->swap_is_ours);
+	if (lack)
+		SKIP(return, "%s", lack);
+}
+
+FIXTURE_TEARDOWN(swapping)
+{
+	mirror_close(&self->device);
+	mirror_close(&self->other);
+	race_swap_end(self->swap_is_ours);
+}
+
+/* Return: how many pages are in swap; all, unless somebody holds them. */
+static long swap_out(const struct area *area)
+{
+	eventually(!madvise(area->at, area->pages * PAGE, MADV_PAGEOUT) &&
+		   !pagemap_count(area, PAGEMAP_PRESENT));
+	return pagemap_count(area, PAGEMAP_SWAP);
+}
+
+TEST_F(swapping, device_reads_swapped_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(HMM_DMIRROR_PROT_NONE,
+		  mirror_place(&self->device, area->at));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_NE(0, self->device.faults);
+}
+
+TEST_F(swapping, device_writes_swapped_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, swap_out(area));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 0, SOME / 2, 2));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, SOME / 2, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, SOME / 2, SOME / 2, 1));
+}
+
+/* Read in again, a page is writable and clean: there is a copy in swap. */
+TEST_F(swapping, device_write_to_a_clean_page_is_not_dropped)
+{
+	struct area *area = &self->area;
+	unsigned int turn;
+
+	area_fill(area, 1);
+	for (turn = 2; turn < 6; turn++) {
+		ASSERT_EQ(SOME, swap_out(area));
+		ASSERT_EQ(0, cpu_wrong(area, turn - 1));
+		ASSERT_EQ(0, device_fill(&self->device, area, turn));
+		ASSERT_EQ(SOME, swap_out(area));
+		ASSERT_EQ(0, device_wrong(&self->device, area, turn));
+	}
+	EXPECT_EQ(0, cpu_wrong(area, turn - 1));
+}
+
+TEST_F(swapping, device_write_to_freed_memory_is_not_dropped)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, device_fill(&self->device, area, 1));
+	ASSERT_EQ(0, madvise(area->at, SOME * PAGE, MADV_FREE));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(swapping, moving_swapped_memory_loses_nothing)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, swap_out(area));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(swapping, memory_back_from_swap_moves)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, swap_out(area));
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, smaps_pages(area->at, "Swap"));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(swapping, memory_back_from_the_device_is_swapped)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+}
+
+TEST_F(swapping, lazily_freed_memory_is_not_dropped_after_a_round_trip)
+{
+	struct area *area = &self->area;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	ASSERT_TRUE(eventually(!madvise(area->at, SOME * PAGE, MADV_FREE) &&
+			       smaps_pages(area->at, "LazyFree") == SOME));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(swapping, swap_can_go_while_memory_is_in_the_device)
+{
+	struct area *area = &self->area;
+
+	if (!self->swap_is_ours)
+		SKIP(return, "the swap belongs to the system");
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, swap_out(area));
+	ASSERT_EQ(SOME / 2, (device_wrong_part(&self->device, area, 0, SOME / 2,
+					       1),
+			     to_device_part(&self->device, area, 0, SOME / 2)));
+	ASSERT_EQ(0, swapoff(RACE_SWAP_DEVICE));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/*
+ * Leaving: processes, files and devices go, memory stays
+ */
+
+PROMISES(leaving)
+
+/* As much as a coherent device has, and a bit more. */
+#define MORE_THAN_A_DEVICE	(288UL << 20)
+
+TEST_F(leaving, exit_gives_device_memory_back)
+{
+	struct area large;
+	struct peer child;
+	struct mirror own;
+	unsigned int i;
+
+	ASSERT_EQ(0, area_map(&large, LARGE));
+	for (i = 0; i < MORE_THAN_A_DEVICE / (LARGE * PAGE); i++) {
+		ASSERT_EQ(0, peer_fork(&child));
+		if (!child.pid) {
+			ASSERT_EQ(0, mirror_open(&own, variant->device));
+			ASSERT_EQ(LARGE, to_device(&own, &large));
+			_exit(0);
+		}
+		ASSERT_EQ(0, peer_end(&child));
+	}
+	area_fill(&large, 1);
+	ASSERT_EQ(LARGE, to_device(&self->device, &large));
+	EXPECT_EQ(0, cpu_wrong(&large, 1));
+}
+
+static void move_for_ever(struct mirror *m, struct area *area,
+			  struct peer *parent)
+{
+	area_fill(area, 1);
+	peer_tell(parent);
+	for (;;) {
+		ask_to_device(m, area, 0, area->pages);
+		mirror_call(m, HMM_DMIRROR_MIGRATE_TO_SYS, area->at,
+			    area->pages, area->buffer);
+		take(m, area);
+	}
+}
+
+TEST_F(leaving, killed_process_leaves_the_device_usable)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+	unsigned int i;
+
+	area_fill(area, 2);
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(0, peer_fork(&child));
+		if (!child.pid) {
+			ASSERT_EQ(0, mirror_open(&own, variant->device));
+			move_for_ever(&own, area, &child);
+		}
+		ASSERT_TRUE(peer_hear(&child));
+		usleep(10000 * i);
+		kill(child.pid, SIGKILL);
+		EXPECT_EQ(SIGKILL, WTERMSIG(peer_end(&child)));
+		ASSERT_EQ(SOME, to_device(&self->device, area));
+		EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+	}
+}
+
+TEST_F(leaving, exec_leaves_the_device_usable)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		area_fill(area, 2);
+		ASSERT_EQ(SOME, to_device(&own, area));
+		execlp("true", "true", NULL);
+		_exit(127);
+	}
+	EXPECT_EQ(0, peer_end(&child));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(leaving, memory_outlives_the_file)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	mirror_close(&self->device);
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, SOME / 2, 1));
+	ASSERT_EQ(0, mirror_open(&self->device, variant->device));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(leaving, one_of_two_files_goes)
+{
+	struct area *area = &self->area;
+	struct mirror first;
+
+	ASSERT_EQ(0, mirror_open(&first, variant->device));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&first, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	mirror_close(&first);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* Unplugs the device; what it is given as a range is of no matter. */
+static int unplug(struct mirror *m, const struct area *area)
+{
+	return mirror_call(m, HMM_DMIRROR_RELEASE, area->at, area->pages,
+			   area->buffer);
+}
+
+TEST_F(leaving, unplugging_brings_memory_home)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	ASSERT_EQ(0, unplug(&self->device, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_PRESENT));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 2));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(leaving, unplugging_brings_everybodys_memory_home)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		area_fill(area, 2);
+		ASSERT_EQ(SOME, to_device(&own, area));
+		ASSERT_TRUE(peer_tell(&child));
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, held(&own, area));
+		EXPECT_EQ(0, device_wrong(&own, area, 2));
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		_exit(0);
+	}
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_TRUE(peer_hear(&child));
+	ASSERT_EQ(0, unplug(&self->device, area));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(leaving, unplugging_one_device_leaves_the_other)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(30, to_device_part(&self->device, area, 0, 30));
+	ASSERT_EQ(30, to_device_part(&self->other, area, 40, 30));
+	ASSERT_EQ(0, unplug(&self->device, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(30, held(&self->other, area));
+	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* A user of the device who does not know that it is being unplugged. */
+struct user {
+	struct mirror m;
+	struct area area;
+	atomic_bool stop;
+	atomic_long wrong, rounds;
+};
+
+static void *use_device(void *data)
+{
+	struct user *user = data;
+	uint64_t contents = 1;
+
+	area_fill(&user->area, contents);
+	while (!user->stop) {
+		ask_to_device(&user->m, &user->area, 0, user->area.pages);
+		user->wrong += !!device_wrong(&user->m, &user->area, contents);
+		user->wrong += !!device_fill(&user->m, &user->area, ++contents);
+		user->wrong += !!cpu_wrong(&user->area, contents);
+		user->rounds++;
+	}
+	return NULL;
+}
+
+TEST_F(leaving, device_is_unplugged_while_in_use)
+{
+	struct user user = { .area = self->area };
+	pthread_t thread;
+	unsigned int i;
+
+	ASSERT_EQ(0, mirror_open(&user.m, variant->device));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, use_device, &user));
+	for (i = 0; i < 20; i++) {
+		long rounds = user.rounds;
+
+		EXPECT_EQ(0, unplug(&self->device, &self->area));
+		EXPECT_TRUE(eventually(user.rounds > rounds));
+	}
+	user.stop = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, user.wrong);
+	mirror_close(&user.m);
+}
+
+/*
+ * Hostile input: an error, and nothing else
+ */
+
+PROMISES(hostile_input)
+
+TEST_F(hostile_input, node_is_for_root_alone)
+{
+	struct stat status;
+
+	ASSERT_EQ(0, fstat(self->device.fd, &status));
+	EXPECT_EQ(0, status.st_uid);
+	EXPECT_EQ(0, status.st_mode & 0077);
+}
+
+static const struct {
+	const char *name;
+	uint64_t offset;	/* of the address from that of the area */
+	uint64_t address;	/* or an address */
+	uint64_t pages;
+} absurd_ranges[] = {
+	{ "no multiple of a page", .offset = 1, .pages = 1 },
+	{ "no multiple of a page", .offset = PAGE - 8, .pages = 1 },
+	{ "no pages", .offset = 0, .pages = 0 },
+	{ "a size that overflows", .pages = 1ULL << 52 },
+	{ "a size that overflows to a page", .pages = (1ULL << 52) + 1 },
+	{ "a size that overflows to some", .pages = (1ULL << 63) + SOME },
+	{ "all ones", .address = ~0ULL, .pages = ~0ULL },
+	{ "all pages", .pages = ~0ULL >> 12 },
+	{ "more than an address space", .pages = 1ULL << 40 },
+	{ "end at zero", .address = -PAGE, .pages = 1 },
+	{ "end behind zero", .address = -PAGE, .pages = 2 },
+	{ "behind user addresses", .address = 1ULL << 47, .pages = 1 },
+	{ "no canonical address", .address = 1ULL << 60, .pages = 1 },
+	{ "kernel address", .address = 0xffff888000000000ULL, .pages = 1 },
+	{ "kernel text", .address = 0xffffffff81000000ULL, .pages = 1 },
+};
+
+/* Snapshots and checks may say that there is nothing; others have to fail. */
+static bool answers_absurdity(struct mirror *m, unsigned long request,
+			      const void *at, uint64_t pages, void *buffer)
+{
+	int ret = mirror_call_once(m, request, at, pages, buffer);
+
+	if (ret)
+		return true;
+	return request == HMM_DMIRROR_SNAPSHOT &&
+	       *(unsigned char *)buffer == HMM_DMIRROR_PROT_ERROR;
+}
+
+TEST_F(hostile_input, absurd_ranges_are_refused)
+{
+	struct area *area = &self->area;
+	size_t i, j;
+
+	area_fill(area, 1);
+	for (i = 0; i < ARRAY_SIZE(absurd_ranges); i++) {
+		unsigned char *at = area->at + absurd_ranges[i].offset;
+
+		if (absurd_ranges[i].address)
+			at = (void *)absurd_ranges[i].address;
+		for (j = 0; j < ARRAY_SIZE(requests); j++)
+			EXPECT_TRUE(answers_absurdity(&self->device,
+						      requests[j], at,
+						      absurd_ranges[i].pages,
+						      area->buffer))
+				TH_LOG("request %zu: %s", j,
+				       absurd_ranges[i].name);
+		mirror_call_once(&self->device, HMM_DMIRROR_CHECK_EXCLUSIVE, at,
+				 absurd_ranges[i].pages, NULL);
+	}
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(hostile_input, absurd_ranges_have_clear_errors)
+{
+	struct mirror *m = &self->device;
+	struct area *area = &self->area;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(requests) - 1; i++) {
+		EXPECT_EQ(-EINVAL, mirror_call_once(m, requests[i],
+						    area->at + 1, 1,
+						    area->buffer));
+		EXPECT_EQ(-EINVAL, mirror_call_once(m, requests[i], area->at, 0,
+						    area->buffer));
+		EXPECT_EQ(-EINVAL, mirror_call_once(m, requests[i],
+						    (void *)-PAGE, 2,
+						    area->buffer));
+		EXPECT_EQ(-EINVAL, mirror_call_once(m, requests[i], area->at,
+						    (1ULL << 52) + 1,
+						    area->buffer));
+	}
+}
+
+/* Where the device puts what it reads, and from where it writes. */
+TEST_F(hostile_input, bad_buffers_are_refused)
+{
+	struct mirror *m = &self->device;
+	struct area shut, *area = &self->area;
+	void *bad[4];
+	size_t i, j;
+
+	ASSERT_EQ(0, area_map_file(&shut, SOME, PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1));
+	bad[0] = NULL;
+	bad[1] = (void *)0xffff888000000000ULL;
+	bad[2] = (void *)-8ULL;
+	bad[3] = shut.at;
+	area_fill(area, 1);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		EXPECT_EQ(-EFAULT, mirror_call(m, HMM_DMIRROR_READ, area->at,
+					       SOME, bad[i]));
+		EXPECT_EQ(-EFAULT, mirror_call(m, HMM_DMIRROR_WRITE, area->at,
+					       SOME, bad[i]));
+		EXPECT_EQ(-EFAULT, mirror_call(m, HMM_DMIRROR_SNAPSHOT,
+					       area->at, SOME, bad[i]));
+		for (j = 0; j < ARRAY_SIZE(requests); j++)
+			mirror_call_once(m, requests[j], area->at, SOME,
+					 bad[i]);
+	}
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, device_wrong(m, area, 1));
+}
+
+TEST_F(hostile_input, read_only_buffer_takes_no_data)
+{
+	struct area shut, *area = &self->area;
+
+	ASSERT_EQ(0, area_map(&shut, SOME));
+	area_fill(&shut, 2);
+	ASSERT_EQ(0, mprotect(shut.at, SOME * PAGE, PROT_READ));
+	area_fill(area, 1);
+	EXPECT_EQ(-EFAULT, mirror_call(&self->device, HMM_DMIRROR_READ,
+				       area->at, SOME, shut.at));
+	EXPECT_EQ(0, cpu_wrong(&shut, 2));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_WRITE, area->at,
+				 SOME, shut.at));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(hostile_input, bad_commands_are_refused)
+{
+	void *bad[] = { NULL, (void *)-8ULL, (void *)0xffff888000000000ULL,
+			(void *)0xffffffff81000000ULL, self->area.at - 8 };
+	size_t i, j;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++)
+		for (j = 0; j < ARRAY_SIZE(requests) - 1; j++) {
+			EXPECT_EQ(-1, ioctl(self->device.fd, requests[j],
+					    bad[i]));
+			EXPECT_EQ(EFAULT, errno);
+		}
+}
+
+TEST_F(hostile_input, command_that_cannot_be_answered_is_an_error)
+{
+	struct area *area = &self->area, page;
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)area->at,
+		.ptr = (uintptr_t)area->buffer,
+		.npages = SOME,
+	};
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, area_map(&page, 1));
+	memcpy(page.at, &cmd, sizeof(cmd));
+	ASSERT_EQ(0, mprotect(page.at, PAGE, PROT_READ));
+	EXPECT_EQ(-1, ioctl(self->device.fd, HMM_DMIRROR_READ, page.at));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
+TEST_F(hostile_input, unknown_requests_are_refused)
+{
+	static const unsigned long unknown[] = {
+		_IOWR('H', 0x0f, struct hmm_dmirror_cmd),
+		_IOWR('H', 0xff, struct hmm_dmirror_cmd),
+		_IOWR('X', 0x00, struct hmm_dmirror_cmd),
+		_IO('H', 0x00), 0, ~0UL,
+	};
+	struct area *area = &self->area;
+	size_t i;
+	int ret;
+
+	for (i = 0; i < ARRAY_SIZE(unknown); i++) {
+		ret = mirror_call_once(&self->device, unknown[i], area->at,
+				       SOME, area->buffer);
+		EXPECT_TRUE(ret == -ENOTTY || ret == -EINVAL);
+	}
+}
+
+TEST_F(hostile_input, buffer_may_be_in_device_memory)
+{
+	struct area data, *area = &self->area;
+
+	ASSERT_EQ(0, area_map(&data, SOME));
+	area_fill(area, 1);
+	area_fill(&data, 2);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(SOME, to_device(&self->device, &data));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_READ, area->at,
+				 SOME, data.at));
+	EXPECT_EQ(0, cpu_wrong(&data, 1));
+	area_fill(&data, 3);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(SOME, to_device(&self->device, &data));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_WRITE, area->at,
+				 SOME, data.at));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(hostile_input, buffer_may_be_the_range_itself)
+{
+	struct area *area = &self->area;
+	size_t i;
+
+	area_fill(area, 1);
+	for (i = 0; i < ARRAY_SIZE(requests); i++) {
+		if (requests[i] == HMM_DMIRROR_SNAPSHOT)
+			continue;
+		mirror_call_once(&self->device, requests[i], area->at, SOME,
+				 area->at);
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+		ASSERT_EQ(SOME, to_device(&self->device, area));
+		mirror_call_once(&self->device, requests[i], area->at, SOME,
+				 area->at);
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+	}
+}
+
+TEST_F(hostile_input, command_may_be_in_device_memory)
+{
+	struct area page, *area = &self->area;
+	struct hmm_dmirror_cmd *cmd;
+	size_t i;
+
+	ASSERT_EQ(0, area_map(&page, 1));
+	cmd = (void *)page.at;
+	area_fill(area, 1);
+	for (i = 0; i < ARRAY_SIZE(requests) - 1; i++) {
+		memset(cmd, 0, sizeof(*cmd));
+		cmd->addr = (uintptr_t)area->at;
+		cmd->ptr = (uintptr_t)area->buffer;
+		cmd->npages = 1;
+		contents_fill(area->buffer, 0, 1, 1);
+		ASSERT_EQ(1, to_device(&self->device, &page));
+		EXPECT_EQ(0, ioctl(self->device.fd, requests[i], cmd));
+	}
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(hostile_input, file_has_no_other_use)
+{
+	char byte = 0;
+
+	EXPECT_EQ(-1, read(self->device.fd, &byte, 1));
+	EXPECT_EQ(-1, write(self->device.fd, &byte, 1));
+}
+
+/* A driver may map memory of its own, which the device then finds like any. */
+TEST_F(hostile_input, mappings_of_the_file_do_not_move)
+{
+	struct area *area = &self->area;
+	unsigned char *at = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+				 MAP_SHARED, self->device.fd, 0);
+
+	if (at == MAP_FAILED)
+		SKIP(return, "the device maps nothing");
+	contents_fill(at, 0, 2, 1);
+	EXPECT_NE(0, mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_DEV, at,
+				 2, area->buffer));
+	EXPECT_EQ(0, mirror_holds(&self->device, at, 2));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_READ, at, 2,
+				 area->buffer));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, 2, 1));
+	EXPECT_EQ(0, contents_wrong(at, 0, 2, 1));
+}
+
+TEST_F(hostile_input, a_process_may_have_many_files)
+{
+	struct area *area = &self->area;
+	struct mirror many[40];
+	size_t i;
+
+	area_fill(area, 1);
+	for (i = 0; i < ARRAY_SIZE(many); i++) {
+		ASSERT_EQ(0, mirror_open(&many[i], variant->device + i % 2));
+		ASSERT_EQ(0, device_wrong(&many[i], area, 1));
+	}
+	ASSERT_EQ(SOME, to_device(&many[0], area));
+	for (i = 0; i < ARRAY_SIZE(many); i++) {
+		ASSERT_EQ(0, device_fill(&many[i], area, i + 1));
+		EXPECT_EQ(0, device_wrong(&many[(i + 7) % 40], area, i + 1));
+	}
+	for (i = 0; i < ARRAY_SIZE(many); i++)
+		mirror_close(&many[i]);
+	EXPECT_EQ(0, cpu_wrong(area, i));
+}
+
+#define CALLERS		4
+#define CALLS		30
+
+/* A thread with a part of the area, on a file that all of them share. */
+struct caller {
+	pthread_t thread;
+	struct mirror m;
+	struct area part;
+	struct area whole;
+	atomic_bool *over;
+	uint64_t random;
+	long wrong;
+};
+
+/* Its part changes by its own hand alone, wherever others move it. */
+static void *call_on_a_part(void *data)
+{
+	struct caller *c = data;
+	uint64_t contents;
+
+	for (contents = 1; contents < 2 * CALLS; contents += 2) {
+		area_fill(&c->part, contents);
+		c->wrong += !!device_wrong(&c->m, &c->part, contents);
+		ask_to_device(&c->m, &c->part, 0, c->part.pages);
+		c->wrong += !!device_wrong(&c->m, &c->part, contents);
+		c->wrong += !!device_fill(&c->m, &c->part, contents + 1);
+		c->wrong += !!cpu_wrong(&c->part, contents + 1);
+		take(&c->m, &c->part);
+		c->wrong += !!device_wrong(&c->m, &c->part, contents + 1);
+	}
+	return NULL;
+}
+
+/* Requests that change no contents, all over the area. */
+static void *call_at_random(void *data)
+{
+	static const unsigned long harmless[] = {
+		HMM_DMIRROR_READ, HMM_DMIRROR_MIGRATE_TO_DEV,
+		HMM_DMIRROR_MIGRATE_TO_SYS, HMM_DMIRROR_SNAPSHOT,
+		HMM_DMIRROR_EXCLUSIVE, HMM_DMIRROR_CHECK_EXCLUSIVE,
+		HMM_DMIRROR_RELEASE,
+	};
+	struct caller *c = data;
+	size_t pages = c->whole.pages;
+
+	while (!*c->over) {
+		size_t page = race_below(&c->random, pages);
+		size_t n = 1 + race_below(&c->random, pages - page);
+		unsigned int i = race_below(&c->random, ARRAY_SIZE(harmless));
+
+		mirror_call_once(&c->m, harmless[i],
+				 area_page(&c->whole, page), n,
+				 c->whole.buffer);
+	}
+	return NULL;
+}
+
+static void caller_init(struct caller *c, const struct mirror *m,
+			const struct area *area, unsigned int nr,
+			atomic_bool *over)
+{
+	size_t pages = area->pages / CALLERS;
+
+	*c = (struct caller) {
+		.m = *m,
+		.whole = *area,
+		.part = *area,
+		.random = nr + 1,
+		.over = over,
+	};
+	c->part.at = area_page(area, nr % CALLERS * pages);
+	c->part.pages = pages;
+	c->part.buffer = calloc(pages, PAGE);
+	c->whole.buffer = calloc(area->pages, PAGE);
+}
+
+TEST_F(hostile_input, calls_on_one_file_may_overlap)
+{
+	struct caller callers[CALLERS + 2];
+	atomic_bool over = false;
+	unsigned int i;
+
+	for (i = 0; i < CALLERS + 2; i++) {
+		caller_init(&callers[i], &self->device, &self->area, i, &over);
+		ASSERT_EQ(0, pthread_create(&callers[i].thread, NULL,
+					    i < CALLERS ? call_on_a_part :
+							  call_at_random,
+					    &callers[i]));
+	}
+	for (i = 0; i < CALLERS + 2; i++) {
+		over = i >= CALLERS;
+		pthread_join(callers[i].thread, NULL);
+		EXPECT_EQ(0, callers[i].wrong);
+	}
+}
+
+/*
+ * A device whose memory is full, or that cannot allocate
+ */
+
+PROMISES(scarcity)
+
+TEST_F(scarcity, full_device_is_no_trouble)
+{
+	size_t step = HUGE_PAGES, page, here = 0;
+	struct area large;
+
+	ASSERT_EQ(0, area_map(&large, MORE_THAN_A_DEVICE / PAGE));
+	for (page = 0; page < large.pages; page += step) {
+		area_fill_part(&large, page, 1, 1);
+		ask_to_device(&self->device, &large, page, step);
+		here += held_part(&self->device, &large, page, step);
+	}
+	EXPECT_LT(0, here);
+	if (self->device.coherent)
+		EXPECT_GT(large.pages, here);
+	EXPECT_EQ(held(&self->device, &large), (long)here);
+	for (page = 0; page < large.pages; page += step) {
+		ASSERT_EQ(0, device_wrong_part(&self->device, &large, page, 1,
+					       1));
+		ASSERT_EQ(0, device_fill_part(&self->device, &large, page + 1,
+					      1, 2));
+		ASSERT_EQ(0, cpu_wrong_part(&large, page, 1, 1));
+		ASSERT_EQ(0, cpu_wrong_part(&large, page + 1, 1, 2));
+		ASSERT_EQ(0, cpu_wrong_part(&large, page + 2, 2, 0));
+	}
+	ASSERT_EQ(0, munmap(large.at, large.pages * PAGE));
+	area_fill(&self->area, 3);
+	EXPECT_EQ(SOME, to_device(&self->device, &self->area));
+	EXPECT_EQ(0, cpu_wrong(&self->area, 3));
+}
+
+/* The next allocation of a migration of this file fails. */
+static int fail_next(struct mirror *m, const struct area *area)
+{
+	return mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, FLAG_FAIL_ALLOC,
+				NULL);
+}
+
+#define FAIL_NEXT_OR_SKIP()						\
+do {									\
+	int ret = fail_next(&self->device, &self->area);		\
+									\
+	if (ret)							\
+		SKIP(return, "the driver has no HMM_DMIRROR_FLAGS (%s)",	\
+		     strerror(-ret));					\
+} while (0)
+
+TEST_F(scarcity, failed_allocation_keeps_memory_in_the_system)
+{
+	struct area *area = &self->area;
+	long there;
+
+	area_fill(area, 1);
+	FAIL_NEXT_OR_SKIP();
+	ask_to_device(&self->device, area, 0, 1);
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+
+	ASSERT_EQ(0, fail_next(&self->device, area));
+	ask_to_device(&self->device, area, 0, SOME);
+	there = held(&self->device, area);
+	EXPECT_GT(SOME, there);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(there, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(scarcity, failed_allocation_leaves_holes)
+{
+	struct area *area = &self->area;
+
+	FAIL_NEXT_OR_SKIP();
+	ask_to_device(&self->device, area, 0, 1);
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_PRESENT | PAGEMAP_SWAP));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 0));
+}
+
+TEST_F(scarcity, failed_allocation_keeps_memory_in_the_device)
+{
+	struct area *area = &self->area;
+	long there;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	FAIL_NEXT_OR_SKIP();
+	mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS, area->at, SOME,
+		    area->buffer);
+	there = held(&self->device, area);
+	EXPECT_LT(0, there);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(there, held(&self->device, area));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* The CPU's access fails, or is tried again by the kernel; the next one works. */
+TEST_F(scarcity, failed_allocation_loses_nothing_that_the_cpu_faults_on)
+{
+	struct area *area = &self->area;
+	int signal;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	FAIL_NEXT_OR_SKIP();
+	signal = cpu_try(area->at, CPU_READ);
+	EXPECT_TRUE(!signal || signal == SIGBUS);
+	if (signal)
+		EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+TEST_F(scarcity, unplugging_goes_through_without_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	FAIL_NEXT_OR_SKIP();
+	ASSERT_EQ(0, unplug(&self->device, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/*
+ * Reads that need no lock: they wait for whoever has to provide the memory
+ */
+
+PROMISES(unlocked)
+
+static int read_unlocked(struct mirror *m, struct area *area, size_t pages)
+{
+	memset(area->buffer, 0x5a, pages * PAGE);
+	return mirror_call(m, HMM_DMIRROR_READ_UNLOCKED, area->at, pages,
+			   area->buffer);
+}
+
+#define UNLOCKED_OR_SKIP()						\
+do {									\
+	int ret = read_unlocked(&self->device, &self->area, 1);		\
+									\
+	if (ret == -ENOTTY || ret == -EINVAL)				\
+		SKIP(return, "the driver has no HMM_DMIRROR_READ_UNLOCKED");	\
+	ASSERT_EQ(0, ret);						\
+} while (0)
+
+TEST_F(unlocked, device_reads_what_the_cpu_wrote)
+{
+	struct area *area = &self->area;
+
+	UNLOCKED_OR_SKIP();
+	area_fill(area, 1);
+	ASSERT_EQ(0, read_unlocked(&self->device, area, SOME));
+	EXPECT_EQ(SOME, self->device.pages);
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, read_unlocked(&self->device, area, SOME));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(SOME, held(&self->device, area));
+}
+
+TEST_F(unlocked, memory_without_access_is_refused)
+{
+	struct area *area = &self->area;
+
+	UNLOCKED_OR_SKIP();
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_NONE));
+	EXPECT_EQ(-EFAULT, read_unlocked(&self->device, area, SOME));
+	ASSERT_EQ(0, munmap(area->at, SOME * PAGE));
+	EXPECT_EQ(-EFAULT, read_unlocked(&self->device, area, SOME));
+}
+
+/* Provides the pages that somebody waits for. */
+struct provider {
+	struct area area;
+	int uffd;
+	long pages, errors;
+};
+
+static void *provide(void *data)
+{
+	struct provider *p = data;
+	struct uffd_msg message;
+
+	while (read(p->uffd, &message, sizeof(message)) == sizeof(message)) {
+		uint64_t at = message.arg.pagefault.address;
+		size_t page = (at - (uintptr_t)p->area.at) / PAGE;
+
+		if (page >= p->area.pages)
+			break;
+		p->pages++;
+		p->errors += !!uffd_fill(p->uffd, &p->area, page, 1);
+	}
+	return NULL;
+}
+
+TEST_F(unlocked, device_waits_for_missing_pages)
+{
+	struct area *area = &self->area;
+	struct provider p = { .area = *area };
+	pthread_t thread;
+
+	UNLOCKED_OR_SKIP();
+	ASSERT_EQ(0, madvise(area->at, SOME * PAGE, MADV_DONTNEED));
+	p.uffd = uffd_open(0);
+	if (p.uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	fcntl(p.uffd, F_SETFL, 0);
+	p.area.buffer = calloc(SOME, PAGE);
+	ASSERT_EQ(0, uffd_register(p.uffd, area, UFFDIO_REGISTER_MODE_MISSING));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, provide, &p));
+	EXPECT_EQ(0, read_unlocked(&self->device, area, SOME));
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(SOME, p.pages);
+	EXPECT_EQ(0, p.errors);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	pthread_cancel(thread);
+	pthread_join(thread, NULL);
+	close(p.uffd);
+}
+
+TEST_HARNESS_MAIN
