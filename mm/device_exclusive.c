@@ -23,6 +23,9 @@
  *     large folios are split before anything refers to their pages.
  *   - To the rest of mm the page has a reference that no mapping explains.
  *     Reclaim, migration and compaction leave it alone.
+ *   - The page is system memory. Such a page could not leave a device that is
+ *     removed, so coherent memory is brought home before; to get at private
+ *     memory, the CPU's fault does it.
  *
  * How a driver learns of the end
  *
@@ -55,11 +58,13 @@
  * @EXCLUSIVE_STOP_FAULT: fault the page in, for writing
  * @EXCLUSIVE_STOP_SPLIT: split exclusive_walk::folio
  * @EXCLUSIVE_STOP_LOCK: wait until exclusive_walk::folio is unlocked
+ * @EXCLUSIVE_STOP_HOME: migrate exclusive_walk::folio to system memory
  */
 enum exclusive_stop {
 	EXCLUSIVE_STOP_FAULT = 1,
 	EXCLUSIVE_STOP_SPLIT,
 	EXCLUSIVE_STOP_LOCK,
+	EXCLUSIVE_STOP_HOME,
 };
 
 /**
@@ -68,7 +73,8 @@ enum exclusive_stop {
  * @start: first address of the range
  * @pages: the result: a page, or ERR_PTR()
  * @owner: of the device, for the notifiers
- * @folio: what the walk stopped at, with a reference, to be split or waited for
+ * @folio: what the walk stopped at, with a reference, to be split, waited for,
+ *	or brought home
  * @wait: wait for pages that are locked, rather than pass them over
  * @unmapped: PTEs were cleared in this page table
  */
@@ -142,6 +148,9 @@ static int exclusive_page(struct exclusive_walk *ew, unsigned long addr,
 		return exclusive_refuse(ew, addr, 1, -EOPNOTSUPP);
 	if (folio_test_large(folio))
 		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_SPLIT);
+	if (IS_ENABLED(CONFIG_DEVICE_MIGRATION) &&
+	    folio_is_device_coherent(folio))
+		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_HOME);
 	if (!folio_trylock(folio)) {
 		if (ew->wait)
 			return exclusive_stop_with(ew, folio,
@@ -253,7 +262,13 @@ static int exclusive_walk_on(struct exclusive_walk *ew, unsigned long end)
 	return ret;
 }
 
-/* A folio that cannot be split costs the page at which the walk stands. */
+/* The page at which the walk stands cannot be had now. */
+static void exclusive_pass_over(struct exclusive_walk *ew)
+{
+	exclusive_refuse(ew, ew->walk.addr, 1, -EBUSY);
+	ew->walk.addr += PAGE_SIZE;
+}
+
 static int exclusive_split(struct exclusive_walk *ew)
 {
 	int ret = -EBUSY;
@@ -263,10 +278,16 @@ static int exclusive_split(struct exclusive_walk *ew)
 		folio_unlock(ew->folio);
 	}
 	folio_put(ew->folio);
-	if (ret) {
-		exclusive_refuse(ew, ew->walk.addr, 1, -EBUSY);
-		ew->walk.addr += PAGE_SIZE;
-	}
+	if (ret)
+		exclusive_pass_over(ew);
+	return 0;
+}
+
+static int exclusive_bring_home(struct exclusive_walk *ew)
+{
+	if (!IS_ENABLED(CONFIG_DEVICE_MIGRATION) ||
+	    migrate_device_coherent_folio(ew->folio))
+		exclusive_pass_over(ew);
 	return 0;
 }
 
@@ -295,6 +316,8 @@ static int exclusive_act(struct exclusive_walk *ew, int why)
 		return exclusive_split(ew);
 	case EXCLUSIVE_STOP_LOCK:
 		return exclusive_wait(ew);
+	case EXCLUSIVE_STOP_HOME:
+		return exclusive_bring_home(ew);
 	default:
 		return fixup_user_fault(ew->walk.mm, ew->walk.addr,
 					FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE,
@@ -331,8 +354,9 @@ static int exclusive_range(struct exclusive_walk *ew, unsigned long end)
  * @owner: identifies the caller to its own notifier
  *
  * Faults the range in for writing and replaces the PTEs of its anonymous pages
- * by device-exclusive entries. Large folios are split. Pages that are locked
- * by somebody else, that are not anonymous or that cannot be split are NULL.
+ * by device-exclusive entries. Large folios are split, device memory is brought
+ * home. Pages that are locked by somebody else, that are not anonymous, that
+ * cannot be split or not be brought home are NULL.
  *
  * The caller programs the device under its own lock, after it has asked
  * mmu_interval_read_retry(), and then unlocks and puts each page. From then on
@@ -386,7 +410,8 @@ EXPORT_SYMBOL_GPL(make_device_exclusive_range);
  * Return: the page, its folio locked and with a reference; or ERR_PTR():
  * * -EFAULT - no memory is mapped there that can be written to
  * * -EOPNOTSUPP - the memory is not anonymous
- * * -EBUSY - it belongs to a large folio that cannot be split now
+ * * -EBUSY - it belongs to a large folio that cannot be split now, or to a
+ *   device and cannot be brought home now
  * * -EINTR - a fatal signal is pending
  */
 struct page *make_device_exclusive(struct mm_struct *mm, unsigned long addr,
