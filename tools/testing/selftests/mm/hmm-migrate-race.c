@@ -8,14 +8,8 @@
  * be one that was written to that place, and none that was replaced before the
  * reader began to look.
  *
- * How a reader knows
- *
- *   The area is divided into blocks. Whoever changes the contents of a block
- *   takes its next number, and says beforehand what that change may leave
- *   there: the code of the number, zeroes, or the one text that all blocks
- *   share (for KSM). "floor" is the last change that is known to have left
- *   nothing older. A reader takes the floor before and the last number that
- *   was given out after; only what those changes leave is legal.
+ * How a reader knows that: see hmm_race_common.h. The other text that a
+ * change may leave is one that all blocks share, for KSM.
  *
  * Devices
  *
@@ -76,15 +70,9 @@
 #define BANK_STRIDE	(2 * BANK_SIZE)
 #define MAX_BLOCKS	256
 #define MOST_BLOCKS	4
-#define RING		512
 #define MAX_WORKERS	24
 #define MAX_SETS	5
 #define MAX_ROLES	12
-
-/* What a change may leave in a block. */
-#define LEAVES_CODE	1
-#define LEAVES_ZERO	2
-#define LEAVES_SAME	4
 
 /* The page that the text for KSM pretends to be of. */
 #define SAME_PAGE	0xffff
@@ -92,16 +80,7 @@
 struct block {
 	pthread_mutex_t contents;
 	pthread_rwlock_t touch;
-	_Atomic uint32_t begun;
-	_Atomic uint32_t floor;
-	_Atomic uint32_t barred;	/* odd: access may fail */
-	_Atomic uint8_t leaves[RING];
-};
-
-struct window {
-	uint32_t floor;
-	uint32_t begun;
-	uint32_t barred;
+	struct race_record record;
 };
 
 struct worker;
@@ -217,53 +196,25 @@ static void skip_all(const char *why)
 	_exit(KSFT_SKIP);
 }
 
-static void pause_ms(unsigned int ms)
+/* Pages */
+
+static struct race_page race_page_of(unsigned int page)
 {
-	struct timespec time = { ms / 1000, ms % 1000 * 1000000L };
-
-	while (nanosleep(&time, &time) && errno == EINTR)
-		;
-}
-
-/*
- * Codes: the low bits of the number of the change, and a checksum that knows
- * all of it, the page and the word. Never zero. A word has 32 bits, for that is
- * what the dummy driver copies at once when it is compiled for size; half of a
- * longer one could be of another change.
- */
-
-#define NUMBER_BITS	10
-#define NUMBER_MASK	((1U << NUMBER_BITS) - 1)
-
-static uint64_t code_key(unsigned int page, uint32_t number)
-{
-	return race_mix(seed ^ salt ^ (uint64_t)page << 32 ^ number);
-}
-
-static uint32_t code_of(uint64_t key, uint32_t number, unsigned int word)
-{
-	uint32_t sum = (key + word * 0x9e3779b97f4a7c15ULL) >> 43;
-
-	return number << (32 - NUMBER_BITS) | sum << 1 | 1;
-}
-
-static uint32_t code(unsigned int page, uint32_t number, unsigned int word)
-{
-	return code_of(code_key(page, number), number, word);
-}
-
-/* The last number before or at @last that has the bits of the code. */
-static uint32_t code_number(uint32_t value, uint32_t last)
-{
-	return last - ((last - (value >> (32 - NUMBER_BITS))) & NUMBER_MASK);
+	return (struct race_page) {
+		.id = seed ^ salt ^ (uint64_t)page << 32,
+		.other = race_mix(seed ^ salt ^ (uint64_t)SAME_PAGE << 32),
+	};
 }
 
 static void fill_page(uint32_t *words, unsigned int page, uint32_t number)
 {
-	uint64_t key = code_key(page, number);
+	race_fill(words, page_words, race_key(race_page_of(page).id, number),
+		  number);
+}
 
-	for (unsigned int i = 0; i < page_words; i++)
-		words[i] = code_of(key, number, i);
+static void fill_same(uint32_t *words)
+{
+	race_fill(words, page_words, race_page_of(0).other, 0);
 }
 
 static void fill(uint32_t *words, unsigned int b, uint32_t number)
@@ -281,99 +232,37 @@ static char *block_address(unsigned int b)
 	return banks[b / per_bank] + b % per_bank * block_size;
 }
 
-static uint32_t change_begin(unsigned int b, uint8_t leaves)
+static struct race_record *record(unsigned int b)
 {
-	struct block *block = &blocks[b];
-	uint32_t number = block->begun + 1;
-
-	block->leaves[number % RING] = leaves;
-	block->begun = number;
-	return number;
-}
-
-static void change_end(unsigned int b)
-{
-	blocks[b].floor = blocks[b].begun;
-}
-
-/* Changes that leave older ones legal must not pile up. */
-static bool window_is_wide(unsigned int b)
-{
-	return blocks[b].begun - blocks[b].floor > RING / 4;
-}
-
-static struct window window_open(unsigned int b)
-{
-	return (struct window) {
-		.floor = blocks[b].floor,
-		.barred = blocks[b].barred,
-	};
-}
-
-static void window_close(struct window *win, unsigned int b)
-{
-	win->begun = blocks[b].begun;
-}
-
-static bool was_barred(const struct window *win, unsigned int b)
-{
-	return win->barred & 1 || win->barred != blocks[b].barred;
-}
-
-static bool some_change_leaves(unsigned int b, const struct window *win,
-			       uint8_t what)
-{
-	for (uint32_t n = win->floor; n != win->begun + 1; n++)
-		if (blocks[b].leaves[n % RING] & what)
-			return true;
-	return false;
-}
-
-static bool is_legal(unsigned int b, const struct window *win,
-		     unsigned int page, unsigned int word, uint32_t value)
-{
-	uint32_t number = code_number(value, win->begun);
-
-	if (!value)
-		return some_change_leaves(b, win, LEAVES_ZERO);
-	if (value == code(SAME_PAGE, 0, word))
-		return some_change_leaves(b, win, LEAVES_SAME);
-	return win->begun - number <= win->begun - win->floor &&
-	       (blocks[b].leaves[number % RING] & LEAVES_CODE) &&
-	       value == code(page, number, word);
+	return &blocks[b].record;
 }
 
 /* One complaint a page. Return: whether the page is right. */
 static bool check_page(const char *who, unsigned int b,
-		       const struct window *win, unsigned int page,
+		       const struct race_window *win, unsigned int nr,
 		       const uint32_t *words)
 {
-	uint32_t number = code_number(words[0], win->begun);
-	uint64_t key = code_key(page, number);
-	bool whole = is_legal(b, win, page, 0, words[0]);
+	struct race_page page = race_page_of(nr);
+	size_t i;
 
-	for (unsigned int i = 0; i < page_words; i++) {
-		/* mostly all of it is of one change */
-		if (whole && words[i] == code_of(key, number, i))
-			continue;
-		if (is_legal(b, win, page, i, words[i]))
-			continue;
-		/* so late that the record is of other changes already? */
-		if (blocks[b].begun - win->floor >= RING) {
-			control->unjudged++;
-			return true;
-		}
-		complain("%s: page %u word %u is %#x; legal are changes %u to %u, as %#x\n",
-			 who, page, i, words[i], win->floor, win->begun,
-			 code(page, win->begun, i));
+	switch (race_check_page(record(b), win, &page, words, page_words, &i)) {
+	case RACE_RIGHT:
+		control->words += page_words;
+		return true;
+	case RACE_TOO_LATE:
+		control->unjudged++;
+		return true;
+	default:
+		complain("%s: page %u word %zu is %#x; legal are changes %u to %u, as %#x\n",
+			 who, nr, i, words[i], win->floor, win->begun,
+			 race_word(race_key(page.id, win->begun), win->begun,
+				   i));
 		return false;
 	}
-	control->words += page_words;
-	return true;
 }
 
 static bool check_block(const char *who, unsigned int b,
-			const struct window *win, const uint32_t *words)
+			const struct race_window *win, const uint32_t *words)
 {
 	bool ok = true;
 
@@ -387,9 +276,9 @@ static bool check_block(const char *who, unsigned int b,
 static bool check_at_rest(const char *who, unsigned int b,
 			  const uint32_t *words)
 {
-	struct window win = window_open(b);
+	struct race_window win = race_window_open(record(b));
 
-	window_close(&win, b);
+	race_window_close(&win, record(b));
 	return check_block(who, b, &win, words);
 }
 
@@ -429,11 +318,6 @@ static void unlock_touch(unsigned int b)
 	pthread_rwlock_unlock(&blocks[b].touch);
 }
 
-static void bar(unsigned int b)
-{
-	blocks[b].barred++;
-}
-
 /* A device keeps out of blocks only where one is written to in place. */
 static void device_lock(unsigned int b, unsigned int nr)
 {
@@ -453,10 +337,10 @@ static void device_unlock(unsigned int b, unsigned int nr)
 
 static void cpu_fill(unsigned int b)
 {
-	uint32_t number = change_begin(b, LEAVES_CODE);
+	uint32_t number = race_change_begin(record(b), RACE_LEAVES_WORDS);
 
 	fill((uint32_t *)block_address(b), b, number);
-	change_end(b);
+	race_change_end(record(b));
 }
 
 static bool cpu_write(struct worker *w)
@@ -473,12 +357,12 @@ static bool cpu_write(struct worker *w)
 
 static bool cpu_read_block(struct worker *w, unsigned int b)
 {
-	struct window win;
+	struct race_window win;
 
 	share_touch(b);
-	win = window_open(b);
+	win = race_window_open(record(b));
 	memcpy(w->buffer, block_address(b), block_size);
-	window_close(&win, b);
+	race_window_close(&win, record(b));
 	unlock_touch(b);
 	return check_block("CPU read", b, &win, w->buffer);
 }
@@ -491,20 +375,20 @@ static bool cpu_read(struct worker *w)
 /* The far device */
 
 static void check_error(const char *who, unsigned int b,
-			const struct window *win)
+			const struct race_window *win)
 {
 	int error = errno;
 
 	if (error == EBUSY)
 		control->busy++;
-	else if (!was_barred(win, b))
+	else if (!race_was_barred(win, record(b)))
 		complain("%s of block %u: %s without a cause\n", who, b,
 			 strerror(error));
 }
 
 static bool far_read_block(struct worker *w, unsigned int b)
 {
-	struct window win = window_open(b);
+	struct race_window win = race_window_open(record(b));
 	int ret;
 
 	device_lock(b, 1);
@@ -515,7 +399,7 @@ static bool far_read_block(struct worker *w, unsigned int b)
 		check_error("device read", b, &win);
 		return false;
 	}
-	window_close(&win, b);
+	race_window_close(&win, record(b));
 	return check_block("device read", b, &win, w->buffer);
 }
 
@@ -527,8 +411,8 @@ static bool far_read(struct worker *w)
 /* Under "contents". What the device did not write, the CPU does. */
 static bool far_write_block(struct worker *w, unsigned int b)
 {
-	struct window win = window_open(b);
-	uint32_t number = change_begin(b, LEAVES_CODE);
+	struct race_window win = race_window_open(record(b));
+	uint32_t number = race_change_begin(record(b), RACE_LEAVES_WORDS);
 	int ret;
 
 	fill(w->buffer, b, number);
@@ -542,7 +426,7 @@ static bool far_write_block(struct worker *w, unsigned int b)
 		fill((uint32_t *)block_address(b), b, number);
 		unlock_touch(b);
 	}
-	change_end(b);
+	race_change_end(record(b));
 	return !ret;
 }
 
@@ -652,14 +536,14 @@ static bool write_near_memory(struct worker *w, unsigned int b)
 			w->buffer) ||
 	    near_pages(near_fd, addr, nr, &writable) != nr || writable != nr)
 		return false;
-	number = change_begin(b, LEAVES_CODE);
+	number = race_change_begin(record(b), RACE_LEAVES_WORDS);
 	fill(w->buffer, b, number);
 	ok = !race_device(near_fd, HMM_DMIRROR_WRITE, addr, nr,
 			  w->buffer + page_words);
 	must(ok, "device write in place");
 	fill_page((uint32_t *)block_address(b), b * BLOCK_PAGES, number);
 	if (ok)
-		change_end(b);
+		race_change_end(record(b));
 	else
 		cpu_fill(b);
 	return ok;
@@ -674,7 +558,7 @@ static bool near_write(struct worker *w)
 	keep_others_out(b);
 	cpu_fill(b);
 	if (scenario->flags & DISCARDS && race_below(&w->random, 2)) {
-		change_begin(b, LEAVES_ZERO);
+		race_change_begin(record(b), RACE_LEAVES_ZERO);
 		must(!madvise(block_address(b), block_size, MADV_FREE),
 		     "MADV_FREE");
 	}
@@ -697,10 +581,10 @@ static bool discard(struct worker *w)
 	unsigned int b = pick_block(w);
 
 	lock_contents(b);
-	change_begin(b, LEAVES_ZERO);
+	race_change_begin(record(b), RACE_LEAVES_ZERO);
 	must(!madvise(block_address(b), block_size, MADV_DONTNEED),
 	     "MADV_DONTNEED");
-	change_end(b);
+	race_change_end(record(b));
 	unlock_contents(b);
 	return true;
 }
@@ -711,9 +595,9 @@ static bool let_free(struct worker *w)
 	bool wide;
 
 	lock_contents(b);
-	wide = window_is_wide(b);
+	wide = race_window_is_wide(record(b));
 	if (!wide) {
-		change_begin(b, LEAVES_ZERO);
+		race_change_begin(record(b), RACE_LEAVES_ZERO);
 		must(!madvise(block_address(b), block_size, MADV_FREE),
 		     "MADV_FREE");
 	}
@@ -743,16 +627,16 @@ static bool remap(struct worker *w)
 
 	lock_contents(b);
 	keep_others_out(b);
-	bar(b);
-	change_begin(b, LEAVES_ZERO);
+	race_bar(record(b));
+	race_change_begin(record(b), RACE_LEAVES_ZERO);
 	if (race_below(&w->random, 2)) {
 		must(!munmap(addr, block_size), "munmap");
 		must(map_block(addr, b, MAP_FIXED_NOREPLACE), "mmap");
 	} else {
 		must(map_block(addr, b, MAP_FIXED), "mmap over it");
 	}
-	change_end(b);
-	bar(b);
+	race_change_end(record(b));
+	race_unbar(record(b));
 	unlock_touch(b);
 	unlock_contents(b);
 	return true;
@@ -773,7 +657,7 @@ static bool move(struct worker *w)
 
 	lock_contents(b);
 	keep_others_out(b);
-	bar(b);
+	race_bar(record(b));
 	move_block(addr, w->spare);
 	moved = !race_device(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, w->spare,
 			     BLOCK_PAGES, w->buffer) ||
@@ -785,7 +669,7 @@ static bool move(struct worker *w)
 	must(mmap(w->spare, block_size, PROT_NONE,
 		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == w->spare,
 	     "mmap of the spare");
-	bar(b);
+	race_unbar(record(b));
 	unlock_touch(b);
 	unlock_contents(b);
 	return moved;
@@ -811,7 +695,7 @@ static bool protect(struct worker *w)
 	if (alone)
 		lock_contents(b);
 	keep_others_out(b);
-	bar(b);
+	race_bar(record(b));
 	must(!mprotect(addr, block_size, prot), "mprotect");
 	if (alone)
 		try_forbidden_write(w, b);
@@ -820,7 +704,7 @@ static bool protect(struct worker *w)
 			      (uint32_t *)addr);
 	must(!mprotect(addr, block_size, PROT_READ | PROT_WRITE),
 	     "mprotect back");
-	bar(b);
+	race_unbar(record(b));
 	unlock_touch(b);
 	if (alone)
 		unlock_contents(b);
@@ -836,13 +720,13 @@ static bool write_same(struct worker *w)
 
 	lock_contents(b);
 	share_touch(b);
-	number = change_begin(b, LEAVES_SAME | LEAVES_CODE);
+	number = race_change_begin(record(b), RACE_LEAVES_OTHER | RACE_LEAVES_WORDS);
 	for (unsigned int i = 0; i < BLOCK_PAGES; i += 2) {
-		fill_page(words + i * page_words, SAME_PAGE, 0);
+		fill_same(words + i * page_words);
 		fill_page(words + (i + 1) * page_words,
 			  b * BLOCK_PAGES + i + 1, number);
 	}
-	change_end(b);
+	race_change_end(record(b));
 	unlock_touch(b);
 	unlock_contents(b);
 	return true;
@@ -941,7 +825,7 @@ static bool pin_long(struct worker *w)
 
 static bool make_exclusive(struct worker *w, unsigned int b)
 {
-	struct window win = window_open(b);
+	struct race_window win = race_window_open(record(b));
 
 	if (race_device(far_fd, HMM_DMIRROR_EXCLUSIVE, block_address(b),
 			BLOCK_PAGES, w->buffer)) {
@@ -950,7 +834,7 @@ static bool make_exclusive(struct worker *w, unsigned int b)
 			check_error("exclusive access", b, &win);
 		return false;
 	}
-	window_close(&win, b);
+	race_window_close(&win, record(b));
 	return check_block("exclusive read", b, &win, w->buffer);
 }
 
@@ -1001,8 +885,8 @@ static int child_write(struct worker *w, unsigned int b, int fd)
 	cpu_fill(b);
 	if (fd < 0)
 		return 0;
-	change_begin(b, LEAVES_CODE);
-	fill(w->buffer, b, blocks[b].begun);
+	race_change_begin(record(b), RACE_LEAVES_WORDS);
+	fill(w->buffer, b, record(b)->begun);
 	/* a part of them, so that copies are left to be made of the others */
 	for (int tries = 0; race_device(fd, HMM_DMIRROR_WRITE,
 					block_address(b), BLOCK_PAGES / 2,
@@ -1083,7 +967,7 @@ static bool unplug(struct worker *w)
 {
 	int ret;
 
-	pause_ms(1 + race_below(&w->random, 20));
+	race_pause_ms(1 + race_below(&w->random, 20));
 	pthread_rwlock_wrlock(&plug);
 	ret = race_device(near_fd, HMM_DMIRROR_RELEASE, NULL, 1, NULL);
 	pthread_rwlock_unlock(&plug);
@@ -1124,7 +1008,7 @@ static void set_up_block(unsigned int b)
 	pthread_rwlockattr_setkind_np(&attr, kind);
 	pthread_rwlock_init(&block->touch, &attr);
 	pthread_mutex_init(&block->contents, NULL);
-	block->leaves[0] = LEAVES_ZERO;
+	block->record.leaves[0] = RACE_LEAVES_ZERO;
 	cpu_fill(b);
 }
 
@@ -1179,7 +1063,7 @@ static void check_all(struct worker *w)
 			      (uint32_t *)block_address(b));
 		for (int tries = 0; !far_read_block(w, b) && tries < 100;
 		     tries++)
-			pause_ms(1);
+			race_pause_ms(1);
 	}
 }
 
@@ -1213,7 +1097,7 @@ static void interrupt(struct worker *workers, unsigned int nr)
 
 	while (leaders) {
 		pthread_kill(workers[next++ % nr].thread, SIGUSR1);
-		pause_ms(1);
+		race_pause_ms(1);
 	}
 }
 
@@ -1601,7 +1485,7 @@ static void kill_children(void)
 		must_have(pid > 0, "fork");
 		while (control->progress < until &&
 		       !waitpid(pid, &status, WNOHANG))
-			pause_ms(1);
+			race_pause_ms(1);
 		kill(pid, SIGKILL);
 		waitpid(pid, &status, 0);
 		if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
@@ -1637,7 +1521,7 @@ static void memcg_end(void)
 		anon = race_read_number(MEMCG "/memory.stat", "anon");
 		if (!anon)
 			break;
-		pause_ms(100);
+		race_pause_ms(100);
 	}
 	if (anon)
 		complain("%ld bytes of anonymous memory are left in the memcg\n",
@@ -1681,7 +1565,7 @@ static void ksm_enter(void)
 	for (unsigned int i = 0; i < 2 * nr_blocks; i++)
 		write_same(&w);
 	for (int i = 0; i < 600 && ksm_shared() <= 0; i++)
-		pause_ms(50);
+		race_pause_ms(50);
 	if (ksm_shared() <= 0)
 		complain("KSM merges nothing\n");
 	tear_down_worker(&w);
@@ -1799,7 +1683,7 @@ static int wait_bounded(pid_t pid, unsigned int seconds, const char *what)
 	for (unsigned int i = 0; i < seconds * 50; i++) {
 		if (waitpid(pid, &status, WNOHANG) == pid)
 			return status;
-		pause_ms(20);
+		race_pause_ms(20);
 	}
 	complain("%s: no end after %u s\n", what, seconds);
 	race_write_file("/proc/sysrq-trigger", "w");
@@ -1807,7 +1691,7 @@ static int wait_bounded(pid_t pid, unsigned int seconds, const char *what)
 	for (int i = 0; i < 500; i++) {
 		if (waitpid(pid, &status, WNOHANG) == pid)
 			return status;
-		pause_ms(20);
+		race_pause_ms(20);
 	}
 	ksft_test_result_fail("%s, and it cannot be killed\n", scenario->name);
 	ksft_exit_fail_msg("a process cannot be killed\n");

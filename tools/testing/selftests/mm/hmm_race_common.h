@@ -1,14 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For the race tests of device memory: random numbers that a seed repeats, the
- * dummy device (lib/test_hmm.c), files of sysfs and procfs, and swap on
- * compressed memory.
+ * For the race tests of device memory: random numbers that a seed repeats,
+ * words that tell where and when they were written, the dummy device
+ * (lib/test_hmm.c), files of sysfs and procfs, and swap on compressed memory.
+ *
+ * How a reader knows what is right
+ *
+ *   Memory is divided into blocks of pages, each with a record. Whoever changes
+ *   the contents of a block takes its next number, and says beforehand what
+ *   that change may leave there: words of the number, zeroes, or one other
+ *   text. "floor" is the last change that is known to have left nothing older.
+ *   A reader takes the floor before and the last number that was given out
+ *   after; only what those changes leave is legal. Changes of one block follow
+ *   each other, which is for their makers to see to; readers are free.
+ *
+ *   Who takes a mapping away for a while bars the block: what goes wrong for
+ *   others in the meantime has its cause in that.
+ *
+ *   A word has 32 bits, for that is what the dummy driver copies at once when
+ *   it is compiled for size; half of a longer one could be of another change.
  */
 #ifndef HMM_RACE_COMMON_H
 #define HMM_RACE_COMMON_H
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,6 +33,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/swap.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <lib/test_hmm_uapi.h>
@@ -32,6 +50,198 @@ static inline uint32_t race_below(uint64_t *state, uint32_t limit)
 {
 	*state += 0x9e3779b97f4a7c15ULL;
 	return (uint32_t)(race_mix(*state) >> 33) % limit;
+}
+
+static inline void race_pause_ms(unsigned int ms)
+{
+	struct timespec time = { ms / 1000, ms % 1000 * 1000000L };
+
+	while (nanosleep(&time, &time) && errno == EINTR)
+		;
+}
+
+/* What a change may leave in a block. */
+#define RACE_LEAVES_WORDS	1
+#define RACE_LEAVES_ZERO	2
+#define RACE_LEAVES_OTHER	4
+
+/* So many changes are remembered. */
+#define RACE_RING		512
+
+/**
+ * struct race_record - what has happened to a block
+ * @begun: number of the last change
+ * @floor: the last change that nothing older can be seen after
+ * @bars: how often the mapping was taken away
+ * @unbars: how often it came back
+ * @leaves: what the last changes may have left
+ */
+struct race_record {
+	_Atomic uint32_t begun;
+	_Atomic uint32_t floor;
+	_Atomic uint32_t bars;
+	_Atomic uint32_t unbars;
+	_Atomic uint8_t leaves[RACE_RING];
+};
+
+/* What a reader notes: the first two before, the last one after. */
+struct race_window {
+	uint32_t floor;
+	uint32_t unbars;
+	uint32_t begun;
+};
+
+/**
+ * struct race_page - what a page's words are made of
+ * @id: no other page has it
+ * @other: key of the one other text that changes may leave
+ */
+struct race_page {
+	uint64_t id;
+	uint64_t other;
+};
+
+/*
+ * A word is the low bits of the number of its change, and a checksum that knows
+ * all of it, the page and the word. Never zero.
+ */
+#define RACE_NUMBER_BITS	10
+#define RACE_NUMBER_MASK	((1U << RACE_NUMBER_BITS) - 1)
+
+static inline uint64_t race_key(uint64_t id, uint32_t number)
+{
+	return race_mix(id ^ number);
+}
+
+static inline uint32_t race_word(uint64_t key, uint32_t number,
+				 unsigned int word)
+{
+	uint32_t sum = (key + word * 0x9e3779b97f4a7c15ULL) >> 43;
+
+	return number << (32 - RACE_NUMBER_BITS) | sum << 1 | 1;
+}
+
+/* The last number before or at @last that has the bits of the word. */
+static inline uint32_t race_number(uint32_t value, uint32_t last)
+{
+	uint32_t low = value >> (32 - RACE_NUMBER_BITS);
+
+	return last - ((last - low) & RACE_NUMBER_MASK);
+}
+
+/* With the key of a text and number 0, or of a page and its change. */
+static inline void race_fill(uint32_t *words, size_t nr, uint64_t key,
+			     uint32_t number)
+{
+	for (size_t i = 0; i < nr; i++)
+		words[i] = race_word(key, number, i);
+}
+
+static inline uint32_t race_change_begin(struct race_record *record,
+					 uint8_t leaves)
+{
+	uint32_t number = record->begun + 1;
+
+	record->leaves[number % RACE_RING] = leaves;
+	record->begun = number;
+	return number;
+}
+
+static inline void race_change_end(struct race_record *record)
+{
+	record->floor = record->begun;
+}
+
+/* Changes that leave older ones legal must not pile up. */
+static inline bool race_window_is_wide(const struct race_record *record)
+{
+	return record->begun - record->floor > RACE_RING / 4;
+}
+
+static inline struct race_window
+race_window_open(const struct race_record *record)
+{
+	return (struct race_window) {
+		.floor = record->floor,
+		.unbars = record->unbars,
+	};
+}
+
+static inline void race_window_close(struct race_window *win,
+				     const struct race_record *record)
+{
+	win->begun = record->begun;
+}
+
+static inline void race_bar(struct race_record *record)
+{
+	record->bars++;
+}
+
+static inline void race_unbar(struct race_record *record)
+{
+	record->unbars++;
+}
+
+/* Has it been barred at any time since the window was opened? */
+static inline bool race_was_barred(const struct race_window *win,
+				   const struct race_record *record)
+{
+	return record->bars != win->unbars;
+}
+
+static inline bool race_some_leaves(const struct race_record *record,
+				    const struct race_window *win, uint8_t what)
+{
+	for (uint32_t n = win->floor; n != win->begun + 1; n++)
+		if (record->leaves[n % RACE_RING] & what)
+			return true;
+	return false;
+}
+
+static inline bool race_is_legal(const struct race_record *record,
+				 const struct race_window *win,
+				 const struct race_page *page,
+				 unsigned int word, uint32_t value)
+{
+	uint32_t number = race_number(value, win->begun);
+
+	if (!value)
+		return race_some_leaves(record, win, RACE_LEAVES_ZERO);
+	if (value == race_word(page->other, 0, word))
+		return race_some_leaves(record, win, RACE_LEAVES_OTHER);
+	return win->begun - number <= win->begun - win->floor &&
+	       (record->leaves[number % RACE_RING] & RACE_LEAVES_WORDS) &&
+	       value == race_word(race_key(page->id, number), number, word);
+}
+
+enum race_verdict {
+	RACE_RIGHT,
+	RACE_WRONG,
+	RACE_TOO_LATE,	/* the record is of other changes already */
+};
+
+/* @where is set to the first word that is wrong. */
+static inline enum race_verdict
+race_check_page(const struct race_record *record,
+		const struct race_window *win, const struct race_page *page,
+		const uint32_t *words, size_t nr, size_t *where)
+{
+	uint32_t number = race_number(words[0], win->begun);
+	uint64_t key = race_key(page->id, number);
+	bool whole = race_is_legal(record, win, page, 0, words[0]);
+
+	for (size_t i = 0; i < nr; i++) {
+		/* mostly all of it is of one change */
+		if (whole && words[i] == race_word(key, number, i))
+			continue;
+		if (race_is_legal(record, win, page, i, words[i]))
+			continue;
+		*where = i;
+		return record->begun - win->floor >= RACE_RING ?
+		       RACE_TOO_LATE : RACE_WRONG;
+	}
+	return RACE_RIGHT;
 }
 
 static inline int race_open_device(unsigned int nr)
