@@ -78,6 +78,9 @@
 #define HMM_DMIRROR_READ_UNLOCKED	_IOWR('H', 0x09, struct hmm_dmirror_cmd)
 #endif
 #define FAIL_NEXT_ALLOCATION	1
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
 
 #define PAGE_SIZE	4096UL
 #define PAGE_WORDS	(PAGE_SIZE / sizeof(uint32_t))
@@ -121,6 +124,7 @@ struct mapping {
 
 struct slot {
 	_Atomic pid_t pid;
+	_Atomic bool ready;
 	_Atomic uint32_t incarnation;
 	_Atomic unsigned long progress;
 	struct mapping mappings[NR_REGIONS][NR_BLOCKS];
@@ -159,6 +163,7 @@ static struct control {
 	_Atomic unsigned long tried[MAX_OPS], done[MAX_OPS];
 	_Atomic unsigned long meddled[MAX_OPS];
 	_Atomic unsigned long filled, kills, stops;
+	pthread_mutex_t gup_lock;
 	struct slot slots[MAX_SLOTS];
 	struct block shared[NR_REGIONS][NR_BLOCKS];
 } *control;
@@ -226,7 +231,6 @@ struct worker {
 	uint32_t *buffer;
 	char *spare;			/* where it moves a block to */
 	int pipe[2];
-	int gup;
 	int scratch;			/* a file without page cache */
 	int fail_nth;
 	bool injected;
@@ -238,7 +242,7 @@ struct worker {
 static struct slot *slot;
 static struct region regions[NR_REGIONS];
 static int devices[DEVICES] = { -1, -1, -1, -1 };
-static int uffd = -1, pagemap = -1;
+static int uffd = -1, pagemap = -1, gup_fd = -1;
 static _Atomic unsigned int devices_opened;
 static __thread struct worker *self;
 
@@ -300,6 +304,17 @@ static bool is_own(const struct region *region)
 static bool is_anonymous(const struct region *region)
 {
 	return region->nr == OWN_HUGE || region->nr == OWN_SMALL;
+}
+
+/* Of its owner, in this incarnation; or of nobody. */
+static uint64_t region_id(unsigned int nr, const struct slot *owner)
+{
+	uint64_t id = race_mix(options.seed + nr + 1);
+
+	if (nr < NR_OWN)
+		id ^= race_mix((uint64_t)(owner - control->slots) << 32 |
+			       owner->incarnation);
+	return id;
 }
 
 static char *span_address(const struct span *s)
@@ -533,7 +548,7 @@ static struct span pick_span(struct worker *w)
 		.first = below(w, NR_BLOCKS),
 	};
 
-	s.nr = 1 + below(w, SPAN_BLOCKS);
+	s.nr = 1 + below(w, 1 + below(w, SPAN_BLOCKS));
 	if (s.nr > NR_BLOCKS - s.first)
 		s.nr = NR_BLOCKS - s.first;
 	return s;
@@ -1395,8 +1410,8 @@ static bool pin_short(struct worker *w)
 		.gup_flags = FOLL_WRITE,
 	};
 
-	return w->gup >= 0 &&
-	       !ioctl(w->gup, kinds[below(w, ARRAY_SIZE(kinds))], &gup) &&
+	return gup_fd >= 0 &&
+	       !ioctl(gup_fd, kinds[below(w, ARRAY_SIZE(kinds))], &gup) &&
 	       gup.size == span_size(&s);
 }
 
@@ -1406,7 +1421,7 @@ static void check_pinned(struct worker *w, const char *who,
 	struct view view = view_open(s);
 	uint64_t to = (uintptr_t)w->buffer;
 
-	if (ioctl(w->gup, PIN_LONGTERM_TEST_READ, &to)) {
+	if (ioctl(gup_fd, PIN_LONGTERM_TEST_READ, &to)) {
 		check_error("read through a pin", &view, s);
 		return;
 	}
@@ -1415,31 +1430,50 @@ static void check_pinned(struct worker *w, const char *who,
 }
 
 /* Whoever has pinned the pages sees what the CPU and the device write. */
-static bool pin_long(struct worker *w)
+static bool pin_block(struct worker *w, const struct span *s)
 {
-	struct span s = pick_block(w);
 	struct pin_longterm_test pin = {
-		.addr = (uintptr_t)span_address(&s),
+		.addr = (uintptr_t)span_address(s),
 		.size = BLOCK_SIZE,
 		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE |
 			 (one_in(w, 2) ? PIN_LONGTERM_TEST_FLAG_USE_FAST : 0),
 	};
-	bool pinned;
 
-	if (w->gup < 0)
+	if (ioctl(gup_fd, PIN_LONGTERM_TEST_START, &pin))
 		return false;
-	lock_contents(&s);
-	pinned = !ioctl(w->gup, PIN_LONGTERM_TEST_START, &pin);
-	if (pinned) {
-		check_pinned(w, "pinned pages", &s);
-		if (cpu_fill(w, &s))
-			check_pinned(w, "pinned pages after a CPU write", &s);
-		if (device_fill(w, far_device(w), &s))
-			check_pinned(w, "pinned pages after a device write",
-				     &s);
-		ioctl(w->gup, PIN_LONGTERM_TEST_STOP);
+	check_pinned(w, "pinned pages", s);
+	if (cpu_fill(w, s))
+		check_pinned(w, "pinned pages after a CPU write", s);
+	if (device_fill(w, far_device(w), s))
+		check_pinned(w, "pinned pages after a device write", s);
+	ioctl(gup_fd, PIN_LONGTERM_TEST_STOP);
+	return true;
+}
+
+/*
+ * gup_test keeps one set of pins for all who use it, and lets go of them
+ * whenever a file of it is closed. So there is one file, which main opens, and
+ * the pins of who was killed go when the next one comes.
+ */
+static bool pin_long(struct worker *w)
+{
+	struct span s = pick_block(w);
+	bool pinned;
+	int ret;
+
+	if (gup_fd < 0)
+		return false;
+	ret = pthread_mutex_trylock(&control->gup_lock);
+	if (ret == EOWNERDEAD) {
+		ioctl(gup_fd, PIN_LONGTERM_TEST_STOP);
+		pthread_mutex_consistent(&control->gup_lock);
+	} else if (ret) {
+		return false;
 	}
+	lock_contents(&s);
+	pinned = pin_block(w, &s);
 	unlock_contents(&s);
+	pthread_mutex_unlock(&control->gup_lock);
 	return pinned;
 }
 
@@ -1464,29 +1498,42 @@ static bool splice_out(struct worker *w)
 }
 
 /* Another process's memory */
+
+static struct region region_of(struct slot *other, unsigned int nr)
+{
+	struct region region = regions[nr];
+
+	region.slot = other;
+	region.blocks = other->own[nr];
+	region.mappings = other->mappings[nr];
+	region.id = region_id(nr, other);
+	return region;
+}
+
+static bool copy_from(pid_t pid, void *to, const struct span *s)
+{
+	char path[32];
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	got = pread(fd, to, BLOCK_SIZE, (uintptr_t)span_address(s));
+	close(fd);
+	return got == (ssize_t)BLOCK_SIZE;
+}
+
 static bool read_other(struct worker *w)
 {
 	struct slot *other = &control->slots[below(w, options.slots)];
-	struct region region;
-	struct span s = pick_block(w);
-	struct iovec to = { w->buffer, BLOCK_SIZE }, from;
-	struct view view;
-	pid_t pid;
+	struct region region = region_of(other, below(w, NR_OWN));
+	struct span s = { &region, below(w, NR_BLOCKS), 1 };
+	struct view view = view_open(&s);
+	pid_t pid = other->pid;
 
-	region = regions[below(w, NR_OWN)];
-	region.slot = other;
-	region.blocks = other->own[region.nr];
-	region.mappings = other->mappings[region.nr];
-	s.region = &region;
-	view = view_open(&s);
-	pid = other->pid;
-	region.id = race_mix(options.seed + region.nr + 1) ^
-		    race_mix((uint64_t)(other - control->slots) << 32 |
-			     view.incarnation);
-	from.iov_base = span_address(&s);
-	from.iov_len = BLOCK_SIZE;
-	if (pid <= 0 || process_vm_readv(pid, &to, 1, &from, 1, 0) !=
-	    (ssize_t)BLOCK_SIZE)
+	if (!other->ready || pid <= 0 || !copy_from(pid, w->buffer, &s))
 		return false;
 	view_close(&view, &s);
 	return check_block("read of another process", &s, &view, w->buffer);
@@ -1662,7 +1709,7 @@ static pid_t fork_now(struct worker *w, const struct span *s)
 	pid = syscall(SYS_clone, SIGCHLD | (own_driver ? 0 : CLONE_FILES),
 		      0, 0, 0, 0);
 	if (!pid) {
-		inject_no_more(w);
+		w->injected = false;	/* that was the parent's */
 		_exit(child(w, &c));
 	}
 	return pid;
@@ -1674,7 +1721,6 @@ static bool fork_child(struct worker *w)
 	pid_t pid = -1;
 
 	s.region = &regions[below(w, NR_OWN)];
-	below(w, 2);
 	lock_contents(&s);
 	if (get_mapping(&s)) {
 		pid = fork_now(w, &s);
@@ -1697,39 +1743,42 @@ struct op {
 	bool off;
 };
 
+#define OP(name_, run_, weight_, ...)					\
+	{ .name = name_, .run = run_, .weight = weight_, __VA_ARGS__ }
+
 static struct op ops[] = {
-	{ "CPU read", cpu_read, 10 },
-	{ "CPU write", cpu_write, 10 },
-	{ "write of the same", write_same, 3 },
-	{ "device read", device_read, 12 },
-	{ "device write", device_write, 12 },
-	{ "to device", to_device, 16 },
-	{ "to system", to_system, 4 },
-	{ "snapshot", snapshot, 2 },
-	{ "exclusive", exclusive, 3 },
-	{ "exclusive and back", take_back, 2 },
-	{ "fork", fork_child, 2 },
-	{ "MADV_DONTNEED", discard, 3 },
-	{ "MADV_FREE", let_free, 3 },
-	{ "advice", advise, 6 },
-	{ "collapse", collapse, 1, .may_fail = true },
-	{ "mlock", lock_memory, 1 },
-	{ "mmap", remap, 3 },
-	{ "region anew", renew, 1, .may_fail = true },
-	{ "mremap", move, 3 },
-	{ "mprotect", protect, 4 },
-	{ "punch", punch, 2 },
-	{ "truncate", truncate_file, 1 },
-	{ "read()", file_read, 2 },
-	{ "write()", file_write, 2 },
-	{ "direct out", direct_out, 2, .may_fail = true },
-	{ "direct in", direct_in, 2, .may_fail = true },
-	{ "pin", pin_short, 4, .may_fail = true },
-	{ "long-term pin", pin_long, 2, .may_fail = true },
-	{ "vmsplice", splice_out, 2 },
-	{ "other process", read_other, 2 },
-	{ "uffd-wp", write_protect, 3, .may_fail = true },
-	{ "inspect", inspect, 2 },
+	OP("CPU read", cpu_read, 10),
+	OP("CPU write", cpu_write, 10),
+	OP("write of the same", write_same, 3),
+	OP("device read", device_read, 12),
+	OP("device write", device_write, 12),
+	OP("to device", to_device, 16),
+	OP("to system", to_system, 4),
+	OP("snapshot", snapshot, 2),
+	OP("exclusive", exclusive, 3),
+	OP("exclusive and back", take_back, 2),
+	OP("fork", fork_child, 2),
+	OP("MADV_DONTNEED", discard, 3),
+	OP("MADV_FREE", let_free, 3),
+	OP("advice", advise, 6),
+	OP("collapse", collapse, 1, .may_fail = true),
+	OP("mlock", lock_memory, 1),
+	OP("mmap", remap, 3),
+	OP("region anew", renew, 1, .may_fail = true),
+	OP("mremap", move, 3),
+	OP("mprotect", protect, 4),
+	OP("punch", punch, 2),
+	OP("truncate", truncate_file, 1),
+	OP("read()", file_read, 2),
+	OP("write()", file_write, 2),
+	OP("direct out", direct_out, 2, .may_fail = true),
+	OP("direct in", direct_in, 2, .may_fail = true),
+	OP("pin", pin_short, 4, .may_fail = true),
+	OP("long-term pin", pin_long, 2, .may_fail = true),
+	OP("vmsplice", splice_out, 2),
+	OP("other process", read_other, 2),
+	OP("uffd-wp", write_protect, 3, .may_fail = true),
+	OP("inspect", inspect, 2),
 };
 
 /* Is a part of this name in a list with commas? */
@@ -1803,7 +1852,6 @@ static void set_up_worker(struct worker *w, unsigned int index)
 	must_have(!pipe(w->pipe), "pipe");
 	must_have(fcntl(w->pipe[1], F_SETPIPE_SZ, BLOCK_SIZE) >= 0,
 		  "size of a pipe");
-	w->gup = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 	w->scratch = open_scratch(index);
 	w->fail_nth = -1;
 }
@@ -1833,20 +1881,10 @@ static void *work(void *arg)
 	return NULL;
 }
 
-static uint64_t region_id(unsigned int nr)
-{
-	uint64_t id = race_mix(options.seed + nr + 1);
-
-	if (nr < NR_OWN)
-		id ^= race_mix((uint64_t)(slot - control->slots) << 32 |
-			       slot->incarnation);
-	return id;
-}
-
 static void set_up_region(struct region *region)
 {
 	region->slot = slot;
-	region->id = region_id(region->nr);
+	region->id = region_id(region->nr, slot);
 	region->mappings = slot->mappings[region->nr];
 	if (is_own(region))
 		region->blocks = slot->own[region->nr];
@@ -1897,6 +1935,7 @@ static void worker_process(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	enter_cgroup(MEMCG "/work/cgroup.procs");
 	set_up_process();
+	slot->ready = true;
 	for (unsigned int i = 0; i < options.threads; i++)
 		set_up_worker(&workers[i], i);
 	for (unsigned int i = 0; i < options.threads; i++)
@@ -1941,6 +1980,7 @@ struct filler {
 	uint32_t *area;
 	uint32_t *buffer;
 	uint64_t random;
+	uint64_t marks;
 	int fd;
 };
 
@@ -1978,14 +2018,14 @@ static size_t fill_device(struct filler *f)
 static void mark_pages(struct filler *f, size_t pages)
 {
 	for (size_t i = 0; i < pages; i += MARK_STEP)
-		filler_page(f, i)[PAGE_WORDS - 1] = race_mix(f->random + i);
+		filler_page(f, i)[PAGE_WORDS - 1] = race_mix(f->marks + i);
 }
 
 static void check_marks(struct filler *f, size_t pages)
 {
 	for (size_t i = 0; i < pages; i += MARK_STEP / 2) {
 		uint32_t value = filler_page(f, i)[PAGE_WORDS - 1];
-		uint32_t mark = i % MARK_STEP ? 0 : race_mix(f->random + i);
+		uint32_t mark = i % MARK_STEP ? 0 : race_mix(f->marks + i);
 
 		if (value != mark)
 			complain(WORDS, "full device, page %zu: %#x, not %#x\n",
@@ -2027,7 +2067,10 @@ static void fill_once(struct filler *f)
 
 static void filler_process(void)
 {
-	struct filler f = { .random = race_mix(options.seed + 77) };
+	struct filler f = {
+		.random = race_mix(options.seed + 77),
+		.marks = race_mix(options.seed + 78),
+	};
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	enter_cgroup(MEMCG "/fill/cgroup.procs");
@@ -2232,16 +2275,22 @@ static time_t now(void)
 	return time.tv_sec;
 }
 
-static void set_up_blocks(struct block *blocks, uint8_t leaves)
+/* Between processes, and whose owner may be killed. */
+static void set_up_lock(pthread_mutex_t *lock)
 {
 	pthread_mutexattr_t attr;
 
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
 	pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+	pthread_mutex_init(lock, &attr);
+}
+
+static void set_up_blocks(struct block *blocks, uint8_t leaves)
+{
 	memset(blocks, 0, NR_BLOCKS * sizeof(*blocks));
 	for (unsigned int b = 0; b < NR_BLOCKS; b++) {
-		pthread_mutex_init(&blocks[b].contents, &attr);
+		set_up_lock(&blocks[b].contents);
 		blocks[b].record.leaves[0] = leaves;
 	}
 }
@@ -2264,6 +2313,7 @@ static void start_worker(struct guard *g, unsigned int i)
 	struct slot *s = &control->slots[i];
 	pid_t pid;
 
+	s->ready = false;
 	s->incarnation++;
 	memset(s->mappings, 0, sizeof(s->mappings));
 	for (unsigned int r = 0; r < NR_OWN; r++)
@@ -2498,43 +2548,46 @@ static const char *set_up_cgroup(void)
 	return NULL;
 }
 
-/* Charges that the CPUs keep in stock are given up at a limit that is lower. */
-static void check_charges(const char *group)
-{
-	static const char *const keys[] = {
-		"anon", "file", "shmem", "file_mapped", "anon_thp",
-		"pagetables", "unevictable",
-	};
-	char path[96];
-	long value = -1;
-
-	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-		snprintf(path, sizeof(path), MEMCG "%s/memory.stat", group);
-		for (int tries = 0; tries < 100; tries++) {
-			value = race_read_number(path, keys[i]);
-			if (value <= 0)
-				break;
-			race_pause_ms(100);
-		}
-		if (value > 0)
-			complain(CHARGES, "memory.stat of %s: %s is %ld\n",
-				 group, keys[i], value);
-	}
-}
-
-/* Slab that outlives its processes. */
+/* What a file system keeps of its own, and slab that outlives processes. */
+#define CHARGE_FILE	(64L << 10)
 #define CHARGE_REST	(2L << 20)
 
+static void check_stat(const char *group, const char *key, long most)
+{
+	char path[96];
+	long value;
+
+	snprintf(path, sizeof(path), MEMCG "%s/memory.stat", group);
+	for (int tries = 0; tries < 50; tries++) {
+		value = race_read_number(path, key);
+		if (value <= most)
+			return;
+		race_pause_ms(100);
+	}
+	complain(CHARGES, "memory.stat of %s: %s is %ld\n", group, key, value);
+}
+
+static void set_group(const char *group, const char *file, const char *text)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), MEMCG "%s/%s", group, file);
+	race_write_file(path, text);
+}
+
+/* Charges that the CPUs keep in stock are given up at a limit that is lower. */
 static void check_group(const char *group)
 {
 	char path[96];
 	long rest;
 
-	check_charges(group);
-	snprintf(path, sizeof(path), MEMCG "%s/memory.reclaim", group);
-	race_write_file(path, "64M");
-	snprintf(path, sizeof(path), MEMCG "%s/memory.max", group);
-	race_write_file(path, "1M");
+	set_group(group, "memory.reclaim", "64M");
+	set_group(group, "memory.max", "1M");
+	check_stat(group, "anon", 0);
+	check_stat(group, "shmem", 0);
+	check_stat(group, "file_mapped", 0);
+	check_stat(group, "unevictable", 0);
+	check_stat(group, "file", CHARGE_FILE);
 	snprintf(path, sizeof(path), MEMCG "%s/memory.current", group);
 	rest = race_read_number(path, NULL);
 	note("%s: %ld bytes charged at the end\n", group, rest);
@@ -2690,6 +2743,9 @@ static void drop_regions(void)
 		if (regions[i].fd >= 0)
 			close(regions[i].fd);
 	munmap(regions[0].addr, NR_REGIONS * REGION_STRIDE);
+	/* and with it the pins of who was killed */
+	if (gup_fd >= 0)
+		close(gup_fd);
 }
 
 static void find_devices(void)
@@ -2814,6 +2870,8 @@ static void torture(struct guard *g)
 		ksft_exit_skip("%s\n", why);
 	release_devices();
 	g->free_before = free_memory();
+	set_up_lock(&control->gup_lock);
+	gup_fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 	make_regions();
 	set_up_injection();
 	hurry_khugepaged();
