@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 S := scripts
 
-.PHONY: help setup run test bench shell kernel base check clean distclean
+.PHONY: help setup run test torture bench shell kernel base check clean distclean
 
 help:
 	@$(S)/help
@@ -29,6 +29,9 @@ run: setup
 
 test: setup
 	@$(S)/test $(STAGES)
+
+torture: setup
+	@$(S)/torture $(TORTURE_ARGS)
 
 bench: setup
 	@$(S)/bench $(BENCH_ARGS)
