@@ -941,14 +941,22 @@ static bool snapshot(struct worker *w)
 
 /* Exclusive access */
 
-/* ENOENT: taken away again before it could read. */
+/*
+ * ENOENT: taken away again before it could read. EOPNOTSUPP: there are no
+ * device-exclusive entries for what is not anonymous.
+ */
+static bool exclusive_may_fail(const struct span *s, int error)
+{
+	return error == ENOENT || (error == EOPNOTSUPP && !is_own(s->region));
+}
+
 static bool make_exclusive(struct worker *w, int fd, const struct span *s)
 {
 	struct view view = view_open(s);
 
 	if (race_device(fd, HMM_DMIRROR_EXCLUSIVE, span_address(s),
 			BLOCK_PAGES, w->buffer)) {
-		if (errno != ENOENT)
+		if (!exclusive_may_fail(s, errno))
 			check_error("exclusive access", &view, s);
 		return false;
 	}
@@ -2262,6 +2270,17 @@ static void meddler_process(bool our_swap)
 
 /* Main */
 
+/* In KiB, as /proc/meminfo has it. */
+static const char *const usage_keys[] = {
+	"MemFree", "Cached", "Buffers", "AnonPages", "Shmem", "Unevictable",
+	"SReclaimable", "SUnreclaim", "KernelStack", "PageTables", "Percpu",
+	"VmallocUsed",
+};
+
+struct usage {
+	long kib[ARRAY_SIZE(usage_keys)];
+};
+
 struct guard {
 	uint64_t random;
 	pid_t meddler, filler;
@@ -2270,8 +2289,8 @@ struct guard {
 	unsigned long progress[MAX_SLOTS];
 	time_t moved[MAX_SLOTS];
 	pid_t stopped[MAX_SLOTS];
-	long free_before;
 	long oom_kills;
+	struct usage before;
 };
 
 static time_t now(void)
@@ -2609,13 +2628,17 @@ static void check_group(const char *group)
 
 /* Memory and counters of the system */
 
-static long free_memory(void)
+static struct usage usage_now(void)
 {
-	for (int i = 0; i < 2; i++) {
+	struct usage usage;
+
+	for (int i = 0; i < 3; i++) {
 		race_write_file("/proc/sys/vm/drop_caches", "3");
 		race_pause_ms(100);
 	}
-	return race_read_number("/proc/meminfo", "MemFree");
+	for (size_t i = 0; i < ARRAY_SIZE(usage_keys); i++)
+		usage.kib[i] = race_read_number("/proc/meminfo", usage_keys[i]);
+	return usage;
 }
 
 /* In KiB; slabs with holes, and page tables of the kernel. */
@@ -2623,12 +2646,17 @@ static long free_memory(void)
 
 static void check_free(const struct guard *g)
 {
-	long free = free_memory();
+	struct usage usage = usage_now();
+	long gone = g->before.kib[0] - usage.kib[0];
 
-	note("free memory: %ld KiB before, %ld after\n", g->free_before, free);
-	if (free < g->free_before - FREE_REST)
-		complain(COUNTERS, "%ld KiB of memory are gone\n",
-			 g->free_before - free);
+	note("free memory: %ld KiB before, %ld after\n", g->before.kib[0],
+	     usage.kib[0]);
+	if (gone <= FREE_REST)
+		return;
+	complain(COUNTERS, "%ld KiB of memory are gone\n", gone);
+	for (size_t i = 1; i < ARRAY_SIZE(usage_keys); i++)
+		note("%s: %ld KiB before, %ld after\n", usage_keys[i],
+		     g->before.kib[i], usage.kib[i]);
 }
 
 /* Counters of each CPU are added up now and then. */
@@ -2876,7 +2904,7 @@ static void torture(struct guard *g)
 	if (why)
 		ksft_exit_skip("%s\n", why);
 	release_devices();
-	g->free_before = free_memory();
+	g->before = usage_now();
 	set_up_lock(&control->gup_lock);
 	gup_fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 	make_regions();
