@@ -196,6 +196,11 @@ struct worker {
 	sigjmp_buf jump;
 };
 
+static const char *const region_names[NR_REGIONS] = {
+	"own, huge pages", "own", "own of a file",
+	"shared", "shared, shmem", "shared, file",
+};
+
 /* Of a worker's process. */
 static struct slot *slot;
 static struct region regions[NR_REGIONS];
@@ -203,11 +208,6 @@ static int devices[DEVICES] = { -1, -1, -1, -1 };
 static int uffd = -1, pagemap = -1, gup_fd = -1;
 static _Atomic unsigned int devices_opened;
 static __thread struct worker *self;
-
-static const char *const region_names[NR_REGIONS] = {
-	"own, huge pages", "own", "own of a file",
-	"shared", "shared, shmem", "shared, file",
-};
 
 /* Reporting: safe in a child of a process with threads. */
 
@@ -264,15 +264,26 @@ static bool is_anonymous(const struct region *region)
 	return region->nr == OWN_HUGE || region->nr == OWN_SMALL;
 }
 
-/* Of its owner, in this incarnation; or of nobody. */
-static uint64_t region_id(unsigned int nr, const struct slot *owner)
+/* Of its owner, in an incarnation; or of nobody. */
+static uint64_t owned_id(unsigned int nr, unsigned int owner,
+			 uint32_t incarnation)
 {
 	uint64_t id = race_mix(options.seed + nr + 1);
 
 	if (nr < NR_OWN)
-		id ^= race_mix((uint64_t)(owner - control->slots) << 32 |
-			       owner->incarnation);
+		id ^= race_mix((uint64_t)owner << 32 | incarnation);
 	return id;
+}
+
+static uint64_t region_id(unsigned int nr, const struct slot *owner)
+{
+	return owned_id(nr, owner - control->slots, owner->incarnation);
+}
+
+/* A child has words of its own. */
+static uint64_t child_salt(pid_t pid)
+{
+	return race_mix(pid);
 }
 
 static char *span_address(const struct span *s)
@@ -389,6 +400,70 @@ static const char *whose_word(const struct race_page *page,
 	return "foreign";
 }
 
+/* Where do words come from that are not of this page? */
+struct origin {
+	const uint32_t *words;
+	uint64_t base;			/* of a region and its owner */
+	unsigned int region;
+	unsigned int owner;
+	uint32_t incarnation;
+};
+
+static bool is_origin(const struct origin *o, uint64_t id)
+{
+	uint32_t number = o->words[0] >> (32 - RACE_NUMBER_BITS);
+	uint64_t key = race_key(id, number);
+
+	for (unsigned int i = 0; i < 4; i++)
+		if (o->words[i] != race_word(key, number, i))
+			return false;
+	return true;
+}
+
+static void note_origin(const struct origin *o, unsigned int page, pid_t child)
+{
+	note("  it is of page %u of %s, process %u.%u, child %d, change %u\n",
+	     page, region_names[o->region], o->owner, o->incarnation, child,
+	     o->words[0] >> (32 - RACE_NUMBER_BITS));
+}
+
+#define MOST_PIDS	4000
+
+static void find_origin_page(const struct origin *o, unsigned int page)
+{
+	uint64_t id = o->base ^ (uint64_t)page << 32;
+
+	if (is_origin(o, id))
+		note_origin(o, page, 0);
+}
+
+static void find_origin_child(const struct origin *o, unsigned int page)
+{
+	for (pid_t pid = 1; pid < MOST_PIDS; pid++)
+		if (is_origin(o, (o->base ^ child_salt(pid)) ^
+			      (uint64_t)page << 32))
+			note_origin(o, page, pid);
+}
+
+/* Any page of any owner, or this page of any child. */
+static void find_origin(const uint32_t *words, unsigned int page)
+{
+	struct origin o = { .words = words };
+
+	for (o.region = 0; o.region < NR_REGIONS; o.region++)
+		for (o.owner = 0; o.owner < options.slots; o.owner++)
+			for (o.incarnation = 1; o.incarnation <=
+			     control->slots[o.owner].incarnation;
+			     o.incarnation++) {
+				o.base = owned_id(o.region, o.owner,
+						  o.incarnation);
+				for (unsigned int i = 0; i < NR_BLOCKS *
+				     BLOCK_PAGES; i++)
+					find_origin_page(&o, i);
+				find_origin_child(&o, page);
+			}
+}
+
 static void complain_of_word(const char *who, const struct span *s,
 			     const struct view *view,
 			     const struct race_page *page, unsigned int nr,
@@ -431,6 +506,8 @@ static bool check_page(const char *who, const struct span *s,
 		return true;
 	}
 	complain_of_word(who, s, view, &page, nr, i, words[i]);
+	if (!i && words[0] && control->complaints <= 4)
+		find_origin(words, s->first * BLOCK_PAGES + nr);
 	return false;
 }
 

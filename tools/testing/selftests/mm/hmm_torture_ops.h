@@ -1006,7 +1006,7 @@ static void child_write(struct worker *w, struct childhood *c)
 {
 	uint32_t number = ++c->record.begun;
 
-	c->region.id ^= race_mix(getpid());
+	c->region.id ^= child_salt(getpid());
 	c->record.leaves[number % RACE_RING] = RACE_LEAVES_WORDS;
 	fill_block(w->buffer, &c->s, number);
 	if (c->far < 0 || one_in(w, 2) ||
