@@ -173,6 +173,9 @@ struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm)
 	mmget(mm);
 	kthread_unuse_mm(left);
 	kthread_use_mm(mm);
+	/* But the reference of kthread_use_mm() stays where it was created. */
+	mmgrab(left);
+	mmdrop(mm);
 	km->mm = mm;
 	mmput(left);
 	return left;
