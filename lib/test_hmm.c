@@ -357,14 +357,18 @@ static int dpt_load(struct dmirror_pass *pass)
 	return xas_error(&xas);
 }
 
+/*
+ * The mmap lock comes first, so that whoever has it for writing has finished
+ * with its invalidations, too.
+ */
 static int pass_read_locked(struct dmirror_pass *pass)
 {
 	struct mmu_interval_notifier *notifier = pass->range.notifier;
 	int ret;
 
-	pass->range.notifier_seq = mmu_interval_read_begin(notifier);
 	if (mmap_read_lock_killable(notifier->mm))
 		return -EINTR;
+	pass->range.notifier_seq = mmu_interval_read_begin(notifier);
 	ret = hmm_range_fault(&pass->range);
 	mmap_read_unlock(notifier->mm);
 	return ret;
@@ -1106,9 +1110,9 @@ static int exclusive_try(struct dmirror_pass *pass)
 	struct page *page;
 	int ret;
 
-	pass->range.notifier_seq = mmu_interval_read_begin(pass->range.notifier);
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
+	pass->range.notifier_seq = mmu_interval_read_begin(pass->range.notifier);
 	page = make_device_exclusive(mm, pass->range.start, pass->mirror,
 				     &folio);
 	mmap_read_unlock(mm);
@@ -1240,9 +1244,8 @@ static int dmirror_command(struct dmirror *mirror, unsigned int request,
 		return dmirror_exclusive(mirror, cmd);
 	case HMM_DMIRROR_CHECK_EXCLUSIVE:
 		return dmirror_check_exclusive(mirror, cmd);
-	default:
-		return -ENOTTY;
 	}
+	return -ENOTTY;
 }
 
 static long dmirror_ioctl(struct file *file, unsigned int request,
@@ -1253,7 +1256,8 @@ static long dmirror_ioctl(struct file *file, unsigned int request,
 	struct hmm_dmirror_cmd cmd;
 	int ret;
 
-	if (_IOC_TYPE(request) != 'H' || _IOC_SIZE(request) != sizeof(cmd))
+	if (request != HMM_DMIRROR_COMMAND(_IOC_NR(request)) ||
+	    _IOC_NR(request) > _IOC_NR(HMM_DMIRROR_READ_UNLOCKED))
 		return -ENOTTY;
 	if (copy_from_user(&cmd, user, sizeof(cmd)))
 		return -EFAULT;
@@ -1302,7 +1306,7 @@ static int dmirror_open(struct inode *inode, struct file *file)
 	if (!mirror)
 		return -ENOMEM;
 	mirror->device = container_of(misc, struct dmirror_device, misc);
-	xa_init(&mirror->pt);
+	xa_init_flags(&mirror->pt, XA_FLAGS_ACCOUNT);
 	ret = mmu_interval_notifier_insert(&mirror->notifier, current->mm, 0,
 					   ULONG_MAX & PAGE_MASK,
 					   &dmirror_notifier_ops);
