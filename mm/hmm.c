@@ -446,15 +446,19 @@ static int hmm_save_requests(struct hmm_attempt *at)
 	return 0;
 }
 
+/*
+ * Requests or not, no result of a pass that was given up may stay: the next
+ * one may end with an error, and leaves alone what lies behind.
+ */
 static void hmm_restore_requests(struct hmm_attempt *at)
 {
 	struct hmm_range *range = at->hw.range;
 	unsigned long i, nr = hmm_range_pages(range);
 
-	if (!at->saved)
-		return;
 	for (i = 0; i < nr; i++) {
 		range->hmm_pfns[i] &= HMM_PFN_INOUT_FLAGS;
+		if (!at->saved)
+			continue;
 		if (test_bit(2 * i, at->saved))
 			range->hmm_pfns[i] |= HMM_PFN_REQ_FAULT;
 		if (test_bit(2 * i + 1, at->saved))

@@ -801,6 +801,7 @@ static void write_to_a_read_only_vma_is_not_permitted(struct kunit *test)
  * @drops: how often it is to drop the mmap lock first; negative: always
  * @victim: address of a page that another thread zaps meanwhile; 0: none
  * @while_locked: it does so with the mmap lock held by the handler
+ * @shrinks: from then on, the file ends where the victim is
  */
 struct hmm_test_file {
 	struct hmm_test *test;
@@ -809,6 +810,7 @@ struct hmm_test_file {
 	int drops;
 	unsigned long victim;
 	bool while_locked;
+	bool shrinks;
 };
 
 struct hmm_zap {
@@ -850,6 +852,8 @@ static vm_fault_t hmm_file_fault(struct vm_fault *vmf)
 		hmm_zap_in_another_thread(file);
 		return VM_FAULT_RETRY;
 	}
+	if (file->shrinks && vmf->address >= file->victim)
+		return VM_FAULT_SIGBUS;
 	if (file->while_locked && file->victim) {
 		zap_page_range_single(vma_lookup(vmf->vma->vm_mm, file->victim),
 				      file->victim, PAGE_SIZE, NULL);
@@ -1282,6 +1286,26 @@ static void requests_are_met_after_an_invalidation(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->faults, 3 + 3);
 }
 
+/*
+ * The first pass reports pages 0 to 2 and is given up; the second one ends at
+ * page 1. A driver that loads the results before that must not find page 2.
+ */
+static void results_of_a_pass_that_was_given_up_are_gone(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr;
+
+	file = hmm_map_file(t, 4, &hmm_file_fops, &addr);
+	kunit_mm_read(t->km, addr, 3);
+	file->drops = 1;
+	file->victim = addr + PAGE_SIZE;
+	file->shrinks = true;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_READ), -EFAULT);
+	hmm_expect_page(t, 0, READABLE);
+	hmm_expect_same(t, 1, 3, 0);
+}
+
 static void unlocked_errors_leave_results_and_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
@@ -1344,6 +1368,7 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(fatal_signal_ends_the_wait_and_restores_requests),
 	KUNIT_CASE(own_results_are_not_taken_for_requests),
 	KUNIT_CASE(requests_are_met_after_an_invalidation),
+	KUNIT_CASE(results_of_a_pass_that_was_given_up_are_gone),
 	KUNIT_CASE(unlocked_errors_leave_results_and_requests),
 	{}
 };
