@@ -101,7 +101,10 @@
 /* Pages that the device has mapped from the first one that it missed on. */
 #define AHEAD_PAGES	4096
 
-/* A command of so many pages is not ended by a signal that does not kill. */
+/*
+ * From so many pages on, a command is ended by a signal that does not kill. A
+ * program that gives the whole command again must get somewhere.
+ */
 #define SIGNAL_PAGES	1024
 
 /* Pages that may be mapped from a device file. */
@@ -488,13 +491,19 @@ static void chunk_add_pages(struct dmirror_chunk *chunk)
 /* Private memory goes where there is no other, coherent memory where it is. */
 static struct resource *chunk_claim(struct dmirror_device *device)
 {
+	const char *name = device->misc.name;
+	struct resource *res;
+
 	if (device->type == MEMORY_DEVICE_PRIVATE)
 		return request_free_mem_region(&iomem_resource, CHUNK_SIZE,
-					       device->misc.name);
+					       name);
 	if (!list_empty(&device->chunks))
 		return NULL;
-	return request_mem_region(device->spm_addr, CHUNK_SIZE,
-				  device->misc.name);
+	res = request_mem_region(device->spm_addr, CHUNK_SIZE, name);
+	if (!res)
+		pr_warn_ratelimited("%s: no memory is set aside at %#lx\n",
+				    name, device->spm_addr);
+	return res;
 }
 
 static void chunk_disclaim(struct dmirror_chunk *chunk)
@@ -829,11 +838,10 @@ static unsigned long cmd_end(const struct hmm_dmirror_cmd *cmd)
 /* Commands may be as long as the address space: signals end them. */
 static int check_signals(unsigned long done)
 {
-	bool pending = done % SIGNAL_PAGES || !done ?
-		       fatal_signal_pending(current) : signal_pending(current);
-
 	cond_resched();
-	return pending ? -EINTR : 0;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	return done >= SIGNAL_PAGES && signal_pending(current) ? -EINTR : 0;
 }
 
 static unsigned long work_addr(const struct dmirror_work *work)
@@ -1205,16 +1213,10 @@ static int dmirror_set_flags(struct dmirror *mirror, u64 flags)
 
 static int cmd_check_range(const struct hmm_dmirror_cmd *cmd)
 {
-	unsigned long size, end;
-
-	if (!cmd->npages || cmd->npages > TASK_SIZE >> PAGE_SHIFT)
+	if (!cmd->npages || cmd->npages > TASK_SIZE >> PAGE_SHIFT ||
+	    !PAGE_ALIGNED(cmd->addr) || cmd->addr >= TASK_SIZE)
 		return -EINVAL;
-	size = cmd->npages << PAGE_SHIFT;
-	if (!PAGE_ALIGNED(cmd->addr) ||
-	    check_add_overflow((unsigned long)cmd->addr, size, &end) ||
-	    end > TASK_SIZE)
-		return -EINVAL;
-	return 0;
+	return cmd_end(cmd) > TASK_SIZE ? -EINVAL : 0;
 }
 
 /* Commands on the address space: only for the process whose it is. */
