@@ -398,24 +398,6 @@ static inline uint64_t pagemap_of(pid_t pid, const void *at)
 	return entry;
 }
 
-/* Of /proc/kpageflags, for a page that is present. */
-#define PAGE_IS_MERGED		(1ULL << 21)
-
-static inline bool page_is(const void *at, uint64_t flag)
-{
-	uint64_t entry = pagemap_of(getpid(), at), flags = 0;
-	int fd = open("/proc/kpageflags", O_RDONLY);
-
-	if (fd < 0)
-		return false;
-	if (!(entry & PAGEMAP_PRESENT) ||
-	    pread(fd, &flags, sizeof(flags),
-		  (entry & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
-		flags = 0;
-	close(fd);
-	return flags & flag;
-}
-
 /* How many pages of the area have one of these bits. */
 static inline long pagemap_count(const struct area *area, uint64_t bits)
 {

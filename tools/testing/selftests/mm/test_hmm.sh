@@ -1,0 +1,118 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Runs hmm-tests with what they need: the dummy device, its nodes, and a few
+# huge pages. Everything is taken back at the end, and a device that cannot be
+# removed after the tests is a failure, too: somebody still has its memory.
+#
+# The status is that of the tests; 4 says that they could not be run.
+
+module=test_hmm
+here=$(dirname "$0")
+huge_pages_needed=4
+huge_pages=/proc/sys/vm/nr_hugepages
+skip=4
+
+usage()
+{
+	cat <<-END
+	usage: $0 smoke [ADDRESS0 ADDRESS1]
+
+	ADDRESS0 and ADDRESS1 are physical addresses of 256 MiB each that the
+	kernel leaves alone (memmap=256M!ADDRESS0 on its command line), for
+	the two devices with coherent memory. Without them, the tests of
+	coherent memory are skipped.
+	END
+}
+
+skip_all()
+{
+	echo "1..0 # SKIP $*"
+	exit $skip
+}
+
+note()
+{
+	echo "# $*"
+}
+
+loaded()
+{
+	[ -d /sys/module/$module ]
+}
+
+# A module that was there before stays as it is.
+load()
+{
+	! loaded || return 0
+	modprobe $module "$@" && loaded && mine=1
+}
+
+# Where nobody does it for us: /dev/hmm_dmirror0 to 3, as sysfs has them.
+make_nodes()
+{
+	for link in /sys/dev/char/*; do
+		node=/dev/$(basename "$(readlink "$link")")
+		case $node in
+		/dev/hmm_dmirror[0-3])
+			[ ! -e "$node" ] || continue
+			dev=$(basename "$link")
+			mknod -m 600 "$node" c "${dev%:*}" "${dev#*:}" &&
+				nodes="$nodes $node"
+			;;
+		esac
+	done
+}
+
+make_huge_pages()
+{
+	[ -w $huge_pages ] || return 0
+	free=$(sed -n 's/^HugePages_Free: *//p' /proc/meminfo)
+	[ "${free:-0}" -lt $huge_pages_needed ] || return 0
+	huge_pages_before=$(cat $huge_pages)
+	echo $((huge_pages_before + huge_pages_needed)) >$huge_pages
+}
+
+take_back()
+{
+	# shellcheck disable=SC2086
+	[ -z "$nodes" ] || rm -f $nodes
+	[ -z "$huge_pages_before" ] || echo "$huge_pages_before" >$huge_pages
+	[ -n "$mine" ] || return 0
+	if ! modprobe -r $module; then
+		note "$module cannot be removed"
+		return 1
+	fi
+}
+
+smoke()
+{
+	status=0
+	load "$@" || skip_all "$module cannot be loaded: CONFIG_TEST_HMM=m?"
+	make_nodes
+	make_huge_pages
+	[ -n "$mine" ] || note "$module was loaded already"
+	"$here/hmm-tests" || status=$?
+	take_back || status=1
+	return $status
+}
+
+mine='' nodes='' huge_pages_before=''
+case $1:$# in
+smoke:1 | smoke:3) ;;
+smoke:*)
+	usage >&2
+	exit 1
+	;;
+*)
+	usage
+	exit 0
+	;;
+esac
+[ "$(id -u)" = 0 ] || skip_all "only root can load $module"
+command -v modprobe >/dev/null || skip_all "there is no modprobe"
+if [ $# = 3 ]; then
+	smoke "spm_addr_dev0=$2" "spm_addr_dev1=$3"
+else
+	smoke
+fi
