@@ -55,14 +55,8 @@ static const char *open_devices(struct mirror *device, unsigned int nr,
 	return reason;
 }
 
-/* A kind of promises, with the devices and the memory that all of it needs. */
-#define PROMISES(kind)							\
-FIXTURE(kind)								\
-{									\
-	struct mirror device;						\
-	struct mirror other;						\
-	struct area area;						\
-};									\
+/* Both kinds of devices, by the numbers of their nodes. */
+#define BOTH_KINDS(kind)						\
 FIXTURE_VARIANT(kind)							\
 {									\
 	unsigned int device;						\
@@ -77,7 +71,17 @@ FIXTURE_VARIANT_ADD(kind, device_coherent)				\
 {									\
 	.device = 2,							\
 	.other = 3,							\
+}
+
+/* A kind of promises that devices and some memory are enough for. */
+#define PROMISES(kind)							\
+FIXTURE(kind)								\
+{									\
+	struct mirror device;						\
+	struct mirror other;						\
+	struct area area;						\
 };									\
+BOTH_KINDS(kind);							\
 FIXTURE_SETUP(kind)							\
 {									\
 	const char *lack = open_devices(&self->device, variant->device, \
@@ -91,6 +95,19 @@ FIXTURE_TEARDOWN(kind)							\
 {									\
 	mirror_close(&self->device);					\
 	mirror_close(&self->other);					\
+}
+
+/* A huge page. Return: NULL, or why there is none. */
+static const char *map_huge(struct area *huge, uint64_t contents)
+{
+	if (!thp_allowed())
+		return "transparent huge pages are off";
+	if (area_map(huge, HUGE_PAGES) ||
+	    madvise(huge->at, HUGE_SIZE, MADV_HUGEPAGE))
+		return "no memory for a huge page can be mapped";
+	area_fill(huge, contents);
+	return smaps_pages(huge->at, "AnonHugePages") == HUGE_PAGES ?
+	       NULL : "no huge page to be had";
 }
 
 /*
@@ -175,14 +192,10 @@ TEST_F(mirroring, huge_page_is_seen_as_one)
 	unsigned char places[HUGE_PAGES];
 	struct area huge;
 	size_t i;
+	const char *lack = map_huge(&huge, 1);
 
-	if (!thp_allowed())
-		SKIP(return, "transparent huge pages are off");
-	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
-	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
-	area_fill(&huge, 1);
-	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
-		SKIP(return, "no huge page to be had");
+	if (lack)
+		SKIP(return, "%s", lack);
 
 	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_SNAPSHOT, huge.at,
 				 HUGE_PAGES, places));
@@ -193,6 +206,36 @@ TEST_F(mirroring, huge_page_is_seen_as_one)
 	ASSERT_EQ(0, device_fill_part(&self->device, &huge, 100, SOME, 2));
 	EXPECT_EQ(0, cpu_wrong_part(&huge, 100, SOME, 2));
 	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 100, 1));
+}
+
+/* One read of the CPU maps it, where it is in use; else the ordinary one. */
+static const char *map_huge_zeroes(struct area *huge)
+{
+	if (!thp_allowed())
+		return "transparent huge pages are off";
+	if (area_map(huge, HUGE_PAGES) ||
+	    madvise(huge->at, HUGE_SIZE, MADV_HUGEPAGE) ||
+	    cpu_try(huge->at, CPU_READ))
+		return "no memory for a huge page can be mapped";
+	return pagemap_count(huge, PAGEMAP_PRESENT) == HUGE_PAGES ?
+	       NULL : "no huge zero page";
+}
+
+TEST_F(mirroring, huge_zero_page_is_never_written)
+{
+	struct area huge, twin;
+	const char *lack = map_huge_zeroes(&huge) ?: map_huge_zeroes(&twin);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	EXPECT_EQ(0, HMM_DMIRROR_PROT_WRITE &
+		  mirror_place(&self->device, huge.at));
+	EXPECT_EQ(0, device_wrong(&self->device, &huge, 0));
+	ASSERT_EQ(0, device_fill_part(&self->device, &huge, 300, 2, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 300, 0));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 300, 2, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 302, HUGE_PAGES - 302, 0));
+	EXPECT_EQ(0, cpu_wrong(&twin, 0));
 }
 
 TEST_F(mirroring, unmapped_memory_is_out_of_reach)
@@ -760,6 +803,31 @@ TEST_F(cow, generations_of_processes_have_their_own)
 	EXPECT_EQ(0, cpu_wrong(&self->area, 1));
 }
 
+TEST_F(cow, what_a_child_is_not_to_have_it_does_not_get)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, madvise(area_page(area, 10), 10 * PAGE,
+			     MADV_WIPEONFORK));
+	ASSERT_EQ(0, madvise(area_page(area, 30), 10 * PAGE, MADV_DONTFORK));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		EXPECT_EQ(0, cpu_wrong_part(area, 0, 10, 1));
+		EXPECT_EQ(0, cpu_wrong_part(area, 10, 10, 0));
+		EXPECT_EQ(0, cpu_wrong_part(area, 20, 10, 1));
+		EXPECT_EQ(SIGSEGV, cpu_try(area_page(area, 30), CPU_READ));
+		EXPECT_EQ(0, cpu_wrong_part(area, 40, SOME - 40, 1));
+		_exit(0);
+	}
+	EXPECT_EQ(0, peer_end(&child));
+	/* what the child never had is where it was */
+	EXPECT_LE(20, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 TEST_F(cow, zero_page_is_never_written)
 {
 	struct area other;
@@ -868,14 +936,10 @@ TEST_F(migration, large_areas_move)
 TEST_F(migration, part_of_a_huge_page_moves_alone)
 {
 	struct area huge;
+	const char *lack = map_huge(&huge, 1);
 
-	if (!thp_allowed())
-		SKIP(return, "transparent huge pages are off");
-	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
-	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
-	area_fill(&huge, 1);
-	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
-		SKIP(return, "no huge page to be had");
+	if (lack)
+		SKIP(return, "%s", lack);
 
 	ASSERT_EQ(3, to_device_part(&self->device, &huge, 100, 3));
 	EXPECT_EQ(3, held(&self->device, &huge));
@@ -885,6 +949,89 @@ TEST_F(migration, part_of_a_huge_page_moves_alone)
 	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 101, 1));
 	EXPECT_EQ(0, cpu_wrong_part(&huge, 101, 1, 2));
 	EXPECT_EQ(0, cpu_wrong_part(&huge, 102, HUGE_PAGES - 102, 1));
+}
+
+TEST_F(migration, huge_zero_page_moves_as_zeroes)
+{
+	struct area huge;
+	const char *lack = map_huge_zeroes(&huge);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(HUGE_PAGES, to_device(&self->device, &huge));
+	EXPECT_EQ(0, device_wrong(&self->device, &huge, 0));
+	ASSERT_EQ(0, device_fill_part(&self->device, &huge, 300, 2, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 300, 0));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 300, 2, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 302, HUGE_PAGES - 302, 0));
+}
+
+/* A change of one page's protection splits the mapping, and not the page. */
+TEST_F(migration, huge_page_mapped_by_small_entries_moves)
+{
+	struct area huge;
+	const char *lack = map_huge(&huge, 1);
+
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, mprotect(area_page(&huge, 77), PAGE, PROT_READ));
+	EXPECT_EQ(0, smaps_pages(huge.at, "AnonHugePages"));
+	EXPECT_EQ(0, device_wrong(&self->device, &huge, 1));
+	ASSERT_EQ(HUGE_PAGES, to_device(&self->device, &huge));
+	EXPECT_EQ(-EPERM, device_fill_part(&self->device, &huge, 77, 1, 2));
+	EXPECT_EQ(0, device_fill_part(&self->device, &huge, 78, 1, 2));
+	ASSERT_EQ(0, to_system(&self->device, &huge));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 0, 78, 1));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 78, 1, 2));
+	EXPECT_EQ(0, cpu_wrong_part(&huge, 79, HUGE_PAGES - 79, 1));
+	EXPECT_EQ(SIGSEGV, cpu_try(area_page(&huge, 77), CPU_WRITE));
+}
+
+#define THP_64K	"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled"
+
+static bool choose_64k(const char *mode)
+{
+	return !race_write_file(THP_64K, mode);
+}
+
+/* What the file of a choice has in brackets. */
+static void chosen(const char *path, char *choice, size_t size)
+{
+	char line[80] = "", *from, *to;
+	FILE *file = fopen(path, "r");
+
+	choice[0] = 0;
+	if (!file)
+		return;
+	if (fgets(line, sizeof(line), file)) {
+		from = strchr(line, '[');
+		to = from ? strchr(from, ']') : NULL;
+		if (to)
+			snprintf(choice, size, "%.*s", (int)(to - from - 1),
+				 from + 1);
+	}
+	fclose(file);
+}
+
+TEST_F(migration, pages_of_64_kib_move)
+{
+	struct area *area = &self->area;
+	char before[24];
+
+	chosen(THP_64K, before, sizeof(before));
+	if (!before[0] || !choose_64k("always"))
+		SKIP(return, "no pages of 64 KiB");
+	area_fill(area, 1);
+	choose_64k(before);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(5, to_device_part(&self->device, area, 18, 5));
+	EXPECT_EQ(5, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	ASSERT_EQ(0, to_system(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
 }
 
 /* Page by page: data, a hole, the zero page, and the device's already. */
@@ -1329,23 +1476,7 @@ FIXTURE(files)
 	int fd;
 };
 
-FIXTURE_VARIANT(files)
-{
-	unsigned int device;
-	unsigned int other;
-};
-
-FIXTURE_VARIANT_ADD(files, device_private)
-{
-	.device = 0,
-	.other = 1,
-};
-
-FIXTURE_VARIANT_ADD(files, device_coherent)
-{
-	.device = 2,
-	.other = 3,
-};
+BOTH_KINDS(files);
 
 FIXTURE_SETUP(files)
 {
@@ -1548,23 +1679,7 @@ FIXTURE(hugetlb)
 	struct area area;	/* two huge pages */
 };
 
-FIXTURE_VARIANT(hugetlb)
-{
-	unsigned int device;
-	unsigned int other;
-};
-
-FIXTURE_VARIANT_ADD(hugetlb, device_private)
-{
-	.device = 0,
-	.other = 1,
-};
-
-FIXTURE_VARIANT_ADD(hugetlb, device_coherent)
-{
-	.device = 2,
-	.other = 3,
-};
+BOTH_KINDS(hugetlb);
 
 FIXTURE_SETUP(hugetlb)
 {
@@ -2195,14 +2310,10 @@ TEST_F(exclusive, holes_become_zeroes)
 TEST_F(exclusive, pages_of_huge_pages_can_be_had)
 {
 	struct area huge, part;
+	const char *lack = map_huge(&huge, 1);
 
-	if (!thp_allowed())
-		SKIP(return, "transparent huge pages are off");
-	ASSERT_EQ(0, area_map(&huge, HUGE_PAGES));
-	ASSERT_EQ(0, madvise(huge.at, HUGE_SIZE, MADV_HUGEPAGE));
-	area_fill(&huge, 1);
-	if (smaps_pages(huge.at, "AnonHugePages") != HUGE_PAGES)
-		SKIP(return, "no huge page to be had");
+	if (lack)
+		SKIP(return, "%s", lack);
 	part = huge;
 	part.at = area_page(&huge, 200);
 	part.pages = SOME;
@@ -2534,23 +2645,7 @@ FIXTURE(accounting)
 	char group[160];	/* a control group of its own */
 };
 
-FIXTURE_VARIANT(accounting)
-{
-	unsigned int device;
-	unsigned int other;
-};
-
-FIXTURE_VARIANT_ADD(accounting, device_private)
-{
-	.device = 0,
-	.other = 1,
-};
-
-FIXTURE_VARIANT_ADD(accounting, device_coherent)
-{
-	.device = 2,
-	.other = 3,
-};
+BOTH_KINDS(accounting);
 
 FIXTURE_SETUP(accounting)
 {
@@ -3117,23 +3212,7 @@ FIXTURE(swapping)
 	bool swap_is_ours;
 };
 
-FIXTURE_VARIANT(swapping)
-{
-	unsigned int device;
-	unsigned int other;
-};
-
-FIXTURE_VARIANT_ADD(swapping, device_private)
-{
-	.device = 0,
-	.other = 1,
-};
-
-FIXTURE_VARIANT_ADD(swapping, device_coherent)
-{
-	.device = 2,
-	.other = 3,
-};
+BOTH_KINDS(swapping);
 
 FIXTURE_SETUP(swapping)
 {
