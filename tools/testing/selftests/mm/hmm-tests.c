@@ -2573,7 +2573,8 @@ TEST_F(pinning, memory_in_a_pipe_stays)
 	EXPECT_EQ(left_by(&self->device, 1), held(&self->device, area));
 	ask_to_device(&self->device, area, 0, SOME);
 	EXPECT_EQ(left_by(&self->device, 1), held(&self->device, area));
-	to_system(&self->device, area);
+	mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS, area->at, SOME,
+		    area->buffer);
 	EXPECT_EQ(self->device.coherent,
 		  held_part(&self->device, area, 0, 1));
 	ASSERT_EQ(PAGE, read(pair[0], area->buffer, PAGE));
@@ -3925,7 +3926,7 @@ TEST_F(hostile_input, a_process_may_have_many_files)
 }
 
 #define CALLERS		4
-#define CALLS		30
+#define CALLS		10
 
 /* A thread with a part of the area, on a file that all of them share. */
 struct caller {
