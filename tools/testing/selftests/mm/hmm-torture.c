@@ -978,6 +978,25 @@ static void write_other(const struct region *region)
 	}
 }
 
+/* Whatever was written to the private mappings, the file is as it was. */
+static void check_private_file(void)
+{
+	static uint32_t is[BLOCK_WORDS], was[BLOCK_WORDS];
+
+	for (unsigned int b = 0; b < NR_BLOCKS; b++) {
+		struct span s = { &regions[OWN_FILE], b, 1 };
+
+		fill_other(was, &s);
+		if (pread(regions[OWN_FILE].fd, is, BLOCK_SIZE,
+			  b * BLOCK_SIZE) != (ssize_t)BLOCK_SIZE)
+			complain(ERRORS, "a file cannot be read: %s\n",
+				 strerror(errno));
+		else if (memcmp(is, was, BLOCK_SIZE))
+			complain(WORDS, "block %u of a file has changed by a private mapping\n",
+				 b);
+	}
+}
+
 static void make_regions(void)
 {
 	reserve_addresses();
@@ -1106,6 +1125,7 @@ static void report(const struct guard *g)
 static void check_what_is_left(struct guard *g)
 {
 	race_write_file(KSM "run", "2");
+	check_private_file();
 	drop_regions();
 	release_devices();
 	check_group("/work");
