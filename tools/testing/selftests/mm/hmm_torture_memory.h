@@ -40,6 +40,9 @@
 #define MADV_COLLAPSE	25
 #endif
 
+/* In the buffer before it is read to; as a word it would be of no change. */
+#define STAMP		0x5a5a5a5aU
+
 #define PAGE_SIZE	4096UL
 #define PAGE_WORDS	(PAGE_SIZE / sizeof(uint32_t))
 #define BLOCK_PAGES	8
@@ -390,6 +393,8 @@ static const char *whose_word(const struct race_page *page,
 
 	if (!value)
 		return "zero";
+	if (value == STAMP)
+		return "never written";
 	if (value == race_word(page->other, 0, i))
 		return "the other text";
 	if (value == race_word(race_key(page->id, number), number, i))
@@ -506,7 +511,7 @@ static bool check_page(const char *who, const struct span *s,
 		return true;
 	}
 	complain_of_word(who, s, view, &page, nr, i, words[i]);
-	if (!i && words[0] && control->complaints <= 4)
+	if (!i && words[0] != STAMP && control->complaints <= 4)
 		find_origin(words, s->first * BLOCK_PAGES + nr);
 	return false;
 }

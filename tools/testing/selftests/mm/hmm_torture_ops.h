@@ -154,12 +154,24 @@ static int near_device(struct worker *w)
 	return own_driver ? pick_of(w, 0, 1) : pick_of(w, 0, 2);
 }
 
+/*
+ * What a device read does not write, or what is lost of it again, shows: as the
+ * stamp, or as what was in the buffer before.
+ */
+static void stamp_buffer(struct worker *w, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++)
+		for (size_t j = 0; j < 4; j++)
+			w->buffer[i * PAGE_WORDS + j] = STAMP;
+}
+
 static bool device_read_span(struct worker *w, const char *who, int fd,
 			     unsigned long request, const struct span *s)
 {
 	struct views views = views_open(s);
 	size_t pages = s->nr * BLOCK_PAGES;
 
+	stamp_buffer(w, pages);
 	if (race_device(fd, request, span_address(s), pages, w->buffer)) {
 		check_span_error(who, s, &views);
 		return false;
