@@ -79,9 +79,10 @@ static int open_scratch(unsigned int index)
 static void set_up_worker(struct worker *w, unsigned int index)
 {
 	w->index = index;
-	w->random = race_mix(options.seed ^ race_mix(
-			(uint64_t)(slot - control->slots) << 40 |
-			(uint64_t)slot->incarnation << 8 | index));
+	w->random = race_mix(options.seed ^
+			     race_mix((uint64_t)(slot - control->slots) << 40 |
+				      (uint64_t)slot->incarnation << 8 |
+				      index));
 	/* one page more for what runs into the gap */
 	w->buffer = memory(REGION_SIZE + PAGE_SIZE, PROT_READ | PROT_WRITE);
 	w->spare = memory(3 * PAGE_SIZE + BLOCK_SIZE, PROT_NONE);
