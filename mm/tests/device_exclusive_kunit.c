@@ -239,7 +239,7 @@ static int de_thread_main(void *data)
 	kthread_use_mm(thread->de->km->mm);
 	thread->ret = thread->work(thread);
 	kthread_unuse_mm(thread->de->km->mm);
-	complete(&thread->done);
+	complete_all(&thread->done);
 	return 0;
 }
 

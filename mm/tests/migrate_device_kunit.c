@@ -34,6 +34,7 @@
 #define MD_PAGES	64UL
 #define MD_SIZE		SUBSECTION_SIZE
 #define MD_DEVICE_PAGES	(MD_SIZE >> PAGE_SHIFT)
+#define MD_AROUND	16UL
 #define MD_PATIENCE	(60 * HZ)
 
 /**
@@ -60,6 +61,10 @@ enum md_driver {
  * @calls: how often migrate_to_ram() was called
  * @expected: threads that migrate_to_ram() waits for before it goes on
  * @arrived: threads that are about to fault
+ * @refs: references to the page of the last fault, when all have arrived
+ * @unlocked: how often the page of a fault was not locked
+ * @around: pages that migrate_to_ram() brings home at once, if not one
+ * @broken: migrate_to_ram() fails
  * @src: source entries
  * @dst: destination entries
  * @args: of the migration that is under way
@@ -73,6 +78,10 @@ struct md_test {
 	atomic_t calls;
 	int expected;
 	atomic_t arrived;
+	int refs;
+	atomic_t unlocked;
+	unsigned long around;
+	bool broken;
 	unsigned long src[MD_DEVICE_PAGES];
 	unsigned long dst[MD_DEVICE_PAGES];
 	struct migrate_vma args;
@@ -289,16 +298,24 @@ static void md_wait_for_others(struct md_test *md)
 		msleep(50);
 }
 
+/* The page of a fault is the fault path's before and after all three steps. */
+static void md_look_at_fault_page(struct md_test *md, struct page *page)
+{
+	if (!PageLocked(page))
+		atomic_inc(&md->unlocked);
+}
+
 static vm_fault_t md_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct md_test *md = vmf->page->pgmap->owner;
-	unsigned long src = 0, dst = 0;
+	unsigned long size = md->around ? md->around << PAGE_SHIFT : PAGE_SIZE;
+	unsigned long src[MD_AROUND] = {}, dst[MD_AROUND] = {}, i;
 	struct migrate_vma args = {
 		.vma = vmf->vma,
-		.start = vmf->address & PAGE_MASK,
-		.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
-		.src = &src,
-		.dst = &dst,
+		.start = round_down(vmf->address, size),
+		.end = round_down(vmf->address, size) + size,
+		.src = src,
+		.dst = dst,
 		.pgmap_owner = md,
 		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
 		.fault_page = vmf->page,
@@ -306,19 +323,23 @@ static vm_fault_t md_migrate_to_ram(struct vm_fault *vmf)
 	struct page *page;
 
 	atomic_inc(&md->calls);
+	md_look_at_fault_page(md, vmf->page);
 	md_wait_for_others(md);
-	if (migrate_vma_setup(&args))
+	md->refs = page_ref_count(vmf->page);
+	if (md->broken || migrate_vma_setup(&args))
 		return VM_FAULT_SIGBUS;
-	if (src & MIGRATE_PFN_MIGRATE) {
+	for (i = 0; i < args.npages; i++) {
+		if (!migrate_pfn_to_page(src[i]))
+			continue;
 		page = md_dst_alloc(md, false);
-		if (page) {
-			copy_highpage(page,
-				      md_memory(migrate_pfn_to_page(src)));
-			dst = migrate_pfn(page_to_pfn(page));
-		}
+		if (!page)
+			continue;
+		copy_highpage(page, md_memory(migrate_pfn_to_page(src[i])));
+		dst[i] = migrate_pfn(page_to_pfn(page));
 	}
 	migrate_vma_pages(&args);
 	migrate_vma_finalize(&args);
+	md_look_at_fault_page(md, vmf->page);
 	return 0;
 }
 
@@ -797,6 +818,39 @@ static void a_locked_page_stays(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
+static void a_poisoned_page_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+	struct page *page = pfn_to_page(kunit_mm_pfn(md->km, addr));
+
+	SetPageHWPoison(page);
+	KUNIT_EXPECT_EQ(test, 3UL, md_to_device(md, addr, 4));
+	ClearPageHWPoison(page);
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_contents(md, addr, 4);
+}
+
+/* Of a private mapping of a file only the copies that are anonymous move. */
+static void private_copies_of_a_file_move(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	struct file *file = kunit_mm_shmem(test, 3);
+	unsigned long addr = kunit_mm_map_file(md->km, file, 3,
+					       PROT_READ | PROT_WRITE,
+					       MAP_PRIVATE);
+
+	md_write_word(md, addr, md_pattern(0));
+	kunit_mm_read(md->km, addr + PAGE_SIZE, 1);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 3));
+	md_expect_on_device(md, addr, 1, true);
+	md_expect_on_device(md, addr + PAGE_SIZE, 2, false);
+	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 2)));
+	KUNIT_EXPECT_EQ(test, md_pattern(0), md_read_word(md, addr));
+	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
 static void device_pages_of_another_owner_stay(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -986,6 +1040,23 @@ static void the_zero_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
+static void the_huge_zero_page_is_replaced(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_read(md->km, addr, 1);
+	if (!is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no huge zero page to be had");
+	KUNIT_EXPECT_EQ(test, 0UL, md_rss(md));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			md_to_device(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR, md_rss(md));
+	md_expect_on_device(md, addr, HPAGE_PMD_NR, true);
+	kunit_mm_zap(md->km, addr, HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
 static int md_write_first(struct md_thread *thread)
 {
 	return put_user(md_pattern(0), (unsigned long __user *)thread->addr);
@@ -1091,6 +1162,40 @@ static void read_only_stays_read_only(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
 	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
 	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void memory_without_access_moves_and_stays_so(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES), word;
+
+	kunit_mm_protect(md->km, addr, MD_PAGES, 0);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
+	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ | VM_WRITE);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+/* The mapping changes its mind while the pages are away. */
+static void mprotect_is_obeyed_on_the_device(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+	kunit_mm_protect(md->km, addr, 2, VM_READ);
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_FALSE(test, pte_write(md_pte(md, addr, 0)));
+	md_expect_contents(md, addr, 2);
+	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
+	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
+	md_write_word(md, addr, 1);
+	KUNIT_EXPECT_EQ(test, 1UL, md_read_word(md, addr));
 }
 
 static void writable_memory_comes_back_writable_and_dirty(struct kunit *test)
@@ -1761,8 +1866,64 @@ static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, 0, threads[i].ret);
 	}
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	/* that of the entry, and one of the fault path's; none who waits */
+	KUNIT_EXPECT_EQ(test, 2, md->refs);
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->unlocked));
 	md_expect_contents(md, addr, 1);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_fault_may_bring_its_neighbours(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	md->around = MD_AROUND;
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, md_pattern(5),
+			md_read_word(md, addr + 5 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 2, md->refs);
+	md_expect_on_device(md, addr, MD_AROUND, false);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - MD_AROUND, md_device_used(md));
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES / MD_AROUND, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->unlocked));
+}
+
+static void a_driver_that_fails_costs_an_access(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1), word;
+	struct folio *folio;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	folio = md_folio(md, addr);
+	md->broken = true;
+	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&md->calls));
+	md_expect_on_device(md, addr, 1, true);
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
+	md->broken = false;
+	md_expect_contents(md, addr, 1);
+}
+
+static void a_pin_brings_a_page_back_first(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct page *page;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(addr, 1, FOLL_WRITE,
+						     &page));
+	KUNIT_EXPECT_FALSE(test, is_device_private_page(page));
+	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	unpin_user_page(page);
+	md_expect_contents(md, addr, 1);
 }
 
 /* From device pages */
@@ -2037,6 +2198,8 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_page_with_a_reference_stays),
 	KUNIT_CASE(setup_finds_a_reference),
 	KUNIT_CASE(a_locked_page_stays),
+	KUNIT_CASE(a_poisoned_page_stays),
+	KUNIT_CASE(private_copies_of_a_file_move),
 	KUNIT_CASE(device_pages_of_another_owner_stay),
 	KUNIT_CASE(pages_that_are_not_selected_stay),
 	KUNIT_CASE(pages_of_files_do_not_go_to_the_device),
@@ -2045,12 +2208,15 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(hugetlb_is_refused),
 	KUNIT_CASE(holes_are_populated),
 	KUNIT_CASE(the_zero_page_is_replaced),
+	KUNIT_CASE(the_huge_zero_page_is_replaced),
 	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
 	KUNIT_CASE(holes_of_userfaultfd_are_refused),
 	KUNIT_CASE(holes_of_an_unstable_address_space_are_refused),
 	KUNIT_CASE(holes_of_a_read_only_mapping_stay_read_only),
 	KUNIT_CASE(a_range_ends_where_it_ends),
 	KUNIT_CASE(read_only_stays_read_only),
+	KUNIT_CASE(memory_without_access_moves_and_stays_so),
+	KUNIT_CASE(mprotect_is_obeyed_on_the_device),
 	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
 	KUNIT_CASE(soft_dirty_survives),
 	KUNIT_CASE(protection_by_userfaultfd_survives),
@@ -2075,6 +2241,9 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_page_is_stable_once_setup_returns),
 	KUNIT_CASE(a_zap_between_leaves_no_stale_translation),
 	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
+	KUNIT_CASE(a_fault_may_bring_its_neighbours),
+	KUNIT_CASE(a_driver_that_fails_costs_an_access),
+	KUNIT_CASE(a_pin_brings_a_page_back_first),
 	KUNIT_CASE(eviction_brings_every_page_home),
 	KUNIT_CASE(single_pfns_can_be_evicted),
 	KUNIT_CASE(eviction_passes_over_locked_pages),
