@@ -1,34 +1,97 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How often a function is called.
+ * How often a driver is called for a fault of the CPU on its memory.
  *
- * The module's parameter "symbol" names a function of the kernel or of another
- * module, "calls" tells how often it was called since it was last written to.
- * A probe counts, so the kernel needs CONFIG_KPROBES and nothing else: a test
- * can count the same way in any kernel.
+ * The module's parameter "calls" tells how often migrate_to_ram() was called,
+ * of any driver, since it was last written to. Writing to it also finds the
+ * device-private memory that is there: the operations of its pagemap are
+ * replaced by a copy of which migrate_to_ram() counts. So it needs nothing of
+ * the kernel that only some kernels have, and can compare any two.
+ *
+ * The module is for tests, which load it after the driver and unload it before:
+ * it does not keep what it has replaced.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/atomic.h>
-#include <linux/kprobes.h>
+#include <linux/ioport.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/pfn.h>
 #include <linux/sysfs.h>
 
-static char *symbol = "";
-module_param(symbol, charp, 0444);
-MODULE_PARM_DESC(symbol, "function whose calls are counted");
+#define MOST_PAGEMAPS	16
+
+/**
+ * struct counted - a pagemap whose faults are counted
+ * @pgmap: the pagemap
+ * @was: the driver's operations
+ * @ops: those that it has now
+ */
+struct counted {
+	struct dev_pagemap *pgmap;
+	const struct dev_pagemap_ops *was;
+	struct dev_pagemap_ops ops;
+};
+
+/* Only ever added to; covered by the lock of the module's parameters. */
+static struct counted counted[MOST_PAGEMAPS];
+static unsigned int nr_counted;
 
 static atomic_long_t calls;
+
+static vm_fault_t count_call(struct vm_fault *vmf)
+{
+	const struct dev_pagemap_ops *ops = vmf->page->pgmap->ops;
+
+	atomic_long_inc(&calls);
+	return container_of(ops, struct counted, ops)->was->migrate_to_ram(vmf);
+}
+
+static void count_pagemap(struct dev_pagemap *pgmap)
+{
+	struct counted *c = &counted[nr_counted++];
+
+	c->pgmap = pgmap;
+	c->was = pgmap->ops;
+	c->ops = *pgmap->ops;
+	c->ops.migrate_to_ram = count_call;
+	WRITE_ONCE(pgmap->ops, &c->ops);
+}
+
+static int count_region(struct resource *res, void *data)
+{
+	struct dev_pagemap *pgmap = get_dev_pagemap(PHYS_PFN(res->start), NULL);
+	int ret = 0;
+
+	if (!pgmap)
+		return 0;
+	if (nr_counted == MOST_PAGEMAPS)
+		ret = -ENOSPC;
+	else if (pgmap->ops && pgmap->ops->migrate_to_ram &&
+		 pgmap->ops->migrate_to_ram != count_call)
+		count_pagemap(pgmap);
+	put_dev_pagemap(pgmap);
+	return ret;
+}
 
 static int calls_set(const char *value, const struct kernel_param *param)
 {
 	long number;
 	int ret = kstrtol(value, 0, &number);
 
-	if (!ret)
-		atomic_long_set(&calls, number);
-	return ret;
+	if (ret)
+		return ret;
+	ret = walk_iomem_res_desc(IORES_DESC_DEVICE_PRIVATE_MEMORY,
+				  IORESOURCE_MEM, 0, -1, NULL, count_region);
+	if (ret < 0 && ret != -EINVAL)
+		return ret;
+	if (!nr_counted)
+		return -ENODEV;
+	atomic_long_set(&calls, number);
+	return 0;
 }
 
 static int calls_get(char *buffer, const struct kernel_param *param)
@@ -42,35 +105,21 @@ static const struct kernel_param_ops calls_ops = {
 };
 
 module_param_cb(calls, &calls_ops, NULL, 0644);
-MODULE_PARM_DESC(calls, "number of calls");
-
-static int call_hit(struct kprobe *probe, struct pt_regs *regs)
-{
-	atomic_long_inc(&calls);
-	return 0;
-}
-
-static struct kprobe probe = {
-	.pre_handler = call_hit,
-};
+MODULE_PARM_DESC(calls, "calls of migrate_to_ram(), of all drivers");
 
 static int __init hmm_calls_init(void)
 {
-	int ret;
-
-	probe.symbol_name = symbol;
-	ret = register_kprobe(&probe);
-	if (ret)
-		pr_err("no probe of '%s': %d\n", symbol, ret);
-	return ret;
+	return 0;
 }
 module_init(hmm_calls_init);
 
 static void __exit hmm_calls_exit(void)
 {
-	unregister_kprobe(&probe);
+	while (nr_counted--)
+		WRITE_ONCE(counted[nr_counted].pgmap->ops,
+			   counted[nr_counted].was);
 }
 module_exit(hmm_calls_exit);
 
-MODULE_DESCRIPTION("Count the calls of a function");
+MODULE_DESCRIPTION("Count the calls of drivers for faults on their memory");
 MODULE_LICENSE("GPL");

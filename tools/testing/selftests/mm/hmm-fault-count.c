@@ -6,9 +6,9 @@
  * A range of pages goes to the dummy device (lib/test_hmm.c), then all threads
  * read all of it, in the same order. The calls of the driver's function for
  * CPU faults are counted by lib/test_hmm_calls.c, a module that has to be
- * there already and know the name of that function. Threads that find somebody
- * else at work must wait for him; if they take a reference instead, his
- * migration fails, and the driver is called over and over again.
+ * loaded. Threads that find somebody else at work must wait for him; if they
+ * take a reference instead, his migration fails, and the driver is called over
+ * and over again.
  */
 #define _GNU_SOURCE
 #include <limits.h>
