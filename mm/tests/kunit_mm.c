@@ -169,12 +169,15 @@ struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm)
 {
 	struct mm_struct *left = km->mm;
 
-	/* The thread puts the one that it is in when it ends. */
+	/*
+	 * The thread puts the one that it is in when it ends. The reference of
+	 * kthread_use_mm() stays with the one that was created, and is not to
+	 * be the last while it is on its way.
+	 */
 	mmget(mm);
+	mmgrab(left);
 	kthread_unuse_mm(left);
 	kthread_use_mm(mm);
-	/* But the reference of kthread_use_mm() stays where it was created. */
-	mmgrab(left);
 	mmdrop(mm);
 	km->mm = mm;
 	mmput(left);
