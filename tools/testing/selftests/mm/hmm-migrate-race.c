@@ -1255,12 +1255,17 @@ static unsigned long fault_in_step(struct worker *w)
 	return on_device;
 }
 
+/*
+ * Eight threads take the pages back as soon as they can: more rounds than those
+ * if none was there long enough to be seen.
+ */
 static unsigned long fault_freely(struct worker *w)
 {
 	unsigned long on_device = 0;
 
 	pthread_barrier_wait(&faulting.barrier);
-	for (unsigned int i = 0; i < faulting.rounds; i++) {
+	for (unsigned int i = 0; i < faulting.rounds ||
+	     (!on_device && i < 40 * faulting.rounds); i++) {
 		on_device += move_all(HMM_DMIRROR_MIGRATE_TO_DEV, w);
 		if (!race_below(&w->random, 4))
 			move_all(HMM_DMIRROR_MIGRATE_TO_SYS, w);
