@@ -769,7 +769,7 @@ TEST_F(cow, device_memory_outlives_the_parent)
 	EXPECT_EQ(0, peer_end(&child));
 }
 
-/* Each generation changes its own page and sees the others' of the ancestors. */
+/* Each generation changes a page of its own; the others are its ancestors'. */
 static void check_generations(struct __test_metadata *_metadata,
 			      struct mirror *m, struct area *area,
 			      unsigned int node, unsigned int left)
@@ -1146,6 +1146,27 @@ TEST_F(migration, locked_memory_stays_locked)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 	EXPECT_EQ(0, munlock(area->at, SOME * PAGE));
 	EXPECT_EQ(0, smaps_pages(area->at, "Locked"));
+}
+
+/* Pages that the system takes to be locked. */
+static long pages_locked(void)
+{
+	race_write_file("/proc/sys/vm/stat_refresh", "1");
+	return race_read_number("/proc/meminfo", "Mlocked") / 4;
+}
+
+TEST_F(migration, locked_memory_that_goes_is_not_counted_any_more)
+{
+	struct area *area = &self->area;
+	long before = pages_locked();
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, mlock(area->at, SOME * PAGE));
+	EXPECT_LE(before + SOME, pages_locked());
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, munlock(area->at, SOME / 2 * PAGE));
+	ASSERT_EQ(0, munmap(area->at, SOME * PAGE));
+	EXPECT_TRUE(eventually(pages_locked() <= before));
 }
 
 /* Pages of an area of equal pages that are the same as the first one. */
@@ -2375,6 +2396,49 @@ TEST_F(exclusive, shared_memory_cannot_be_had)
 	EXPECT_EQ(0, device_wrong(&self->device, &shared, 1));
 }
 
+TEST_F(exclusive, private_mapping_of_a_file_is_copied_for_it)
+{
+	int fd = memfd_create("hmm-tests", 0);
+	struct area copy, file;
+
+	ASSERT_EQ(0, ftruncate(fd, SOME * PAGE));
+	ASSERT_EQ(0, area_map_file(&file, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, fd));
+	ASSERT_EQ(0, area_map_file(&copy, SOME, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE, fd));
+	area_fill(&file, 1);
+	EXPECT_EQ(0, cpu_wrong_part(&copy, 0, SOME / 2, 1));
+	ASSERT_EQ(0, take(&self->device, &copy));
+	EXPECT_EQ(0, contents_wrong(copy.buffer, 0, SOME, 1));
+	EXPECT_EQ(-EPERM, taken(&self->device, &copy, 0, 1));
+	area_fill(&copy, 2);
+	EXPECT_EQ(0, taken(&self->device, &copy, 0, SOME));
+	EXPECT_EQ(0, cpu_wrong(&file, 1));
+	close(fd);
+}
+
+/* Others who move pages leave these alone, or tell the device. */
+TEST_F(exclusive, compaction_and_reclaim_do_not_end_it_in_silence)
+{
+	struct area *area = &self->area;
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, take(&self->device, area));
+	race_write_file("/proc/sys/vm/compact_memory", "1");
+	madvise(area->at, SOME * PAGE, MADV_COLD);
+	madvise(area->at, SOME * PAGE, MADV_PAGEOUT);
+	for (i = 0; i < SOME; i++) {
+		unsigned char *at = area_page(area, i);
+
+		if (taken(&self->device, area, i, 1) == -EPERM)
+			EXPECT_EQ(0, pagemap_of(getpid(), at) &
+				     PAGEMAP_PRESENT);
+	}
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(0, taken(&self->device, area, 0, SOME));
+}
+
 TEST_F(exclusive, fork_gives_both_what_was_there)
 {
 	struct area *area = &self->area;
@@ -3268,7 +3332,7 @@ TEST_F(swapping, device_writes_swapped_memory)
 	EXPECT_EQ(0, cpu_wrong_part(area, SOME / 2, SOME / 2, 1));
 }
 
-/* Read in again, a page is writable and clean: there is a copy in swap. */
+/* Read in again, a page may be writable and clean: there is a copy in swap. */
 TEST_F(swapping, device_write_to_a_clean_page_is_not_dropped)
 {
 	struct area *area = &self->area;
@@ -4127,7 +4191,7 @@ TEST_F(scarcity, failed_allocation_keeps_memory_in_the_device)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
-/* The CPU's access fails, or is tried again by the kernel; the next one works. */
+/* The CPU's access fails, or the kernel tries again; the next one works. */
 TEST_F(scarcity, failed_allocation_loses_nothing_that_the_cpu_faults_on)
 {
 	struct area *area = &self->area;
