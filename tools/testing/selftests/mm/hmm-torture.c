@@ -99,6 +99,7 @@ static void run_op(struct worker *w)
 
 	if (can_inject && one_in(w, 20))
 		inject(w, 1 + below(w, 12));
+	control->ops++;
 	control->tried[i]++;
 	control->done[i] += ops[i].run(w);
 	inject_no_more(w);

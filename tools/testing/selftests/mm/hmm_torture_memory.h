@@ -120,7 +120,7 @@ static struct control {
 	_Atomic unsigned int wrong[NR_RESULTS];
 	_Atomic bool over;
 	_Atomic uint32_t injections, injections_over;
-	_Atomic unsigned long words, unjudged, excused;
+	_Atomic unsigned long ops, words, unjudged, excused;
 	_Atomic unsigned long tried[MAX_OPS], done[MAX_OPS];
 	_Atomic unsigned long meddled[MAX_OPS];
 	_Atomic unsigned long filled, kills, stops;
@@ -260,11 +260,6 @@ static bool one_in(struct worker *w, uint32_t nr)
 static bool is_own(const struct region *region)
 {
 	return region->nr < NR_OWN;
-}
-
-static bool is_anonymous(const struct region *region)
-{
-	return region->nr == OWN_HUGE || region->nr == OWN_SMALL;
 }
 
 /* Of its owner, in an incarnation; or of nobody. */
@@ -581,26 +576,39 @@ static void check_span_error(const char *who, const struct span *s,
 		 strerror(error));
 }
 
-static struct span pick_span(struct worker *w)
-{
-	struct span s = {
-		.region = &regions[below(w, NR_REGIONS)],
-		.first = below(w, NR_BLOCKS),
-	};
+/* For a while, the same block for all, who would seldom meet otherwise. */
+#define HOT_OPS		64
 
-	s.nr = 1 + below(w, 1 + below(w, SPAN_BLOCKS));
-	if (s.nr > NR_BLOCKS - s.first)
-		s.nr = NR_BLOCKS - s.first;
-	return s;
+static struct span hot_block(void)
+{
+	uint64_t hash = race_mix(options.seed + control->ops / HOT_OPS);
+
+	return (struct span) {
+		.region = &regions[hash % NR_REGIONS],
+		.first = hash / NR_REGIONS % NR_BLOCKS,
+		.nr = 1,
+	};
 }
 
 static struct span pick_block(struct worker *w)
 {
+	if (one_in(w, 2))
+		return hot_block();
 	return (struct span) {
 		.region = &regions[below(w, NR_REGIONS)],
 		.first = below(w, NR_BLOCKS),
 		.nr = 1,
 	};
+}
+
+static struct span pick_span(struct worker *w)
+{
+	struct span s = pick_block(w);
+
+	s.nr = 1 + below(w, 1 + below(w, SPAN_BLOCKS));
+	if (s.nr > NR_BLOCKS - s.first)
+		s.nr = NR_BLOCKS - s.first;
+	return s;
 }
 
 /* Where mappings are changed by blocks, huge pages have no chance. */

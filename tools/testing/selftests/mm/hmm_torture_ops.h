@@ -113,6 +113,47 @@ static bool cpu_write(struct worker *w)
 	return ok;
 }
 
+/*
+ * Again and again to the same page, which moves meanwhile. Nobody else changes
+ * it, so what was written last must be there: not in the page that was left.
+ */
+#define HAMMERS		100
+#define HAMMER_WORDS	256
+
+static bool hammer_page(struct worker *w, const struct span *s,
+			unsigned int nr)
+{
+	uint32_t *words = (uint32_t *)span_address(s) + nr * PAGE_WORDS;
+	uint32_t number = race_change_begin(record(s), RACE_LEAVES_WORDS);
+	uint32_t *back = w->buffer + PAGE_WORDS;
+	size_t size = HAMMER_WORDS * sizeof(*words);
+
+	race_fill(w->buffer, HAMMER_WORDS,
+		  race_key(page_of(s, nr).id, number), number);
+	if (!try_copy(words, w->buffer, size) || !try_copy(back, words, size))
+		return false;
+	if (!memcmp(back, w->buffer, size))
+		return true;
+	complain(WORDS, "a CPU write is lost: %s, page %u, change %u\n",
+		 region_names[s->region->nr], s->first * BLOCK_PAGES + nr,
+		 number);
+	return false;
+}
+
+static bool hammer(struct worker *w)
+{
+	struct span s = hot_block();
+	unsigned int nr = below(w, BLOCK_PAGES), done = 0;
+
+	lock_contents(&s);
+	if (!race_window_is_wide(record(&s)))
+		while (done < HAMMERS && hammer_page(w, &s, nr))
+			done++;
+	cpu_fill(w, &s);
+	unlock_contents(&s);
+	return done;
+}
+
 /* The same in all blocks, for KSM; the text of the file would do no good. */
 static bool write_same(struct worker *w)
 {
@@ -1130,6 +1171,7 @@ struct op {
 static struct op ops[] = {
 	OP("CPU read", cpu_read, 10),
 	OP("CPU write", cpu_write, 10),
+	OP("hammer", hammer, 6),
 	OP("write of the same", write_same, 3),
 	OP("device read", device_read, 12),
 	OP("device write", device_write, 12),
