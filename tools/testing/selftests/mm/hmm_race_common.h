@@ -18,7 +18,8 @@
  *   others in the meantime has its cause in that.
  *
  *   A word has 32 bits, for that is what the dummy driver copies at once when
- *   it is compiled for size; half of a longer one could be of another change.
+ *   it is compiled for size. Who copies less at once (read(), write(), a disk)
+ *   can tear it, so a word may be made of bytes of several legal ones.
  */
 #ifndef HMM_RACE_COMMON_H
 #define HMM_RACE_COMMON_H
@@ -215,6 +216,45 @@ static inline bool race_is_legal(const struct race_record *record,
 	       value == race_word(race_key(page->id, number), number, word);
 }
 
+static inline bool race_byte_fits(uint32_t value, uint32_t word, int byte)
+{
+	return (uint8_t)(value >> 8 * byte) == (uint8_t)(word >> 8 * byte);
+}
+
+static inline bool race_byte_is_legal(const struct race_record *record,
+				      const struct race_window *win,
+				      const struct race_page *page,
+				      unsigned int word, uint32_t value,
+				      int byte)
+{
+	uint32_t other = race_word(page->other, 0, word);
+
+	for (uint32_t n = win->floor; n != win->begun + 1; n++) {
+		uint8_t leaves = record->leaves[n % RACE_RING];
+		uint32_t whole = race_word(race_key(page->id, n), n, word);
+
+		if ((leaves & RACE_LEAVES_WORDS &&
+		     race_byte_fits(value, whole, byte)) ||
+		    (leaves & RACE_LEAVES_ZERO &&
+		     race_byte_fits(value, 0, byte)) ||
+		    (leaves & RACE_LEAVES_OTHER &&
+		     race_byte_fits(value, other, byte)))
+			return true;
+	}
+	return false;
+}
+
+static inline bool race_is_torn(const struct race_record *record,
+				const struct race_window *win,
+				const struct race_page *page,
+				unsigned int word, uint32_t value)
+{
+	for (int byte = 0; byte < 4; byte++)
+		if (!race_byte_is_legal(record, win, page, word, value, byte))
+			return false;
+	return true;
+}
+
 enum race_verdict {
 	RACE_RIGHT,
 	RACE_WRONG,
@@ -235,7 +275,8 @@ race_check_page(const struct race_record *record,
 		/* mostly all of it is of one change */
 		if (whole && words[i] == race_word(key, number, i))
 			continue;
-		if (race_is_legal(record, win, page, i, words[i]))
+		if (race_is_legal(record, win, page, i, words[i]) ||
+		    race_is_torn(record, win, page, i, words[i]))
 			continue;
 		*where = i;
 		return record->begun - win->floor >= RACE_RING ?
