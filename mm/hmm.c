@@ -110,14 +110,16 @@ static unsigned long hmm_page_required(struct hmm_walk *hw, unsigned long entry)
 			    range->default_flags);
 }
 
-/* Entries with a page count on from @result; the others are all alike. */
 static __always_inline void hmm_fill_one(unsigned long *entry,
 					 unsigned long result)
 {
 	*entry = (*entry & HMM_PFN_INOUT_FLAGS) | result;
 }
 
-/* Four at a time, which a compiler that optimizes for size does not do. */
+/*
+ * Entries with a page count on from @result; the others are all alike. Four at
+ * a time, which a compiler that optimizes for size does not do.
+ */
 static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 				     unsigned long result, unsigned long step)
 {
