@@ -405,6 +405,11 @@ EXPORT_SYMBOL_GPL(make_device_exclusive_range);
  * make_device_exclusive_range() for one page, but waits for its lock. When the
  * device is programmed, folio_unlock() and folio_put() of *@foliop let go.
  *
+ * A page that is exclusive already is taken back first, which is an invalidation
+ * for its device. A driver that finds its sequence out of date and comes again
+ * thus has to make the page accessible in between, by a range fault for one, or
+ * it would go on for ever.
+ *
  * Context: Process context. The mmap lock is held, for reading at least. May
  * sleep.
  * Return: the page, its folio locked and with a reference; or ERR_PTR():
