@@ -523,9 +523,7 @@ static void a_pin_takes_the_page_back(struct kunit *test)
 
 static int de_read_in_thread(struct de_thread *thread)
 {
-	unsigned long word;
-
-	return get_user(word, (unsigned long __user *)thread->addr);
+	return kunit_mm_try_read(thread->addr);
 }
 
 static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)

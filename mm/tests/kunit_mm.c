@@ -295,6 +295,21 @@ void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr)
 }
 
 /**
+ * kunit_mm_try_read() - read a byte where that may fail
+ * @addr: address in the current thread's address space
+ *
+ * Return: 0 or -EFAULT.
+ */
+int kunit_mm_try_read(unsigned long addr)
+{
+	unsigned char byte;
+
+	if (copy_from_user(&byte, (const void __user *)addr, 1))
+		return -EFAULT;
+	return 0;
+}
+
+/**
  * kunit_mm_write() - write the number of the page into each page
  * @km: address space of the current thread
  * @addr: first page

@@ -37,6 +37,7 @@ unsigned long kunit_mm_map_fixed(struct kunit_mm *km, unsigned long addr,
 				 unsigned long nr, unsigned long prot);
 
 void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr);
+int kunit_mm_try_read(unsigned long addr);
 void kunit_mm_write(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_zap(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,

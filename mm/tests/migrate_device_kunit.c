@@ -74,7 +74,7 @@ struct md_test {
 	struct kunit_mm *km;
 	struct dev_pagemap *pgmap;
 	DECLARE_BITMAP(used, MD_DEVICE_PAGES);
-	spinlock_t lock;
+	spinlock_t lock;	/* of @used */
 	atomic_t calls;
 	int expected;
 	atomic_t arrived;
@@ -292,7 +292,7 @@ static void md_wait_for_others(struct md_test *md)
 
 	while (atomic_read(&md->arrived) < md->expected &&
 	       time_before(jiffies, end))
-		msleep(1);
+		usleep_range(500, 1000);
 	/* Those that have arrived still have to get to the page. */
 	if (md->expected)
 		msleep(50);
@@ -1152,13 +1152,10 @@ static void read_only_stays_read_only(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	pte_t pte;
 
 	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	pte = kunit_mm_pte(md->km, addr);
-	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
-						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
 	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
 	md_expect_contents(md, addr, MD_PAGES);
@@ -1167,14 +1164,14 @@ static void read_only_stays_read_only(struct kunit *test)
 static void memory_without_access_moves_and_stays_so(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = md_memory_map(md, MD_PAGES), word;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	kunit_mm_protect(md->km, addr, MD_PAGES, 0);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	KUNIT_EXPECT_EQ(test, -EFAULT, kunit_mm_try_read(addr));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_device_used(md));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_system(md, addr, MD_PAGES));
-	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	KUNIT_EXPECT_EQ(test, -EFAULT, kunit_mm_try_read(addr));
 	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ | VM_WRITE);
 	md_expect_contents(md, addr, MD_PAGES);
 }
@@ -1609,7 +1606,7 @@ static int md_protect_page(struct md_thread *thread)
 {
 	struct mm_struct *mm = thread->md->km->mm;
 	int ret = -ENOENT;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table that @ptep is in */
 	pte_t *ptep;
 
 	mmap_read_lock(mm);
@@ -1647,8 +1644,7 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	pte = kunit_mm_pte(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, md_on_device(md, addr));
-	KUNIT_EXPECT_FALSE(test, is_writable_device_private_entry(
-						pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
 	KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(pte));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
 	pte = kunit_mm_pte(md->km, addr);
@@ -1696,8 +1692,7 @@ static void md_uffd_between(struct md_test *md, unsigned long addr,
 	KUNIT_EXPECT_EQ(md->test, 0, thread.ret);
 }
 
-static void protection_that_came_between_is_kept_where_it_stays(
-							struct kunit *test)
+static void protection_is_kept_where_the_page_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -1783,6 +1778,7 @@ static int md_read_on(struct md_thread *thread)
 	int ret = 0;
 
 	while (!ret && !READ_ONCE(thread->stop)) {
+		/* no read from before the zap counts: pairs with the release */
 		zapped = smp_load_acquire(&reader->zapped);
 		ret = get_user(word, (unsigned long __user *)thread->addr);
 		if (zapped && word)
@@ -1819,6 +1815,7 @@ static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 	md_copy(md, 1, true, MD_MOVES_NONE);
 	md_thread_start(&zap, md, addr, md_zap_page);
 	md_thread_end(&zap);
+	/* the zap is done: pairs with the acquire of the reader */
 	smp_store_release(&reader.zapped, true);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
@@ -1844,10 +1841,8 @@ static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
 
 static int md_read_after_arrival(struct md_thread *thread)
 {
-	unsigned long word;
-
 	atomic_inc(&thread->md->arrived);
-	return get_user(word, (unsigned long __user *)thread->addr);
+	return kunit_mm_try_read(thread->addr);
 }
 
 static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
@@ -1894,13 +1889,13 @@ static void a_fault_may_bring_its_neighbours(struct kunit *test)
 static void a_driver_that_fails_costs_an_access(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = md_memory_map(md, 1), word;
+	unsigned long addr = md_memory_map(md, 1);
 	struct folio *folio;
 
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	folio = md_folio(md, addr);
 	md->broken = true;
-	KUNIT_EXPECT_NE(test, 0, get_user(word, (unsigned long __user *)addr));
+	KUNIT_EXPECT_EQ(test, -EFAULT, kunit_mm_try_read(addr));
 	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
 	KUNIT_EXPECT_EQ(test, 2, atomic_read(&md->calls));
 	md_expect_on_device(md, addr, 1, true);
@@ -2237,7 +2232,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_page_that_was_zapped_does_not_come_back),
 	KUNIT_CASE(a_page_that_was_zapped_is_not_restored),
 	KUNIT_CASE(protection_that_came_between_is_kept),
-	KUNIT_CASE(protection_that_came_between_is_kept_where_it_stays),
+	KUNIT_CASE(protection_is_kept_where_the_page_stays),
 	KUNIT_CASE(a_page_is_stable_once_setup_returns),
 	KUNIT_CASE(a_zap_between_leaves_no_stale_translation),
 	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
