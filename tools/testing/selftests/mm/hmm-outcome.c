@@ -364,19 +364,19 @@ struct charged {
 	long current;
 };
 
+/*
+ * memory.stat is brought up to date when it is read only if much has changed
+ * since the last time, so something has to.
+ */
+#define CHURN	1024
+
 static struct charged charged_now(void)
 {
+	munmap(map_filled(CHURN), CHURN * device.page_size);
 	return (struct charged) {
 		race_read_number(CGROUP "/memory.stat", "anon"),
 		race_read_number(CGROUP "/memory.current", NULL),
 	};
-}
-
-/* The CPUs hand in small numbers every two seconds only. */
-static struct charged charged_at_rest(void)
-{
-	usleep(3000000);
-	return charged_now();
 }
 
 /* Anonymous memory is counted to the page, what is charged with some slack. */
@@ -384,13 +384,7 @@ static void check_charged(const char *when, struct charged before, long pages)
 {
 	struct charged now = charged_now();
 	long bytes = pages * (long)device.page_size;
-	long extra;
-
-	for (int i = 0; i < 50 && now.anon - before.anon != bytes; i++) {
-		usleep(100000);
-		now = charged_now();
-	}
-	extra = now.current - before.current - bytes;
+	long extra = now.current - before.current - bytes;
 	expect(now.anon - before.anon == bytes,
 	       "%s: anonymous memory is %ld, not %ld", when,
 	       now.anon - before.anon, bytes);
@@ -433,7 +427,7 @@ static void charges_of_moves(void)
 	char *area;
 
 	enter_cgroup();
-	before = charged_at_rest();
+	before = charged_now();
 	for (int i = 0; i < ROUNDS; i++) {
 		area = map_filled(MANY);
 		check_charged("touched", before, MANY);
@@ -454,7 +448,7 @@ static void charges_of_holes(void)
 	char *area;
 
 	enter_cgroup();
-	before = charged_at_rest();
+	before = charged_now();
 	for (int i = 0; i < ROUNDS; i++) {
 		area = map(MANY);
 		expect(to_device(area, MANY) == MANY, "holes do not move");
@@ -488,7 +482,7 @@ static void charges_where_some_move(void)
 			    i + MANY > all - left ? all - left - i : MANY,
 			    device.buffer);
 	enter_cgroup();
-	before = charged_at_rest();
+	before = charged_now();
 	area = map_filled(MANY);
 	moved = to_device(area, MANY);
 	expect(moved == left, "%zu pages moved where there was room for %zu",
