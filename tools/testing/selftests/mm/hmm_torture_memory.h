@@ -579,9 +579,14 @@ static void check_span_error(const char *who, const struct span *s,
 /* For a while, the same block for all, who would seldom meet otherwise. */
 #define HOT_OPS		64
 
+static uint64_t hot_hash(void)
+{
+	return race_mix(options.seed + control->ops / HOT_OPS);
+}
+
 static struct span hot_block(void)
 {
-	uint64_t hash = race_mix(options.seed + control->ops / HOT_OPS);
+	uint64_t hash = hot_hash();
 
 	return (struct span) {
 		.region = &regions[hash % NR_REGIONS],

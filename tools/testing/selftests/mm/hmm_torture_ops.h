@@ -184,12 +184,15 @@ static int pick_of(struct worker *w, unsigned int first, unsigned int step)
 	return have_device[nr] ? devices[nr] : -1;
 }
 
-/* A device that reads and writes, and one that migrates. */
+/* A device that reads and writes: often the same for all, as the block is. */
 static int far_device(struct worker *w)
 {
-	return own_driver ? pick_of(w, 0, 1) : pick_of(w, 1, 2);
+	if (!own_driver)
+		return pick_of(w, 1, 2);
+	return one_in(w, 2) ? devices[hot_hash() % 2] : pick_of(w, 0, 1);
 }
 
+/* One that migrates. */
 static int near_device(struct worker *w)
 {
 	return own_driver ? pick_of(w, 0, 1) : pick_of(w, 0, 2);
@@ -406,6 +409,17 @@ static uint8_t hole_leaves(const struct region *region)
 	return region->nr == OWN_FILE ? RACE_LEAVES_OTHER : RACE_LEAVES_ZERO;
 }
 
+/*
+ * Under contents, after a change: no device has anything older any more, even
+ * if it was just looking.
+ */
+static void let_device_confirm(struct worker *w, const struct span *s)
+{
+	if (!one_in(w, 4))
+		device_read_span(w, "device read after the change",
+				 far_device(w), HMM_DMIRROR_READ, s);
+}
+
 /* Of shared memory this takes only the mapping. */
 static bool discard(struct worker *w)
 {
@@ -418,8 +432,10 @@ static bool discard(struct worker *w)
 	lock_contents(&s);
 	race_change_begin(record(&s), hole_leaves(s.region));
 	ok = !madvise(addr, BLOCK_SIZE, MADV_DONTNEED);
-	if (ok)
+	if (ok) {
 		race_change_end(record(&s));
+		let_device_confirm(w, &s);
+	}
 	unlock_contents(&s);
 	return ok;
 }
@@ -506,6 +522,7 @@ static bool remap_own(struct worker *w, const struct span *s)
 	race_change_begin(record(s), hole_leaves(s->region));
 	map_anew(w, s);
 	race_change_end(record(s));
+	let_device_confirm(w, s);
 	unlock_contents(s);
 	return true;
 }
@@ -682,10 +699,12 @@ static bool punch(struct worker *w)
 				BLOCK_SIZE);
 	else
 		ok = !madvise(span_address(&s), BLOCK_SIZE, MADV_REMOVE);
-	if (ok)
+	if (ok) {
 		race_change_end(record(&s));
-	else
+		let_device_confirm(w, &s);
+	} else {
 		cpu_fill(w, &s);
+	}
 	unlock_contents(&s);
 	return ok;
 }
