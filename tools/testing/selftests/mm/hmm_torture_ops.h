@@ -1156,17 +1156,21 @@ static pid_t fork_now(struct worker *w, const struct span *s)
 	return pid;
 }
 
+/* The child keeps what it got, whatever a device of the parent writes then. */
 static bool fork_child(struct worker *w)
 {
 	struct span s = pick_block(w);
 	pid_t pid = -1;
 
-	s.region = &regions[below(w, NR_OWN)];
+	if (!is_own(s.region))
+		s.region = &regions[below(w, NR_OWN)];
 	lock_contents(&s);
 	if (get_mapping(&s)) {
 		pid = fork_now(w, &s);
 		put_mapping(&s);
 	}
+	if (pid > 0 && one_in(w, 2))
+		device_fill(w, far_device(w), &s);
 	unlock_contents(&s);
 	if (pid <= 0)
 		return false;
