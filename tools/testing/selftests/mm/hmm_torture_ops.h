@@ -420,22 +420,32 @@ static void let_device_confirm(struct worker *w, const struct span *s)
 				 far_device(w), HMM_DMIRROR_READ, s);
 }
 
-/* Of shared memory this takes only the mapping. */
+static bool discard_block(struct worker *w, const struct span *s)
+{
+	race_change_begin(record(s), hole_leaves(s->region));
+	if (madvise(span_address(s), BLOCK_SIZE, MADV_DONTNEED))
+		return false;
+	race_change_end(record(s));
+	let_device_confirm(w, s);
+	return true;
+}
+
+/*
+ * Again and again, to meet readers between the announcement and the change. Of
+ * shared memory this takes only the mapping.
+ */
 static bool discard(struct worker *w)
 {
 	struct span s = pick_block(w);
-	char *addr = span_address(&s);
+	unsigned int rounds = 1 + below(w, 16);
 	bool ok;
 
 	if (!is_own(s.region))
-		return !madvise(addr, BLOCK_SIZE, MADV_DONTNEED);
+		return !madvise(span_address(&s), BLOCK_SIZE, MADV_DONTNEED);
 	lock_contents(&s);
-	race_change_begin(record(&s), hole_leaves(s.region));
-	ok = !madvise(addr, BLOCK_SIZE, MADV_DONTNEED);
-	if (ok) {
-		race_change_end(record(&s));
-		let_device_confirm(w, &s);
-	}
+	ok = discard_block(w, &s);
+	while (ok && --rounds)
+		ok = cpu_fill(w, &s) && discard_block(w, &s);
 	unlock_contents(&s);
 	return ok;
 }
