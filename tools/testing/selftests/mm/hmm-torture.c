@@ -131,11 +131,24 @@ static void set_up_region(struct region *region)
 				     MAP_FIXED), "region");
 }
 
+/* The cgroup may be at its limit when a process that was killed is replaced. */
+static int open_device_surely(unsigned int nr)
+{
+	int fd = race_open_device(nr);
+
+	for (unsigned int try = 0; fd < 0 && try < 1000; try++) {
+		usleep(10000);
+		fd = race_open_device(nr);
+	}
+	must_have(fd >= 0, "device");
+	return fd;
+}
+
 static void set_up_process(void)
 {
 	for (unsigned int i = 0; i < DEVICES; i++)
 		if (have_device[i])
-			devices[i] = race_open_device(i);
+			devices[i] = open_device_surely(i);
 	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	uffd = open_uffd();
 	catch_faults();
