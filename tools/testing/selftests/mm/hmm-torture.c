@@ -880,6 +880,19 @@ static struct usage usage_now(void)
 /* In KiB; slabs with holes, and page tables of the kernel. */
 #define FREE_REST	(24L << 10)
 
+/* KASAN keeps freed objects back, up to that part of memory. */
+#define QUARANTINE_PART	32
+
+static long free_rest(void)
+{
+	long rest = FREE_REST;
+
+	if (!system("grep -q ' kasan_quarantine_put$' /proc/kallsyms"))
+		rest += race_read_number("/proc/meminfo", "MemTotal:") /
+			QUARANTINE_PART;
+	return rest;
+}
+
 static void check_free(const struct guard *g)
 {
 	struct usage usage = usage_now();
@@ -887,7 +900,7 @@ static void check_free(const struct guard *g)
 
 	note("free memory: %ld KiB before, %ld after\n", g->before.kib[0],
 	     usage.kib[0]);
-	if (gone <= FREE_REST)
+	if (gone <= free_rest())
 		return;
 	complain(COUNTERS, "%ld KiB of memory are gone\n", gone);
 	for (size_t i = 1; i < ARRAY_SIZE(usage_keys); i++)
