@@ -5,24 +5,23 @@
  * What this file owns
  *
  *   The counters and lists that each folio of a migration goes through: the
- *   statistic of mapped memory, the LRU lists and their sizes, the charge, the
- *   way back to the page allocator. One by one, they cost more than the
+ *   statistic of mapped memory, the LRU lists and their sizes, the way back to
+ *   the page allocator. One by one, they cost more than the
  *   migration itself. The folios of a call mostly belong to one memcg and one
  *   node, so the sums are kept here and added where these change.
  *
  * Invariants
  *
  *   - All folios are of order 0; what is larger goes the way of everybody else.
- *   - Nothing is left behind: who adds to one of the structures calls its
- *     flush function before the lock named there is dropped.
+ *   - Nothing is left behind: who adds to one of the structures flushes it
+ *     before the lock named there is dropped.
  *
  * Locks
  *
  *   struct migrate_mapped	page-table lock, and the lock of each folio,
  *				which keeps the folio in its memcg
- *   struct migrate_unlist	takes the lruvec lock
  *   struct migrate_relist	page-table lock; takes the lruvec lock
- *   struct migrate_free	none
+ *   migrate_unlist()		takes the lruvec lock
  */
 #ifndef _MM_MIGRATE_BULK_H
 #define _MM_MIGRATE_BULK_H
@@ -294,30 +293,12 @@ static __always_inline void relist_add(struct migrate_relist *relist,
  * Folios that nobody needs any more.
  */
 
-/**
- * struct migrate_free - folios on their way to the page allocator
- * @fbatch: the folios, without a reference, on no list and not charged
- */
-struct migrate_free {
-	struct folio_batch fbatch;
-};
-
-static inline void migrate_free_init(struct migrate_free *mf)
-{
-	folio_batch_init(&mf->fbatch);
-}
-
-static inline void migrate_free_flush(struct migrate_free *mf)
-{
-	if (folio_batch_count(&mf->fbatch))
-		free_unref_folios(&mf->fbatch);
-}
-
 /*
  * folio_put(). A page that was moved has given its charge and its place on a
- * list to the other one, so that nothing is left but to free it.
+ * list to the other one, so that nothing is left but to free it: in @unused,
+ * when that is full or free_unref_folios() is called.
  */
-static __always_inline void migrate_free_put(struct migrate_free *mf,
+static __always_inline void migrate_free_put(struct folio_batch *unused,
 					     struct folio *folio)
 {
 	if (!folio_put_testzero(folio))
@@ -326,8 +307,8 @@ static __always_inline void migrate_free_put(struct migrate_free *mf,
 	    folio_test_lru(folio) || folio_test_mlocked(folio) ||
 	    folio_memcg_key(folio))
 		__folio_put(folio);
-	else if (!folio_batch_add(&mf->fbatch, folio))
-		free_unref_folios(&mf->fbatch);
+	else if (!folio_batch_add(unused, folio))
+		free_unref_folios(unused);
 }
 
 #endif /* _MM_MIGRATE_BULK_H */

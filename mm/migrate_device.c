@@ -1391,9 +1391,21 @@ static const struct device_walk_ops restore_ops = {
 	.table_end = restore_table_end,
 };
 
+/* Holes have nothing to be restored, nor have pages that others map, too. */
+static unsigned long restore_first(const struct migrate_vma *args)
+{
+	unsigned long i;
+
+	for (i = 0; i < args->npages; i++)
+		if (args->src[i] & MIGRATE_PFN_SOLE)
+			break;
+	return i;
+}
+
 static void migrate_restore_in_place(struct migrate_batch *mb)
 {
 	struct migrate_vma *args = mb->args;
+	unsigned long first = restore_first(args);
 	struct migrate_restore mr;
 
 	mr.walk.mm = args->vma->vm_mm;
@@ -1401,7 +1413,9 @@ static void migrate_restore_in_place(struct migrate_batch *mb)
 	mr.mb = mb;
 	mr.mapped.nr = 0;
 	mr.relist.nr = 0;
-	device_walk_vma(&mr.walk, args->start, args->end, &restore_ops);
+	if (first < args->npages)
+		device_walk_vma(&mr.walk, args->start + (first << PAGE_SHIFT),
+				args->end, &restore_ops);
 	if (args->vma->vm_flags & VM_LOCKED)
 		mlock_drain_local();
 }
@@ -1409,7 +1423,7 @@ static void migrate_restore_in_place(struct migrate_batch *mb)
 /* What was mapped has been let go of; what is left is the other page, if any. */
 static __always_inline void
 finish_restored(struct migrate_batch *mb, unsigned long i,
-		struct migrate_free *mf)
+		struct folio_batch *unused)
 {
 	struct folio *src, *dst;
 
@@ -1417,19 +1431,19 @@ finish_restored(struct migrate_batch *mb, unsigned long i,
 	if (batch_moved(mb, i)) {
 		src = migrate_entry_folio(mb->src[i]);
 		batch_unlock(mb, src);
-		migrate_free_put(mf, src);
+		migrate_free_put(unused, src);
 		return;
 	}
 	dst = migrate_dst_folio(mb->dst[i]);
 	if (dst) {
 		folio_unlock(dst);
-		migrate_free_put(mf, dst);
+		migrate_free_put(unused, dst);
 	}
 }
 
 /* Restore by rmap what was not restored in place, and let go of both pages. */
 static void finish_other(struct migrate_batch *mb, unsigned long i,
-			 struct migrate_free *mf)
+			 struct folio_batch *unused)
 {
 	struct folio *src = migrate_entry_folio(mb->src[i]);
 	struct folio *dst = migrate_dst_folio(mb->dst[i]);
@@ -1438,27 +1452,28 @@ static void finish_other(struct migrate_batch *mb, unsigned long i,
 		if (batch_by_rmap(mb, i))
 			batch_remap(mb, i, batch_moved(mb, i) ? dst : src);
 		batch_unlock(mb, src);
-		migrate_free_put(mf, src);
+		migrate_free_put(unused, src);
 	}
 	if (dst) {
 		folio_unlock(dst);
-		migrate_free_put(mf, dst);
+		migrate_free_put(unused, dst);
 	}
 }
 
 static void migrate_batch_finish(struct migrate_batch *mb)
 {
-	struct migrate_free mf;
+	struct folio_batch unused;
 	unsigned long i;
 
-	migrate_free_init(&mf);
+	folio_batch_init(&unused);
 	for (i = 0; i < mb->npages; i++) {
 		if (mb->dst[i] & MIGRATE_PFN_RESTORED)
-			finish_restored(mb, i, &mf);
+			finish_restored(mb, i, &unused);
 		else
-			finish_other(mb, i, &mf);
+			finish_other(mb, i, &unused);
 	}
-	migrate_free_flush(&mf);
+	if (folio_batch_count(&unused))
+		free_unref_folios(&unused);
 }
 
 /**
