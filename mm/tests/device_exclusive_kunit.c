@@ -222,40 +222,12 @@ static void de_device_writes(struct page *page, unsigned long word)
 	kunmap_local(words);
 }
 
-/* Work for another thread of the process. */
-struct de_thread {
-	struct de_test *de;
-	unsigned long addr;
-	int (*work)(struct de_thread *thread);
-	int ret;
-	struct page *page;
-	struct completion done;
-};
-
-static int de_thread_main(void *data)
+static struct de_test *de_of(struct kunit_mm_thread *thread)
 {
-	struct de_thread *thread = data;
-
-	kthread_use_mm(thread->de->km->mm);
-	thread->ret = thread->work(thread);
-	kthread_unuse_mm(thread->de->km->mm);
-	complete_all(&thread->done);
-	return 0;
+	return thread->km->test->priv;
 }
 
-static void de_thread_start(struct de_thread *thread, struct de_test *de,
-			    unsigned long addr,
-			    int (*work)(struct de_thread *thread))
-{
-	thread->de = de;
-	thread->addr = addr;
-	thread->work = work;
-	init_completion(&thread->done);
-	KUNIT_ASSERT_FALSE(de->test, IS_ERR(kthread_run(de_thread_main, thread,
-							"de_kunit")));
-}
-
-static bool de_thread_is_done(struct de_thread *thread, unsigned int ms)
+static bool de_thread_is_done(struct kunit_mm_thread *thread, unsigned int ms)
 {
 	return wait_for_completion_timeout(&thread->done,
 					   msecs_to_jiffies(ms));
@@ -351,9 +323,9 @@ static void a_range_passes_over_locked_pages(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + 3 * PAGE_SIZE)));
 }
 
-static int de_make_in_thread(struct de_thread *thread)
+static int de_make_in_thread(struct kunit_mm_thread *thread)
 {
-	thread->page = de_try_make(thread->de, thread->addr);
+	thread->page = de_try_make(de_of(thread), thread->addr);
 	if (IS_ERR(thread->page))
 		return PTR_ERR(thread->page);
 	de_let_go(thread->page);
@@ -365,10 +337,10 @@ static void a_single_page_is_waited_for(struct kunit *test)
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
 	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
-	struct de_thread thread;
+	struct kunit_mm_thread thread;
 
 	folio_lock(folio);
-	de_thread_start(&thread, de, addr, de_make_in_thread);
+	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
 	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
 	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr));
 	folio_unlock(folio);
@@ -521,7 +493,7 @@ static void a_pin_takes_the_page_back(struct kunit *test)
 	unpin_user_page(pinned);
 }
 
-static int de_read_in_thread(struct de_thread *thread)
+static int de_read_in_thread(struct kunit_mm_thread *thread)
 {
 	return kunit_mm_try_read(thread->addr);
 }
@@ -531,10 +503,10 @@ static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
 	struct page *page = de_make(de, addr);
-	struct de_thread thread;
+	struct kunit_mm_thread thread;
 
 	de_watch(de, addr, 1);
-	de_thread_start(&thread, de, addr, de_read_in_thread);
+	kunit_mm_thread_start(&thread, de->km, addr, de_read_in_thread);
 	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
 	de_let_go(page);
@@ -577,7 +549,7 @@ static void fork_takes_the_pages_back(struct kunit *test)
 			de_read(de, addr + PAGE_SIZE));
 }
 
-static int de_let_go_later(struct de_thread *thread)
+static int de_let_go_later(struct kunit_mm_thread *thread)
 {
 	msleep(100);
 	de_let_go(thread->page);
@@ -589,13 +561,13 @@ static void fork_waits_until_the_device_is_programmed(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, DE_PAGES);
-	struct de_thread thread = {
+	struct kunit_mm_thread thread = {
 		.page = de_make(de, addr + PAGE_SIZE),
 	};
 	struct folio *folio = page_folio(thread.page);
 	struct mm_struct *child;
 
-	de_thread_start(&thread, de, addr, de_let_go_later);
+	kunit_mm_thread_start(&thread, de->km, addr, de_let_go_later);
 	KUNIT_EXPECT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
 	wait_for_completion(&thread.done);
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + PAGE_SIZE)));

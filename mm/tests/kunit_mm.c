@@ -184,6 +184,45 @@ struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm)
 	return left;
 }
 
+static int kunit_mm_thread_main(void *data)
+{
+	struct kunit_mm_thread *thread = data;
+	struct mm_struct *mm = thread->km->mm;
+
+	kthread_use_mm(mm);
+	thread->ret = thread->work(thread);
+	kthread_unuse_mm(mm);
+	complete_all(&thread->done);
+	return 0;
+}
+
+/**
+ * kunit_mm_thread_start() - let another thread of the process work
+ * @thread: state, which stays until the thread is done
+ * @km: address space, the thread's from now on until it is done
+ * @addr: for @work
+ * @work: runs in the address space
+ */
+void kunit_mm_thread_start(struct kunit_mm_thread *thread, struct kunit_mm *km,
+			   unsigned long addr,
+			   int (*work)(struct kunit_mm_thread *thread))
+{
+	thread->km = km;
+	thread->addr = addr;
+	thread->work = work;
+	thread->stop = false;
+	init_completion(&thread->done);
+	thread->task = kthread_run(kunit_mm_thread_main, thread, "kunit_mm");
+	KUNIT_ASSERT_FALSE(km->test, IS_ERR(thread->task));
+}
+
+/* Ask a thread to stop, and wait until it has. */
+void kunit_mm_thread_end(struct kunit_mm_thread *thread)
+{
+	WRITE_ONCE(thread->stop, true);
+	wait_for_completion(&thread->done);
+}
+
 static void kunit_mm_advise(struct kunit_mm *km, unsigned long addr,
 			    unsigned long nr, int advice)
 {

@@ -3,6 +3,7 @@
 #define _MM_TESTS_KUNIT_MM_H
 
 #include <kunit/test.h>
+#include <linux/completion.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 
@@ -20,11 +21,37 @@ struct kunit_mm {
 	unsigned long cursor;
 };
 
+/**
+ * struct kunit_mm_thread - another thread of the process
+ * @km: address space
+ * @addr: where it works
+ * @work: what it does
+ * @ret: what that returned, when @done
+ * @page: of the test's own
+ * @stop: asks @work to come to an end
+ * @task: the thread
+ * @done: complete when the thread has left the address space
+ */
+struct kunit_mm_thread {
+	struct kunit_mm *km;
+	unsigned long addr;
+	int (*work)(struct kunit_mm_thread *thread);
+	int ret;
+	struct page *page;
+	bool stop;
+	struct task_struct *task;
+	struct completion done;
+};
+
 struct kunit_mm *kunit_mm_create(struct kunit *test);
 int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
 		  struct mm_struct **child);
 void kunit_mm_exit(struct kunit_mm *km, struct mm_struct *child);
 struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm);
+void kunit_mm_thread_start(struct kunit_mm_thread *thread, struct kunit_mm *km,
+			   unsigned long addr,
+			   int (*work)(struct kunit_mm_thread *thread));
+void kunit_mm_thread_end(struct kunit_mm_thread *thread);
 
 unsigned long kunit_mm_map(struct kunit_mm *km, unsigned long nr,
 			   unsigned long prot);

@@ -495,45 +495,9 @@ static unsigned long md_read_word(struct md_test *md, unsigned long addr)
 	return word;
 }
 
-/* Work for another thread of the process. */
-struct md_thread {
-	struct md_test *md;
-	unsigned long addr;
-	int (*work)(struct md_thread *thread);
-	int ret;
-	bool stop;
-	struct task_struct *task;
-	struct completion done;
-};
-
-static int md_thread_main(void *data)
+static struct md_test *md_of(struct kunit_mm_thread *thread)
 {
-	struct md_thread *thread = data;
-
-	kthread_use_mm(thread->md->km->mm);
-	thread->ret = thread->work(thread);
-	kthread_unuse_mm(thread->md->km->mm);
-	complete(&thread->done);
-	return 0;
-}
-
-static void md_thread_start(struct md_thread *thread, struct md_test *md,
-			    unsigned long addr,
-			    int (*work)(struct md_thread *thread))
-{
-	thread->md = md;
-	thread->addr = addr;
-	thread->work = work;
-	thread->stop = false;
-	init_completion(&thread->done);
-	thread->task = kthread_run(md_thread_main, thread, "md_kunit");
-	KUNIT_ASSERT_FALSE(md->test, IS_ERR(thread->task));
-}
-
-static void md_thread_end(struct md_thread *thread)
-{
-	WRITE_ONCE(thread->stop, true);
-	wait_for_completion(&thread->done);
+	return thread->km->test->priv;
 }
 
 /* The three steps */
@@ -1057,7 +1021,7 @@ static void the_huge_zero_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static int md_write_first(struct md_thread *thread)
+static int md_write_first(struct kunit_mm_thread *thread)
 {
 	return put_user(md_pattern(0), (unsigned long __user *)thread->addr);
 }
@@ -1067,14 +1031,14 @@ static void a_hole_that_was_filled_first_is_lost(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
 					  PROT_READ | PROT_WRITE);
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	int ret;
 
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
 	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
-	md_thread_start(&thread, md, addr, md_write_first);
-	md_thread_end(&thread);
+	kunit_mm_thread_start(&thread, md->km, addr, md_write_first);
+	kunit_mm_thread_end(&thread);
 	migrate_vma_pages(&md->args);
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] & MIGRATE_PFN_MIGRATE);
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_count_moved(md, MD_PAGES));
@@ -1550,9 +1514,9 @@ static void a_large_folio_that_is_pinned_stays(struct kunit *test)
 
 /* Races */
 
-static int md_zap_page(struct md_thread *thread)
+static int md_zap_page(struct kunit_mm_thread *thread)
 {
-	return do_madvise(thread->md->km->mm, thread->addr, PAGE_SIZE,
+	return do_madvise(md_of(thread)->km->mm, thread->addr, PAGE_SIZE,
 			  MADV_DONTNEED);
 }
 
@@ -1562,14 +1526,14 @@ static void md_zap_between(struct kunit *test, enum md_driver driver)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 	unsigned long rss = md_rss(md);
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	int ret;
 
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
 	md_copy(md, MD_PAGES, true, driver);
-	md_thread_start(&thread, md, addr + PAGE_SIZE, md_zap_page);
-	md_thread_end(&thread);
+	kunit_mm_thread_start(&thread, md->km, addr + PAGE_SIZE, md_zap_page);
+	kunit_mm_thread_end(&thread);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
 
@@ -1602,9 +1566,9 @@ static pte_t md_write_protect(pte_t pte)
 	return pte_swp_mkuffd_wp(swp_entry_to_pte(entry));
 }
 
-static int md_protect_page(struct md_thread *thread)
+static int md_protect_page(struct kunit_mm_thread *thread)
 {
-	struct mm_struct *mm = thread->md->km->mm;
+	struct mm_struct *mm = md_of(thread)->km->mm;
 	int ret = -ENOENT;
 	spinlock_t *ptl;	/* of the table that @ptep is in */
 	pte_t *ptep;
@@ -1626,7 +1590,7 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	pte_t pte;
 	int ret;
 
@@ -1635,8 +1599,8 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
 	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
-	md_thread_start(&thread, md, addr, md_protect_page);
-	md_thread_end(&thread);
+	kunit_mm_thread_start(&thread, md->km, addr, md_protect_page);
+	kunit_mm_thread_end(&thread);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
 
@@ -1653,9 +1617,9 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 }
 
 /* UFFDIO_WRITEPROTECT, which the mmap read lock lets in between the steps. */
-static int md_uffd_protect(struct md_thread *thread)
+static int md_uffd_protect(struct kunit_mm_thread *thread)
 {
-	struct mm_struct *mm = thread->md->km->mm;
+	struct mm_struct *mm = md_of(thread)->km->mm;
 
 	mmap_read_lock(mm);
 	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
@@ -1664,9 +1628,9 @@ static int md_uffd_protect(struct md_thread *thread)
 	return 0;
 }
 
-static int md_uffd_unprotect(struct md_thread *thread)
+static int md_uffd_unprotect(struct kunit_mm_thread *thread)
 {
-	struct mm_struct *mm = thread->md->km->mm;
+	struct mm_struct *mm = md_of(thread)->km->mm;
 
 	mmap_read_lock(mm);
 	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
@@ -1676,16 +1640,16 @@ static int md_uffd_unprotect(struct md_thread *thread)
 }
 
 static void md_uffd_between(struct md_test *md, unsigned long addr,
-			    int (*work)(struct md_thread *thread))
+			    int (*work)(struct kunit_mm_thread *thread))
 {
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	int ret;
 
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, 2, MIGRATE_VMA_SELECT_SYSTEM);
 	md_copy(md, 2, true, MD_MOVES_NONE);
-	md_thread_start(&thread, md, addr, work);
-	md_thread_end(&thread);
+	kunit_mm_thread_start(&thread, md->km, addr, work);
+	kunit_mm_thread_end(&thread);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
 	KUNIT_EXPECT_EQ(md->test, 0, ret);
@@ -1717,7 +1681,7 @@ static void protection_is_kept_where_the_page_stays(struct kunit *test)
 	md_expect_contents(md, addr, 2);
 }
 
-static int md_write_on(struct md_thread *thread)
+static int md_write_on(struct kunit_mm_thread *thread)
 {
 	unsigned long n = 0;
 	int ret = 0;
@@ -1735,10 +1699,10 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
 	unsigned long *word, before, after;
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	int i, caught = 0;
 
-	md_thread_start(&thread, md, addr, md_write_on);
+	kunit_mm_thread_start(&thread, md->km, addr, md_write_on);
 	for (i = 0; i < 200; i++) {
 		mmap_read_lock(md->km->mm);
 		if (!md_setup(md, addr, 1, MIGRATE_VMA_SELECT_SYSTEM) &&
@@ -1756,20 +1720,20 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 		mmap_read_unlock(md->km->mm);
 		cond_resched();
 	}
-	md_thread_end(&thread);
+	kunit_mm_thread_end(&thread);
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	KUNIT_EXPECT_GT(test, caught, 0);
 }
 
 /* Of a reader that never sleeps, so that nothing but a flush stops it. */
 struct md_reader {
-	struct md_thread thread;
+	struct kunit_mm_thread thread;
 	unsigned long rounds;
 	unsigned long stale;
 	bool zapped;
 };
 
-static int md_read_on(struct md_thread *thread)
+static int md_read_on(struct kunit_mm_thread *thread)
 {
 	struct md_reader *reader = container_of(thread, struct md_reader,
 						thread);
@@ -1805,22 +1769,22 @@ static void md_wait_for_rounds(struct md_reader *reader)
 static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 {
 	struct md_reader reader = {};
-	struct md_thread zap;
+	struct kunit_mm_thread zap;
 
-	md_thread_start(&reader.thread, md, addr, md_read_on);
+	kunit_mm_thread_start(&reader.thread, md->km, addr, md_read_on);
 	md_wait_for_rounds(&reader);
 	mmap_read_lock(md->km->mm);
 	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, 1,
 					      MIGRATE_VMA_SELECT_SYSTEM));
 	md_copy(md, 1, true, MD_MOVES_NONE);
-	md_thread_start(&zap, md, addr, md_zap_page);
-	md_thread_end(&zap);
+	kunit_mm_thread_start(&zap, md->km, addr, md_zap_page);
+	kunit_mm_thread_end(&zap);
 	/* the zap is done: pairs with the acquire of the reader */
 	smp_store_release(&reader.zapped, true);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
 	md_wait_for_rounds(&reader);
-	md_thread_end(&reader.thread);
+	kunit_mm_thread_end(&reader.thread);
 	KUNIT_EXPECT_EQ(md->test, 0, zap.ret);
 	KUNIT_EXPECT_EQ(md->test, 0, reader.thread.ret);
 	KUNIT_EXPECT_EQ(md->test, 0UL, reader.stale);
@@ -1839,9 +1803,9 @@ static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
 
 #define MD_FAULTERS	8
 
-static int md_read_after_arrival(struct md_thread *thread)
+static int md_read_after_arrival(struct kunit_mm_thread *thread)
 {
-	atomic_inc(&thread->md->arrived);
+	atomic_inc(&md_of(thread)->arrived);
 	return kunit_mm_try_read(thread->addr);
 }
 
@@ -1849,15 +1813,16 @@ static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
-	struct md_thread threads[MD_FAULTERS];
+	struct kunit_mm_thread threads[MD_FAULTERS];
 	int i;
 
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	md->expected = MD_FAULTERS;
 	for (i = 0; i < MD_FAULTERS; i++)
-		md_thread_start(&threads[i], md, addr, md_read_after_arrival);
+		kunit_mm_thread_start(&threads[i], md->km, addr,
+				      md_read_after_arrival);
 	for (i = 0; i < MD_FAULTERS; i++) {
-		md_thread_end(&threads[i]);
+		kunit_mm_thread_end(&threads[i]);
 		KUNIT_EXPECT_EQ(test, 0, threads[i].ret);
 	}
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
