@@ -57,9 +57,6 @@
 #include "../kselftest.h"
 #include <mm/gup_test.h>
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
 #ifndef FOLL_WRITE
 #define FOLL_WRITE	0x01
 #endif
@@ -154,20 +151,12 @@ static _Atomic unsigned int leaders;
 
 /* Reporting: safe in a child of a process with threads. */
 
-static void note(const char *format, ...)
-{
-	char text[512] = "# ";
-	va_list args;
-	int length;
-
-	va_start(args, format);
-	length = vsnprintf(text + 2, sizeof(text) - 2, format, args) + 2;
-	va_end(args);
-	if (length > (int)sizeof(text) - 1)
-		length = sizeof(text) - 1;
-	if (write(STDOUT_FILENO, text, length) < 0)
-		control->complaints++;
-}
+/* What cannot be reported is a complaint by itself. */
+#define note(...)							\
+	do {								\
+		if (!race_note(__VA_ARGS__))				\
+			control->complaints++;				\
+	} while (0)
 
 /* The first few say enough. */
 #define complain(...)							\

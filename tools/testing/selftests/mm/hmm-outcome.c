@@ -17,9 +17,6 @@
 #include "hmm_race_common.h"
 #include "../kselftest.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
 
 #define PAGES		64
 #define MANY		2048

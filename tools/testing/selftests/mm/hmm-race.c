@@ -53,15 +53,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <lib/test_hmm_uapi.h>
+#include "hmm_race_common.h"
 #include "../kselftest.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD	20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
 
 #define BLOCK_PAGES	16
 #define PAGES		2048
@@ -162,19 +156,9 @@ static atomic_uint running;
 static atomic_ulong bad_words, bad_errors, bad_children;
 static atomic_bool failed_setup;
 
-static uint64_t mix(uint64_t x)
-{
-	x ^= x >> 31;
-	x *= 0x9e3779b97f4a7c15ULL;
-	x ^= x >> 29;
-	x *= 0xd6e8feb86659fd93ULL;
-	return x ^ x >> 32;
-}
-
 static unsigned int below(struct worker *w, unsigned int limit)
 {
-	w->random = mix(w->random + 0x632be59bd9b4e019ULL);
-	return (w->random >> 11) % limit;
+	return race_below(&w->random, limit);
 }
 
 static char *page_address(unsigned int page)
@@ -186,7 +170,7 @@ static char *page_address(unsigned int page)
 static uint64_t code(unsigned int page, uint32_t number, unsigned int word)
 {
 	uint64_t id = (uint64_t)page << 20 | (number & 0xfffff);
-	uint64_t sum = mix(seed ^ id << 24 ^ word) >> 32;
+	uint64_t sum = race_mix(seed ^ id << 24 ^ word) >> 32;
 
 	return (sum | 1) << 32 | id;
 }
@@ -1059,7 +1043,7 @@ static bool set_up_area(void)
 
 static bool set_up_worker(struct worker *w, unsigned int index)
 {
-	w->random = mix(seed + index);
+	w->random = race_mix(seed + index);
 	w->stride = 8;
 	w->buffer = malloc(MOST_PAGES * page_size);
 	w->spare = reserve(MOST_PAGES * page_size);

@@ -4126,7 +4126,7 @@ TEST_F(scarcity, full_device_is_no_trouble)
 /* The next allocation of a migration of this file fails. */
 static int fail_next(struct mirror *m, const struct area *area)
 {
-	return mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, FLAG_FAIL_ALLOC,
+	return mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, HMM_DMIRROR_FLAG_FAIL_ALLOC,
 				NULL);
 }
 

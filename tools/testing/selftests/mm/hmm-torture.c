@@ -51,6 +51,8 @@
  * where a block has just been taken away.
  */
 #define _GNU_SOURCE
+#include <glob.h>
+
 #include "hmm_torture_memory.h"
 #include "hmm_torture_ops.h"
 
@@ -864,12 +866,24 @@ static void check_group(const char *group)
 
 /* Memory and counters of the system */
 
+/* Slabs without objects are given back, as are freed objects that KASAN keeps. */
+static void shrink_slabs(void)
+{
+	glob_t found = {};
+
+	glob("/sys/kernel/slab/*/shrink", 0, NULL, &found);
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		race_write_file(found.gl_pathv[i], "1");
+	globfree(&found);
+}
+
 static struct usage usage_now(void)
 {
 	struct usage usage;
 
 	for (int i = 0; i < 3; i++) {
 		race_write_file("/proc/sys/vm/drop_caches", "3");
+		shrink_slabs();
 		race_pause_ms(100);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(usage_keys); i++)
@@ -880,19 +894,6 @@ static struct usage usage_now(void)
 /* In KiB; slabs with holes, and page tables of the kernel. */
 #define FREE_REST	(24L << 10)
 
-/* KASAN keeps freed objects back, up to that part of memory. */
-#define QUARANTINE_PART	32
-
-static long free_rest(void)
-{
-	long rest = FREE_REST;
-
-	if (!system("grep -q ' kasan_quarantine_put$' /proc/kallsyms"))
-		rest += race_read_number("/proc/meminfo", "MemTotal:") /
-			QUARANTINE_PART;
-	return rest;
-}
-
 static void check_free(const struct guard *g)
 {
 	struct usage usage = usage_now();
@@ -900,7 +901,7 @@ static void check_free(const struct guard *g)
 
 	note("free memory: %ld KiB before, %ld after\n", g->before.kib[0],
 	     usage.kib[0]);
-	if (gone <= free_rest())
+	if (gone <= FREE_REST)
 		return;
 	complain(COUNTERS, "%ld KiB of memory are gone\n", gone);
 	for (size_t i = 1; i < ARRAY_SIZE(usage_keys); i++)
@@ -1065,7 +1066,7 @@ static void find_devices(void)
 		ksft_exit_skip("no /dev/hmm_dmirror*: load test_hmm\n");
 	fd = race_open_device(0);
 	own_driver = fd >= 0 && !race_device(fd, HMM_DMIRROR_FLAGS, NULL,
-					     FAIL_NEXT_ALLOCATION, NULL);
+					     HMM_DMIRROR_FLAG_FAIL_ALLOC, NULL);
 	close(fd);
 }
 

@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,11 +34,48 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/swap.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <lib/test_hmm_uapi.h>
+
+/* Advice that older headers of the C library do not have */
+#ifndef MADV_FREE
+#define MADV_FREE		8
+#endif
+#ifndef MADV_COLD
+#define MADV_COLD		20
+#endif
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT		21
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE		25
+#endif
+
+/*
+ * A line of comment, in one write: that is safe in a child of a process with
+ * threads. False if it could not be written.
+ */
+__attribute__((format(printf, 1, 2)))
+static inline bool race_note(const char *format, ...)
+{
+	char text[512] = "# ";
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vsnprintf(text + 2, sizeof(text) - 2, format, args) + 2;
+	va_end(args);
+	if (length > (int)sizeof(text) - 1)
+		length = sizeof(text) - 1;
+	return write(STDOUT_FILENO, text, length) >= 0;
+}
 
 /* A permutation of 64-bit numbers that leaves no pattern. */
 static inline uint64_t race_mix(uint64_t x)

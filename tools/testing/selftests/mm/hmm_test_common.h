@@ -22,28 +22,6 @@
 
 #include "hmm_race_common.h"
 
-#ifndef HMM_DMIRROR_FLAGS
-#define HMM_DMIRROR_FLAGS		_IOWR('H', 0x08, struct hmm_dmirror_cmd)
-#endif
-#ifndef HMM_DMIRROR_READ_UNLOCKED
-#define HMM_DMIRROR_READ_UNLOCKED	_IOWR('H', 0x09, struct hmm_dmirror_cmd)
-#endif
-/* Of HMM_DMIRROR_FLAGS: the next allocation of a migration fails. */
-#define FLAG_FAIL_ALLOC	1
-
-#ifndef MADV_FREE
-#define MADV_FREE		8
-#endif
-#ifndef MADV_COLD
-#define MADV_COLD		20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT		21
-#endif
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ	22
-#endif
-
 #define TRIES		100
 #define TRY_AGAIN_US	10000
 

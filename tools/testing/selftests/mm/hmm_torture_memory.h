@@ -31,14 +31,6 @@
 #ifndef FOLL_WRITE
 #define FOLL_WRITE	0x01
 #endif
-#ifndef HMM_DMIRROR_FLAGS
-#define HMM_DMIRROR_FLAGS		_IOWR('H', 0x08, struct hmm_dmirror_cmd)
-#define HMM_DMIRROR_READ_UNLOCKED	_IOWR('H', 0x09, struct hmm_dmirror_cmd)
-#endif
-#define FAIL_NEXT_ALLOCATION	1
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
 
 /* In the buffer before it is read to; as a word it would be of no change. */
 #define STAMP		0x5a5a5a5aU
@@ -125,6 +117,7 @@ static struct control {
 	_Atomic unsigned long meddled[MAX_OPS];
 	_Atomic unsigned long filled, kills, stops;
 	pthread_mutex_t gup_lock;
+	_Atomic pid_t gup_holder;
 	struct slot slots[MAX_SLOTS];
 	struct block shared[NR_REGIONS][NR_BLOCKS];
 } *control;
@@ -214,20 +207,12 @@ static __thread struct worker *self;
 
 /* Reporting: safe in a child of a process with threads. */
 
-static void note(const char *format, ...)
-{
-	char text[512] = "# ";
-	va_list args;
-	int length;
-
-	va_start(args, format);
-	length = vsnprintf(text + 2, sizeof(text) - 2, format, args) + 2;
-	va_end(args);
-	if (length > (int)sizeof(text) - 1)
-		length = sizeof(text) - 1;
-	if (write(STDOUT_FILENO, text, length) < 0)
-		control->complaints++;
-}
+/* What cannot be reported is a complaint by itself. */
+#define note(...)							\
+	do {								\
+		if (!race_note(__VA_ARGS__))				\
+			control->complaints++;				\
+	} while (0)
 
 /* The first few say enough. */
 #define complain(what, ...)						\

@@ -292,7 +292,7 @@ static size_t pick_pages(struct worker *w, const struct span *s, char **addr)
 static void fail_next_allocation(struct worker *w, int fd)
 {
 	if (own_driver && one_in(w, 8))
-		race_device(fd, HMM_DMIRROR_FLAGS, NULL, FAIL_NEXT_ALLOCATION,
+		race_device(fd, HMM_DMIRROR_FLAGS, NULL, HMM_DMIRROR_FLAG_FAIL_ALLOC,
 			    NULL);
 }
 
@@ -869,7 +869,9 @@ static void check_pinned(struct worker *w, const char *who,
 		return;
 	}
 	view_close(&view, s);
-	check_block(who, s, &view, w->buffer);
+	if (!check_block(who, s, &view, w->buffer))
+		note("pinned by %d, and the last to pin is %d\n", gettid(),
+		     control->gup_holder);
 }
 
 /* Whoever has pinned the pages sees what the CPU and the device write. */
@@ -884,6 +886,7 @@ static bool pin_block(struct worker *w, const struct span *s)
 
 	if (ioctl(gup_fd, PIN_LONGTERM_TEST_START, &pin))
 		return false;
+	control->gup_holder = gettid();
 	check_pinned(w, "pinned pages", s);
 	if (cpu_fill(w, s))
 		check_pinned(w, "pinned pages after a CPU write", s);
