@@ -710,6 +710,22 @@ static void such_a_page_does_not_migrate(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 95UL, de_read(de, addr));
 }
 
+/* What puts migration entries back finds none, and takes this for none. */
+static void the_entry_is_not_a_migration_entry(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = page_folio(de_give(de, addr));
+	int refs = folio_ref_count(folio);
+
+	folio_lock(folio);
+	remove_migration_ptes(folio, folio, 0);
+	folio_unlock(folio);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+}
+
 static void such_a_page_does_not_go_to_a_device(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -890,6 +906,7 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(munmap_frees_the_page),
 	KUNIT_CASE(a_page_may_go_while_the_driver_has_it),
 	KUNIT_CASE(such_a_page_does_not_migrate),
+	KUNIT_CASE(the_entry_is_not_a_migration_entry),
 	KUNIT_CASE(such_a_page_does_not_go_to_a_device),
 	KUNIT_CASE(the_end_of_the_process_frees_such_pages),
 	KUNIT_CASE(absurd_ranges_are_refused),
