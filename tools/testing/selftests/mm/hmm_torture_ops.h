@@ -870,8 +870,9 @@ static void check_pinned(struct worker *w, const char *who,
 	}
 	view_close(&view, s);
 	if (!check_block(who, s, &view, w->buffer))
-		note("pinned by %d, and the last to pin is %d\n", gettid(),
-		     control->gup_holder);
+		note("pinned by %d, the last to pin is %d; mapping taken away %u times, given back %u\n",
+		     gettid(), control->gup_holder, mapping(s)->bars,
+		     mapping(s)->unbars);
 }
 
 /* Whoever has pinned the pages sees what the CPU and the device write. */
