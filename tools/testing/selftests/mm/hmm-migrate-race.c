@@ -606,6 +606,11 @@ static bool was_swapped(void)
 	return race_read_number("/proc/vmstat", "pswpout") > swapped_before;
 }
 
+static bool lacks_swap(void)
+{
+	return scenario->flags & NEEDS_SWAP && !was_swapped();
+}
+
 /*
  * Blocks on the device are not for swap, and with few iterations it may be that
  * no other was met: as many as it takes.
@@ -616,7 +621,7 @@ static bool page_out(struct worker *w)
 {
 	bool ok = page_out_block(w);
 
-	for (int i = 0; ok && i < MOST_BLOCKS && !was_swapped(); i++)
+	for (int i = 0; ok && i < MOST_BLOCKS && lacks_swap(); i++)
 		ok = page_out_block(w);
 	return ok;
 }
@@ -1681,7 +1686,7 @@ static void run_scenario(void)
 		scenario->body();
 	else
 		run_roles();
-	if (scenario->flags & NEEDS_SWAP && !was_swapped())
+	if (lacks_swap())
 		complain("nothing was swapped out\n");
 	munmap(area_start, BANKS * BANK_STRIDE);
 	munmap(blocks, nr_blocks * sizeof(*blocks));
