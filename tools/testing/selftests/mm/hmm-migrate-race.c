@@ -615,13 +615,13 @@ static bool lacks_swap(void)
  * Blocks on the device are not for swap, and with few iterations it may be that
  * no other was met: as many as it takes.
  */
-#define MOST_BLOCKS	2000
+#define SWAP_TRIES	2000
 
 static bool page_out(struct worker *w)
 {
 	bool ok = page_out_block(w);
 
-	for (int i = 0; ok && i < MOST_BLOCKS && lacks_swap(); i++)
+	for (int i = 0; ok && i < SWAP_TRIES && lacks_swap(); i++)
 		ok = page_out_block(w);
 	return ok;
 }
