@@ -337,13 +337,13 @@ static const struct command {
 	void (*run)(struct user *u);
 	bool needs_other;
 } commands[] = {
-	{ "check", check },
+	{ "check", check, false },
 	{ "direct", direct, true },
 	{ "truncate", truncate_file, true },
-	{ "hold-map", hold_map },
-	{ "keep-map", keep_map },
-	{ "hold-pipe", hold_pipe },
-	{ "hold-pin", hold_pin },
+	{ "hold-map", hold_map, false },
+	{ "keep-map", keep_map, false },
+	{ "hold-pipe", hold_pipe, false },
+	{ "hold-pin", hold_pin, false },
 	{ "load", load, true },
 	{ "slow", slow, true },
 };
