@@ -181,7 +181,7 @@ static void page_out(char *area, size_t pages)
 		madvise(area, pages * device.page_size, MADV_PAGEOUT);
 		if (count_swapped(area, pages) == pages)
 			return;
-		usleep(20000);
+		race_pause_elsewhere(20);
 	}
 	expect(false, "%zu of %zu pages are swapped out",
 	       count_swapped(area, pages), pages);

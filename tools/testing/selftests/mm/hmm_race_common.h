@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -97,6 +98,29 @@ static inline void race_pause_ms(unsigned int ms)
 
 	while (nanosleep(&time, &time) && errno == EINTR)
 		;
+}
+
+/*
+ * Wait, and go on on another CPU. Pages stay in batches of the CPU that touched
+ * them until they are put on a list of the LRU, where reclaim and migration
+ * find them, and madvise() empties only those of the CPU that it runs on: what
+ * fails for that may go on failing there.
+ */
+static inline void race_pause_elsewhere(unsigned int ms)
+{
+	cpu_set_t all, next;
+	int cpu = sched_getcpu();
+
+	race_pause_ms(ms);
+	if (cpu < 0 || sched_getaffinity(0, sizeof(all), &all))
+		return;
+	do
+		cpu = (cpu + 1) % CPU_SETSIZE;
+	while (!CPU_ISSET(cpu, &all));
+	CPU_ZERO(&next);
+	CPU_SET(cpu, &next);
+	sched_setaffinity(0, sizeof(next), &next);
+	sched_setaffinity(0, sizeof(all), &all);
 }
 
 /* What a change may leave in a block. */

@@ -23,7 +23,7 @@
 #include "hmm_race_common.h"
 
 #define TRIES		100
-#define TRY_AGAIN_US	10000
+#define TRY_AGAIN_MS	10
 
 #define PAGE		4096UL
 #define WORDS		(PAGE / sizeof(uint64_t))
@@ -35,7 +35,7 @@
 	unsigned int __tries = TRIES;					\
 	bool __holds;							\
 	while (!(__holds = (condition)) && --__tries)			\
-		usleep(TRY_AGAIN_US);					\
+		race_pause_elsewhere(TRY_AGAIN_MS);			\
 	__holds;							\
 })
 
@@ -98,7 +98,7 @@ static inline int mirror_call(struct mirror *m, unsigned long request,
 	while ((ret = mirror_call_once(m, request, at, pages, buffer))) {
 		if ((ret != -EBUSY && ret != -EINTR) || !--tries)
 			break;
-		usleep(TRY_AGAIN_US);
+		race_pause_ms(TRY_AGAIN_MS);
 	}
 	return ret;
 }
