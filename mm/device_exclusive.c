@@ -120,14 +120,15 @@ static void exclusive_replace(struct vm_area_struct *vma, unsigned long addr,
 			      pte_t *ptep, struct folio *folio)
 {
 	struct page *page = &folio->page;
+	swp_entry_t entry;
 	pte_t old, new;
 
 	flush_cache_page(vma, addr, page_to_pfn(page));
 	old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
 	if (pte_dirty(old))
 		folio_mark_dirty(folio);
-	new = swp_entry_to_pte(make_writable_device_exclusive_entry(
-						page_to_pfn(page)));
+	entry = make_writable_device_exclusive_entry(page_to_pfn(page));
+	new = swp_entry_to_pte(entry);
 	if (pte_soft_dirty(old))
 		new = pte_swp_mksoft_dirty(new);
 	if (pte_uffd_wp(old))

@@ -93,12 +93,12 @@
 #include "migrate_bulk.h"
 
 /* Flags of src[] that are ours: see the head of the file. */
-#define MIGRATE_PFN_ISOLATED	(1UL << 2)
-#define MIGRATE_PFN_SOLE	(1UL << 5)
-#define MIGRATE_PFN_ANON_VMA	(1UL << 5)	/* without a VMA */
+#define MIGRATE_PFN_ISOLATED	BIT(2)
+#define MIGRATE_PFN_SOLE	BIT(5)
+#define MIGRATE_PFN_ANON_VMA	BIT(5)	/* without a VMA */
 
 /* Of dst[], within finalize: the page that won is mapped and let go of. */
-#define MIGRATE_PFN_RESTORED	(1UL << 5)
+#define MIGRATE_PFN_RESTORED	BIT(5)
 
 /* What an operation of a walk asks its caller to do before it goes on. */
 #define MIGRATE_STOP_TO_SPLIT	1

@@ -27,7 +27,7 @@ struct mmu_interval_notifier;
 #define HMM_PFN_INOUT_BIT(nr)	(1UL << (BITS_PER_LONG - (nr)))
 #else
 #define HMM_PFN_ORDER_OFFSET	8
-#define HMM_PFN_INOUT_BIT(nr)	0UL
+#define HMM_PFN_INOUT_BIT(nr)	(0UL & (nr))
 #endif
 
 /**

@@ -1709,7 +1709,7 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 		    migrate_pfn_to_page(md->src[0])) {
 			word = kmap_local_page(migrate_pfn_to_page(md->src[0]));
 			before = READ_ONCE(*word);
-			udelay(50);
+			usleep_range(50, 100);
 			after = READ_ONCE(*word);
 			kunmap_local(word);
 			KUNIT_EXPECT_EQ(test, before, after);

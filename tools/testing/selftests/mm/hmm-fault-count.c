@@ -92,7 +92,7 @@ static char *memory(void)
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (addr == MAP_FAILED)
-		ksft_exit_fail_msg("no memory\n");
+		ksft_exit_fail_msg("mmap: %s\n", strerror(errno));
 	madvise(addr, size, MADV_NOHUGEPAGE);
 	return addr;
 }

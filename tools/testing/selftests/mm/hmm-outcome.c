@@ -17,7 +17,6 @@
 #include "hmm_race_common.h"
 #include "../kselftest.h"
 
-
 #define PAGES		64
 #define MANY		2048
 #define CGROUP		"/sys/fs/cgroup/hmm-outcome"
@@ -142,7 +141,7 @@ static uint64_t read_word(const char *path, uint64_t index)
 	return word;
 }
 
-static uint64_t pagemap(char *addr)
+static uint64_t pagemap_entry(char *addr)
 {
 	return read_word("/proc/self/pagemap",
 			 (uintptr_t)addr / device.page_size);
@@ -150,7 +149,7 @@ static uint64_t pagemap(char *addr)
 
 static bool page_has_flag(char *addr, unsigned int flag)
 {
-	uint64_t entry = pagemap(addr);
+	uint64_t entry = pagemap_entry(addr);
 
 	if (!(entry >> PM_PRESENT & 1))
 		return false;
@@ -171,7 +170,7 @@ static size_t count_swapped(char *area, size_t pages)
 	size_t found = 0;
 
 	for (size_t i = 0; i < pages; i++)
-		found += pagemap(page_of(area, i)) >> PM_SWAP & 1;
+		found += pagemap_entry(page_of(area, i)) >> PM_SWAP & 1;
 	return found;
 }
 
@@ -310,16 +309,16 @@ static void check_alike(char *area)
 /* Pages 1, 3 and so on, if they are all the same page. */
 static bool is_merged(char *area)
 {
-	uint64_t pfn = pagemap(page_of(area, 1)) & PM_PFN;
+	uint64_t pfn = pagemap_entry(page_of(area, 1)) & PM_PFN;
 
 	for (size_t i = 1; i < PAGES; i += 2)
-		if (!(pagemap(page_of(area, i)) >> PM_PRESENT & 1) ||
-		    (pagemap(page_of(area, i)) & PM_PFN) != pfn)
+		if (!(pagemap_entry(page_of(area, i)) >> PM_PRESENT & 1) ||
+		    (pagemap_entry(page_of(area, i)) & PM_PFN) != pfn)
 			return false;
 	return true;
 }
 
-static void merge(char *area)
+static void merge_by_ksm(char *area)
 {
 	expect(!madvise(area, PAGES * device.page_size, MADV_MERGEABLE),
 	       "MADV_MERGEABLE: %s", strerror(errno));
@@ -339,7 +338,7 @@ static void merged_pages(void)
 	size_t moved;
 
 	fill_alike(area);
-	merge(area);
+	merge_by_ksm(area);
 	moved = to_device(area, PAGES);
 	expect(moved == PAGES / 2, "%zu pages moved", moved);
 	expect(is_merged(area), "pages are not merged any more");
@@ -382,6 +381,7 @@ static void check_charged(const char *when, struct charged before, long pages)
 	struct charged now = charged_now();
 	long bytes = pages * (long)device.page_size;
 	long extra = now.current - before.current - bytes;
+
 	expect(now.anon - before.anon == bytes,
 	       "%s: anonymous memory is %ld, not %ld", when,
 	       now.anon - before.anon, bytes);
@@ -606,7 +606,7 @@ static const struct outcome_test {
 	{ "exclusive and migration", exclusive_and_migration, 0 },
 };
 
-#define NR_TESTS	(sizeof(tests) / sizeof(tests[0]))
+#define NR_TESTS	ARRAY_SIZE(tests)
 
 static int open_device(bool coherent)
 {

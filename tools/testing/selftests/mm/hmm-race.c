@@ -56,7 +56,6 @@
 #include "hmm_race_common.h"
 #include "../kselftest.h"
 
-
 #define BLOCK_PAGES	16
 #define PAGES		2048
 #define BLOCKS		(PAGES / BLOCK_PAGES)

@@ -372,7 +372,7 @@ TEST_F(mirroring, memory_without_pages_is_refused)
 				 1, self->area.buffer));
 }
 
-static void unpoison(uint64_t pfn)
+static void unpoison_pfn(uint64_t pfn)
 {
 	char text[24];
 
@@ -405,7 +405,7 @@ TEST_F(mirroring, poisoned_page_is_refused)
 	EXPECT_EQ(0, cpu_wrong_part(area, 0, 3, 1));
 	EXPECT_EQ(0, cpu_wrong_part(area, 4, SOME - 4, 1));
 	munmap(at, PAGE);
-	unpoison(pfn);
+	unpoison_pfn(pfn);
 }
 
 /*
@@ -3191,7 +3191,7 @@ TEST_F(userfault, poison_is_kept)
 
 PROMISES(page_marks)
 
-static bool clear_refs(const char *what)
+static bool clear_marks(const char *what)
 {
 	return !race_write_file("/proc/self/clear_refs", what);
 }
@@ -3201,7 +3201,7 @@ TEST_F(page_marks, soft_dirty_survives)
 	struct area *area = &self->area;
 
 	area_fill(area, 1);
-	if (!clear_refs("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+	if (!clear_marks("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
 		SKIP(return, "no soft-dirty marks");
 	area_fill_part(area, 10, 5, 2);
 	if (pagemap_count(area, PAGEMAP_SOFT_DIRTY) != 5)
@@ -3221,7 +3221,7 @@ TEST_F(page_marks, soft_dirty_tells_of_device_writes)
 
 	area_fill(area, 1);
 	ASSERT_EQ(0, device_fill(&self->device, area, 1));
-	if (!clear_refs("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+	if (!clear_marks("4") || pagemap_count(area, PAGEMAP_SOFT_DIRTY))
 		SKIP(return, "no soft-dirty marks");
 	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
 	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));

@@ -870,7 +870,7 @@ static void check_pinned(struct worker *w, const char *who,
 	}
 	view_close(&view, s);
 	if (!check_block(who, s, &view, w->buffer))
-		note("pinned by %d, the last to pin is %d; mapping taken away %u times, given back %u\n",
+		note("pinned by %d, the last to pin is %d; mapping gone %u times, back %u\n",
 		     gettid(), control->gup_holder, mapping(s)->bars,
 		     mapping(s)->unbars);
 }
