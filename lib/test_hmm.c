@@ -268,7 +268,6 @@ static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
  *	not
  * @flags: DPT flags of the entries to be loaded, beside those that follow from
  *	the results
- * @first: the entry that was loaded for the first page, or NULL
  * @prots: receives the answer to a snapshot
  * @unlocked: faults may drop the mmap lock
  * @deadline: when to give up, in jiffies
@@ -279,7 +278,6 @@ struct dmirror_pass {
 	struct dmirror *mirror;
 	int (*use)(struct dmirror_pass *pass);
 	unsigned long flags;
-	void *first;
 	u8 *prots;
 	bool unlocked;
 	unsigned long deadline;
@@ -333,15 +331,10 @@ static void *dpt_entry_of(const struct dmirror_pass *pass,
 static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
 			 unsigned long i)
 {
-	void *entry = NULL;
-
-	if (pass->pfns[i] & HMM_PFN_VALID) {
-		entry = dpt_entry_of(pass, pass->pfns[i]);
-		xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
-		xas_store(xas, entry);
-	}
-	if (!i)
-		pass->first = xas_error(xas) ? NULL : entry;
+	if (!(pass->pfns[i] & HMM_PFN_VALID))
+		return;
+	xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
+	xas_store(xas, dpt_entry_of(pass, pass->pfns[i]));
 }
 
 /*
@@ -862,37 +855,24 @@ static void __user *work_buffer(const struct dmirror_work *work)
 	       (work->cmd->cpages << PAGE_SHIFT);
 }
 
-static int work_pass(struct dmirror_work *work, struct dmirror_pass *pass,
-		     unsigned long addr, unsigned long end)
-{
-	pass_init(pass, work->mirror, addr, end);
-	pass->range.default_flags = work->access->request;
-	pass->unlocked = work->access->unlocked;
-	pass->use = dpt_load;
-	return pass_run(pass);
-}
-
-/*
- * A device fault: look the page up, and what will be wanted after it. Only the
- * page itself counts: errors are perhaps of those behind it.
- */
+/* A device fault: look the page up, and what will be wanted after it. */
 static int work_fault(struct dmirror_work *work)
 {
 	unsigned long addr = work_addr(work);
 	unsigned long end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
 	struct dmirror_pass pass;
-	int ret;
+	int ret = 0;
 
 	if (work->access->request)
 		work->cmd->faults++;
-	ret = work_pass(work, &pass, addr, end);
-	if (ret == -EBUSY || ret == -EINTR)
-		return ret;
-	if (!dpt_allows(pass.first, work->access->need))
-		return ret ?: -ENOENT;
-	while (!ret && pass.range.end < end)
-		ret = work_pass(work, &pass, pass.range.end, end);
-	return 0;
+	for (; !ret && addr < end; addr = pass.range.end) {
+		pass_init(&pass, work->mirror, addr, end);
+		pass.range.default_flags = work->access->request;
+		pass.unlocked = work->access->unlocked;
+		pass.use = dpt_load;
+		ret = pass_run(&pass);
+	}
+	return ret;
 }
 
 /* One access of the device, if its page table lets it. */
@@ -919,15 +899,24 @@ static bool work_copy(struct dmirror_work *work)
 
 /*
  * An entry that was loaded may be gone before it is used, so there may be many
- * faults for one page.
+ * faults for one page. An error may be of a page behind: look once more.
  */
 static int work_access(struct dmirror_work *work)
 {
+	bool looked = false;
 	int ret = 0;
 
-	while (!ret && !work_copy(work))
-		ret = fatal_signal_pending(current) ? -EINTR : work_fault(work);
-	return ret;
+	while (!work_copy(work)) {
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
+		if (!ret && looked && !work->access->request)
+			ret = -ENOENT;
+		if (ret)
+			return ret;
+		ret = work_fault(work);
+		looked = true;
+	}
+	return 0;
 }
 
 static int work_page(struct dmirror_work *work)
