@@ -101,10 +101,10 @@ static inline void race_pause_ms(unsigned int ms)
 }
 
 /*
- * Wait, and continue on another CPU. Pages stay in batches of the CPU that touched
- * them until they are put on a list of the LRU, where reclaim and migration
- * find them, and madvise() empties only those of the CPU that it runs on: what
- * fails for that may go on failing there.
+ * Wait, and continue on another CPU. Pages stay in batches of the CPU that
+ * touched them until they are put on a list of the LRU, where reclaim and
+ * migration find them, and madvise() empties only those of the CPU that it runs
+ * on: what fails for that may go on failing there.
  */
 static inline void race_pause_elsewhere(unsigned int ms)
 {
