@@ -268,6 +268,7 @@ static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
  *	not
  * @flags: DPT flags of the entries to be loaded, beside those that follow from
  *	the results
+ * @first: the entry that was loaded for the first page, or NULL
  * @prots: receives the answer to a snapshot
  * @unlocked: faults may drop the mmap lock
  * @deadline: when to give up, in jiffies
@@ -278,6 +279,7 @@ struct dmirror_pass {
 	struct dmirror *mirror;
 	int (*use)(struct dmirror_pass *pass);
 	unsigned long flags;
+	void *first;
 	u8 *prots;
 	bool unlocked;
 	unsigned long deadline;
@@ -331,10 +333,15 @@ static void *dpt_entry_of(const struct dmirror_pass *pass,
 static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
 			 unsigned long i)
 {
-	if (!(pass->pfns[i] & HMM_PFN_VALID))
-		return;
-	xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
-	xas_store(xas, dpt_entry_of(pass, pass->pfns[i]));
+	void *entry = NULL;
+
+	if (pass->pfns[i] & HMM_PFN_VALID) {
+		entry = dpt_entry_of(pass, pass->pfns[i]);
+		xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
+		xas_store(xas, entry);
+	}
+	if (!i)
+		pass->first = xas_error(xas) ? NULL : entry;
 }
 
 /*
@@ -819,6 +826,8 @@ static const struct dmirror_access access_exclusive = {
  * @cmd: the command; its cpages say where it is
  * @access: how pages are accessed
  * @end: end of the range
+ * @ahead: how far pages have been looked up before they are wanted
+ * @ahead_end: where it is to end
  * @bounce: page between the device and the program's buffer, which must not be
  *	touched under a lock: it may be on the device, too
  */
@@ -827,6 +836,8 @@ struct dmirror_work {
 	struct hmm_dmirror_cmd *cmd;
 	const struct dmirror_access *access;
 	unsigned long end;
+	unsigned long ahead;
+	unsigned long ahead_end;
 	struct page *bounce;
 };
 
@@ -855,24 +866,50 @@ static void __user *work_buffer(const struct dmirror_work *work)
 	       (work->cmd->cpages << PAGE_SHIFT);
 }
 
-/* A device fault: look the page up, and what will be wanted after it. */
+static int work_pass(struct dmirror_work *work, struct dmirror_pass *pass,
+		     unsigned long addr, unsigned long end)
+{
+	pass_init(pass, work->mirror, addr, end);
+	pass->range.default_flags = work->access->request;
+	pass->unlocked = work->access->unlocked;
+	pass->use = dpt_load;
+	return pass_run(pass);
+}
+
+/*
+ * A device fault. The pages behind the one that is wanted come along, but what
+ * is wrong with them is not an error yet.
+ */
 static int work_fault(struct dmirror_work *work)
 {
 	unsigned long addr = work_addr(work);
-	unsigned long end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
 	struct dmirror_pass pass;
-	int ret = 0;
+	int ret;
 
 	if (work->access->request)
 		work->cmd->faults++;
-	for (; !ret && addr < end; addr = pass.range.end) {
-		pass_init(&pass, work->mirror, addr, end);
-		pass.range.default_flags = work->access->request;
-		pass.unlocked = work->access->unlocked;
-		pass.use = dpt_load;
-		ret = pass_run(&pass);
+	ret = work_pass(work, &pass, addr, work->end);
+	if (ret == -EBUSY || ret == -EINTR)
+		return ret;
+	if (!dpt_allows(pass.first, work->access->need))
+		return ret ?: -ENOENT;
+	if (!ret && work->ahead < pass.range.end) {
+		work->ahead = pass.range.end;
+		work->ahead_end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
 	}
-	return ret;
+	return 0;
+}
+
+/* After a fault, look up what will be wanted next, and do it once. */
+static void work_look_ahead(struct dmirror_work *work)
+{
+	struct dmirror_pass pass;
+
+	while (work->ahead < work->ahead_end) {
+		if (work_pass(work, &pass, work->ahead, work->ahead_end))
+			work->ahead_end = 0;
+		work->ahead = pass.range.end;
+	}
 }
 
 /* One access of the device, if its page table lets it. */
@@ -899,24 +936,18 @@ static bool work_copy(struct dmirror_work *work)
 
 /*
  * An entry that was loaded may be gone before it is used, so there may be many
- * faults for one page. An error may be of a page behind: look once more.
+ * faults for one page. Looking ahead has to wait: it takes time, in which the
+ * next invalidation comes, and the access would never be made.
  */
 static int work_access(struct dmirror_work *work)
 {
-	bool looked = false;
 	int ret = 0;
 
-	while (!work_copy(work)) {
-		if (!ret && fatal_signal_pending(current))
-			ret = -EINTR;
-		if (!ret && looked && !work->access->request)
-			ret = -ENOENT;
-		if (ret)
-			return ret;
-		ret = work_fault(work);
-		looked = true;
-	}
-	return 0;
+	while (!ret && !work_copy(work))
+		ret = fatal_signal_pending(current) ? -EINTR : work_fault(work);
+	if (!ret)
+		work_look_ahead(work);
+	return ret;
 }
 
 static int work_page(struct dmirror_work *work)

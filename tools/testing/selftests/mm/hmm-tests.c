@@ -1110,6 +1110,45 @@ TEST_F(migration, what_is_there_already_stays)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
+struct protector {
+	struct area *area;
+	atomic_bool over;
+};
+
+/* Each time the device has to look its pages up again. */
+static void *protect_again_and_again(void *data)
+{
+	struct protector *p = data;
+
+	while (!p->over) {
+		mprotect(p->area->at, SOME * PAGE, PROT_READ);
+		mprotect(p->area->at, SOME * PAGE, PROT_READ | PROT_WRITE);
+	}
+	return NULL;
+}
+
+TEST_F(migration, what_is_there_is_found_between_invalidations)
+{
+	struct protector p = { .area = &self->area };
+	struct area *area = &self->area;
+	pthread_t thread;
+	unsigned int i;
+	int ret = 0;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, protect_again_and_again,
+				    &p));
+	for (i = 0; i < 8 && !ret; i++)
+		ret = mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_DEV,
+				  area->at, SOME, area->buffer);
+	p.over = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, ret);
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
 TEST_F(migration, many_round_trips_lose_nothing)
 {
 	uint64_t random = 1;
