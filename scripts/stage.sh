@@ -86,11 +86,6 @@ tap() {
 	say "   [$(span "$VM_TIME")] $name: $(grep -c '^pass' "$tmp") ok, $(grep -c '^fail' "$tmp") failed, $(grep -cE '^(skip|known)' "$tmp") skipped or known"
 }
 
-# What scripts/guest-programs had to run again.
-failed_first() {	# NAME
-	grep -aE '# try [0-9]+ of ' "$LOG/$1.out" | sed 's/^ *# /   failed first: /' || :
-}
-
 # Names with a common first part on one line, as wide as a terminal.
 fold_names() {
 	awk '{
