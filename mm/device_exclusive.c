@@ -125,8 +125,8 @@ static void exclusive_replace(struct vm_area_struct *vma, unsigned long addr,
 
 	flush_cache_page(vma, addr, page_to_pfn(page));
 	old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
-	if (pte_dirty(old))
-		folio_mark_dirty(folio);
+	/* What the device writes, no entry notes: it may be read-only later. */
+	folio_mark_dirty(folio);
 	entry = make_writable_device_exclusive_entry(page_to_pfn(page));
 	new = swp_entry_to_pte(entry);
 	if (pte_soft_dirty(old))

@@ -616,6 +616,21 @@ static void mprotect_is_obeyed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
 }
 
+/* The only copy of what the device wrote must not be taken for disposable. */
+static void what_the_device_wrote_is_dirty(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+
+	kunit_mm_change(de->km, addr, 1, pte_mkclean);
+	folio_clear_dirty(folio);
+	de_device_writes(de_give(de, addr), 77);
+	kunit_mm_protect(de->km, addr, 1, VM_READ);
+	KUNIT_EXPECT_EQ(test, 77UL, de_read(de, addr));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
+}
+
 static void userfaultfd_protects_such_a_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -901,6 +916,7 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(fork_waits_until_the_device_is_programmed),
 	KUNIT_CASE(what_the_device_gets_after_fork_is_the_parents),
 	KUNIT_CASE(mprotect_is_obeyed),
+	KUNIT_CASE(what_the_device_wrote_is_dirty),
 	KUNIT_CASE(userfaultfd_protects_such_a_page),
 	KUNIT_CASE(a_discard_frees_the_page),
 	KUNIT_CASE(munmap_frees_the_page),

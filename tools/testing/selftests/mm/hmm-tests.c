@@ -3454,6 +3454,22 @@ TEST_F(swapping, lazily_freed_memory_is_not_dropped_after_a_round_trip)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
+/* The device may have written to it, though it is read-only afterwards. */
+TEST_F(swapping, lazily_freed_memory_is_not_dropped_after_exclusive_access)
+{
+	struct area *area = &self->area;
+
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	ASSERT_TRUE(eventually(!madvise(area->at, SOME * PAGE, MADV_FREE) &&
+			       smaps_pages(area->at, "LazyFree") == SOME));
+	ASSERT_EQ(0, take(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, SOME * PAGE, PROT_READ));
+	ASSERT_EQ(0, cpu_wrong(area, 1));
+	ASSERT_EQ(SOME, swap_out(area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 TEST_F(swapping, swap_can_go_while_memory_is_in_the_device)
 {
 	struct area *area = &self->area;
