@@ -230,7 +230,8 @@ static void dpt_zap(struct dmirror *mirror,
 		if (++seen % XA_CHECK_SCHED ||
 		    !mmu_notifier_range_blockable(range))
 			continue;
-		xas_pause(&xas);
+		/* xas_pause() goes wrong after a store that freed a node. */
+		xas_set(&xas, xas.xa_index + 1);
 		xas_unlock(&xas);
 		cond_resched();
 		xas_lock(&xas);
