@@ -238,6 +238,18 @@ static void dpt_zap(struct dmirror *mirror,
 	}
 }
 
+/* Entry by entry: xa_destroy() has interrupts off until all are gone. */
+static void dpt_free(struct dmirror *mirror)
+{
+	unsigned long index;
+	void *entry;
+
+	xa_for_each(&mirror->pt, index, entry) {
+		xa_erase(&mirror->pt, index);
+		cond_resched();
+	}
+}
+
 static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 			       const struct mmu_notifier_range *range,
 			       unsigned long cur_seq)
@@ -269,7 +281,7 @@ static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
  *	not
  * @flags: DPT flags of the entries to be loaded, beside those that follow from
  *	the results
- * @first: the entry that was loaded for the first page, or NULL
+ * @first: the entry of the first page once it is loaded, or NULL
  * @prots: receives the answer to a snapshot
  * @unlocked: faults may drop the mmap lock
  * @deadline: when to give up, in jiffies
@@ -331,15 +343,23 @@ static void *dpt_entry_of(const struct dmirror_pass *pass,
 	return dpt_entry(page, flags);
 }
 
+/*
+ * Exclusive access stays: what is loaded may have been looked up before it was
+ * had, which for its owner is no invalidation. What ends it takes the entry away.
+ */
 static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
 			 unsigned long i)
 {
-	void *entry = NULL;
+	void *entry = NULL, *old;
 
 	if (pass->pfns[i] & HMM_PFN_VALID) {
 		entry = dpt_entry_of(pass, pass->pfns[i]);
 		xas_set(xas, (pass->range.start >> PAGE_SHIFT) + i);
-		xas_store(xas, entry);
+		old = xas_load(xas);
+		if (dpt_allows(old, DPT_ATOMIC))
+			entry = old;
+		else
+			xas_store(xas, entry);
 	}
 	if (!i)
 		pass->first = xas_error(xas) ? NULL : entry;
@@ -408,7 +428,8 @@ static int pass_try(struct dmirror_pass *pass)
 
 /*
  * Return: 0, or -EFAULT, -EPERM or -ENOMEM if only the pages before one that
- * caused it are done; -EINTR; -EBUSY if there was always an invalidation.
+ * caused it are done; -EINTR; -EBUSY if there was always an invalidation, or
+ * faults took too long.
  */
 static int pass_run(struct dmirror_pass *pass)
 {
@@ -603,7 +624,7 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
  * struct dmirror_move - pages on the move
  * @device: the device that they go to or come from
  * @mirror: whose command it is; NULL: nobody's
- * @alloc: gives a destination page, locked and referenced
+ * @alloc: gives a destination page for an entry, locked and referenced
  * @args: arguments of migrate_vma_*(); of other migrations the arrays only
  * @moved: pages that have moved so far
  * @lacking: pages that stayed for want of memory so far
@@ -611,14 +632,15 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
 struct dmirror_move {
 	struct dmirror_device *device;
 	struct dmirror *mirror;
-	struct page *(*alloc)(struct dmirror_move *move);
+	struct page *(*alloc)(struct dmirror_move *move, unsigned long i);
 	struct migrate_vma args;
 	unsigned long moved;
 	unsigned long lacking;
 };
 
 /* Without memory for it, the device is just full: nobody is killed for that. */
-static struct page *move_alloc_device(struct dmirror_move *move)
+static struct page *move_alloc_device(struct dmirror_move *move,
+				      unsigned long i)
 {
 	struct dmirror_device *device = move->device;
 	struct page *page = device_pop(device);
@@ -639,21 +661,29 @@ static struct page *move_alloc_device(struct dmirror_move *move)
 	return page;
 }
 
-static struct page *move_alloc_system(struct dmirror_move *move)
+/* Where the process wants its memory to be, if it is known whose it is. */
+static struct page *move_alloc_system(struct dmirror_move *move,
+				      unsigned long i)
 {
-	struct page *page = alloc_page(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN);
+	const gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
+	struct page *page;
 
+	if (move->args.vma)
+		page = alloc_page_vma(gfp, move->args.vma,
+				      move->args.start + (i << PAGE_SHIFT));
+	else
+		page = alloc_page(gfp);
 	if (page)
 		lock_page(page);
 	return page;
 }
 
-static struct page *move_alloc(struct dmirror_move *move)
+static struct page *move_alloc(struct dmirror_move *move, unsigned long i)
 {
 	if (move->mirror && test_and_clear_bit(FLAG_FAIL_ALLOC_BIT,
 					       &move->mirror->flags))
 		return NULL;
-	return move->alloc(move);
+	return move->alloc(move, i);
 }
 
 /*
@@ -675,7 +705,7 @@ static void move_copy(struct dmirror_move *move)
 			continue;
 		if (!from && move->alloc != move_alloc_device)
 			continue;
-		to = move_alloc(move);
+		to = move_alloc(move, i);
 		if (!to) {
 			move->lacking++;
 			continue;
@@ -890,6 +920,8 @@ static int work_fault(struct dmirror_work *work)
 	if (work->access->request)
 		work->cmd->faults++;
 	ret = work_pass(work, &pass, addr, work->end);
+	if (ret == -EBUSY)
+		ret = work_pass(work, &pass, addr, addr + PAGE_SIZE);
 	if (ret == -EBUSY || ret == -EINTR)
 		return ret;
 	if (!dpt_allows(pass.first, work->access->need))
@@ -906,7 +938,7 @@ static void work_look_ahead(struct dmirror_work *work)
 {
 	struct dmirror_pass pass;
 
-	while (work->ahead < work->ahead_end) {
+	while (work->ahead < work->ahead_end && !fatal_signal_pending(current)) {
 		if (work_pass(work, &pass, work->ahead, work->ahead_end))
 			work->ahead_end = 0;
 		work->ahead = pass.range.end;
@@ -917,8 +949,8 @@ static void work_look_ahead(struct dmirror_work *work)
 static bool work_copy(struct dmirror_work *work)
 {
 	struct xarray *pt = &work->mirror->pt;
+	void *entry, *bounce = page_address(work->bounce);
 	struct page *page;
-	void *entry;
 
 	xa_lock(pt);
 	entry = xa_load(pt, work_addr(work) >> PAGE_SHIFT);
@@ -928,9 +960,9 @@ static bool work_copy(struct dmirror_work *work)
 	}
 	page = page_ram(dpt_page(entry));
 	if (work->access->write)
-		copy_highpage(page, work->bounce);
+		memcpy_to_page(page, 0, bounce, PAGE_SIZE);
 	else
-		copy_highpage(work->bounce, page);
+		memcpy_from_page(bounce, page, 0, PAGE_SIZE);
 	xa_unlock(pt);
 	return true;
 }
@@ -1205,14 +1237,20 @@ static int dmirror_exclusive(struct dmirror *mirror,
 static int dmirror_check_exclusive(struct dmirror *mirror,
 				   struct hmm_dmirror_cmd *cmd)
 {
-	unsigned long last = (cmd_end(cmd) - 1) >> PAGE_SHIFT;
+	unsigned long first = cmd->addr >> PAGE_SHIFT;
 	unsigned long index;
 	void *entry;
+	int ret;
 
-	xa_for_each_range(&mirror->pt, index, entry, cmd->addr >> PAGE_SHIFT,
-			  last)
+	xa_for_each_range(&mirror->pt, index, entry, first,
+			  first + cmd->npages - 1) {
+		cmd->cpages = index - first;
+		ret = check_signals(cmd->cpages);
+		if (ret)
+			return ret;
 		if (dpt_allows(entry, DPT_ATOMIC))
 			return -EPERM;
+	}
 	cmd->cpages = cmd->npages;
 	return 0;
 }
@@ -1330,12 +1368,17 @@ static int dmirror_mmap(struct file *file, struct vm_area_struct *vma)
 	return ret;
 }
 
+/* Nobody opens a device of a module that may still fail to load. */
+static bool devices_ready;
+
 static int dmirror_open(struct inode *inode, struct file *file)
 {
 	struct miscdevice *misc = file->private_data;
 	struct dmirror *mirror;
 	int ret;
 
+	if (!READ_ONCE(devices_ready))
+		return -ENODEV;
 	mirror = kzalloc(sizeof(*mirror), GFP_KERNEL_ACCOUNT);
 	if (!mirror)
 		return -ENOMEM;
@@ -1358,7 +1401,7 @@ static int dmirror_close(struct inode *inode, struct file *file)
 	struct dmirror *mirror = file->private_data;
 
 	mmu_interval_notifier_remove(&mirror->notifier);
-	xa_destroy(&mirror->pt);
+	dpt_free(mirror);
 	kfree(mirror);
 	return 0;
 }
@@ -1400,7 +1443,7 @@ static int device_start(struct dmirror_device *device)
 	return misc_register(&device->misc);
 }
 
-/* No file is open. Processes may still have pages on the device. */
+/* No file is open, see devices_ready. Processes may still have pages here. */
 static void device_stop(struct dmirror_device *device)
 {
 	unsigned int tries = 0;
@@ -1439,6 +1482,7 @@ static int __init dmirror_init(void)
 			return ret;
 		}
 	}
+	WRITE_ONCE(devices_ready, true);
 	return 0;
 }
 module_init(dmirror_init);

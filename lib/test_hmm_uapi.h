@@ -20,9 +20,9 @@
  * @ptr: in: buffer of the program's: what the device is to write, or room for
  *	what it has read
  * @npages: in: size of the range in base pages; of HMM_DMIRROR_FLAGS the flags
- * @cpages: out: how many pages, from @addr on, are done; of
- *	HMM_DMIRROR_MIGRATE_TO_SYS how many have come home, wherever they were.
- *	After an error, too: the next page is the one that it is about
+ * @cpages: out: how many pages, from @addr on, are done, also after an error:
+ *	copied to or from @ptr, or looked at; of HMM_DMIRROR_MIGRATE_TO_SYS how
+ *	many have come home, wherever they were
  * @faults: out: how often the device found a page missing in its page table
  */
 struct hmm_dmirror_cmd {
@@ -44,7 +44,7 @@ struct hmm_dmirror_cmd {
 
 /*
  * MIGRATE_TO_DEV: move the range to the device, which then reads it into @ptr.
- * -ENOENT: a page is not there, -ENOMEM: for want of memory.
+ * -ENOENT: a page is not there; -ENOMEM: the same, and memory was short.
  * MIGRATE_TO_SYS: move what is on the device back.
  */
 #define HMM_DMIRROR_MIGRATE_TO_DEV	HMM_DMIRROR_COMMAND(0x02)

@@ -16,6 +16,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -1171,6 +1172,44 @@ TEST_F(migration, what_is_there_is_found_between_invalidations)
 	EXPECT_EQ(0, ret);
 	EXPECT_EQ(SOME, held(&self->device, area));
 	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+}
+
+static int node_of(const void *at)
+{
+	int node = -1;
+
+	syscall(SYS_get_mempolicy, &node, NULL, 0, at,
+		MPOL_F_NODE | MPOL_F_ADDR);
+	return node;
+}
+
+static int bind_to_node(const struct area *area, int node)
+{
+	unsigned long mask = 1UL << node;
+
+	return syscall(SYS_mbind, area->at, area->pages * PAGE, MPOL_BIND,
+		       &mask, 8 * sizeof(mask), 0) ? -errno : 0;
+}
+
+/* By a command the first time, by a fault of the CPU the second. */
+TEST_F(migration, memory_comes_home_to_the_node_of_its_policy)
+{
+	struct area *area = &self->area;
+	unsigned int turn;
+	size_t i;
+
+	if (bind_to_node(area, 1))
+		SKIP(return, "there is no second node: %s", strerror(errno));
+	for (turn = 0; turn < 4; turn++) {
+		area_fill(area, turn);
+		ASSERT_EQ(SOME, to_device(&self->device, area));
+		ASSERT_EQ(0, bind_to_node(area, turn % 2));
+		ASSERT_EQ(0, turn / 2 && variant->device < 2 ?
+			     cpu_wrong(area, turn) :
+			     to_system(&self->device, area));
+		for (i = 0; i < SOME; i++)
+			EXPECT_EQ((int)turn % 2, node_of(area_page(area, i)));
+	}
 }
 
 TEST_F(migration, many_round_trips_lose_nothing)
@@ -4350,6 +4389,7 @@ TEST_F(unlocked, memory_without_access_is_refused)
 struct provider {
 	struct area area;
 	int uffd;
+	unsigned int delay;		/* in ms, of the first page */
 	long pages, errors;
 };
 
@@ -4364,10 +4404,31 @@ static void *provide(void *data)
 
 		if (page >= p->area.pages)
 			break;
-		p->pages++;
+		if (!p->pages++)
+			race_pause_ms(p->delay);
 		p->errors += !!uffd_fill(p->uffd, &p->area, page, 1);
 	}
 	return NULL;
+}
+
+static bool provider_start(struct provider *p, pthread_t *thread)
+{
+	p->uffd = uffd_open(0);
+	if (p->uffd < 0)
+		return false;
+	fcntl(p->uffd, F_SETFL, 0);
+	p->area.buffer = calloc(SOME, PAGE);
+	return p->area.buffer &&
+	       !uffd_register(p->uffd, &p->area, UFFDIO_REGISTER_MODE_MISSING) &&
+	       !pthread_create(thread, NULL, provide, p);
+}
+
+static void provider_end(struct provider *p, pthread_t thread)
+{
+	pthread_cancel(thread);
+	pthread_join(thread, NULL);
+	close(p->uffd);
+	free(p->area.buffer);
 }
 
 TEST_F(unlocked, device_waits_for_missing_pages)
@@ -4378,21 +4439,36 @@ TEST_F(unlocked, device_waits_for_missing_pages)
 
 	UNLOCKED_OR_SKIP();
 	ASSERT_EQ(0, madvise(area->at, SOME * PAGE, MADV_DONTNEED));
-	p.uffd = uffd_open(0);
-	if (p.uffd < 0)
+	if (!provider_start(&p, &thread))
 		SKIP(return, "no userfaultfd: %s", strerror(errno));
-	fcntl(p.uffd, F_SETFL, 0);
-	p.area.buffer = calloc(SOME, PAGE);
-	ASSERT_EQ(0, uffd_register(p.uffd, area, UFFDIO_REGISTER_MODE_MISSING));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, provide, &p));
 	EXPECT_EQ(0, read_unlocked(&self->device, area, SOME));
 	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
 	EXPECT_EQ(SOME, p.pages);
 	EXPECT_EQ(0, p.errors);
 	EXPECT_EQ(0, cpu_wrong(area, 1));
-	pthread_cancel(thread);
-	pthread_join(thread, NULL);
-	close(p.uffd);
+	provider_end(&p, thread);
+}
+
+/* The page behind takes longer than a driver waits, but it is not wanted yet. */
+TEST_F(unlocked, pages_that_are_there_do_not_wait_for_others)
+{
+	struct area *area = &self->area;
+	struct provider p = { .area = *area, .delay = 1500 };
+	pthread_t thread;
+
+	UNLOCKED_OR_SKIP();
+	area_fill(area, 1);
+	ASSERT_EQ(0, madvise(area_page(area, 1), (SOME - 1) * PAGE,
+			     MADV_DONTNEED));
+	if (!provider_start(&p, &thread))
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	EXPECT_EQ(0, mirror_call_once(&self->device, HMM_DMIRROR_READ_UNLOCKED,
+				      area->at, SOME, area->buffer));
+	EXPECT_EQ(SOME, self->device.pages);
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+	EXPECT_EQ(SOME - 1, p.pages);
+	EXPECT_EQ(0, p.errors);
+	provider_end(&p, thread);
 }
 
 TEST_HARNESS_MAIN
