@@ -1191,18 +1191,19 @@ static void device_load(struct melee *melee, struct device *device)
 /* The device has gone from the list, and its memory goes, before the next. */
 static void device_life(struct melee *melee, unsigned int nr)
 {
-	struct device *device = kzalloc(sizeof(*device), GFP_KERNEL);
+	struct device *device = kzalloc(sizeof(*device), GFP_KERNEL | __GFP_NOFAIL);
 	unsigned int i;
 
-	if (!device || mmu_interval_notifier_insert(&device->sub, melee->mm,
-						    AREA + nr * PAGE_SIZE,
-						    PAGE_SIZE, &device_ops)) {
+	device->nr = nr;
+	/* There may be an invalidation before the next call has returned. */
+	spin_lock_init(&device->lock);
+	if (mmu_interval_notifier_insert(&device->sub, melee->mm,
+					 AREA + nr * PAGE_SIZE, PAGE_SIZE,
+					 &device_ops)) {
 		atomic_inc(&melee->failed);
 		kfree(device);
 		return;
 	}
-	device->nr = nr;
-	spin_lock_init(&device->lock);
 	write_lock(&melee->devices_lock);
 	list_add(&device->list, &melee->devices);
 	write_unlock(&melee->devices_lock);
