@@ -227,9 +227,10 @@ static inline void migrate_unlist(struct folio **folios, unsigned int nr)
 
 	for (i = 0; i < nr; i++) {
 		struct folio *folio = folios[i];
-		enum lru_list lru = folio_lru_list(folio);
+		enum lru_list lru;
 
 		lru_size_lock(&size, folio);
+		lru = folio_lru_list(folio);
 		if (lru_gen_del_folio(size.lruvec, folio, false))
 			continue;
 		lru_size_add(&size, folio, lru, -1);

@@ -94,8 +94,8 @@
 
 /* Flags of src[] that are ours: see the head of the file. */
 #define MIGRATE_PFN_ISOLATED	BIT(2)
+#define MIGRATE_PFN_ANON_VMA	BIT(4)
 #define MIGRATE_PFN_SOLE	BIT(5)
-#define MIGRATE_PFN_ANON_VMA	BIT(5)	/* without a VMA */
 
 /* Of dst[], within finalize: the page that won is mapped and let go of. */
 #define MIGRATE_PFN_RESTORED	BIT(5)
@@ -551,7 +551,8 @@ static unsigned long migrate_vma_collect(struct migrate_vma *args)
  * @args: arguments of migrate_vma_*(), NULL if the migration is by pfns
  * @fault_folio: folio that the fault path has locked and referenced, or NULL
  * @mapped: pages were found to be mapped elsewhere, too
- * @drained: the per-CPU LRU batches were drained for this call
+ * @drained: the LRU batches of all CPUs were drained for this call
+ * @drained_here: those of this CPU were, on account of references
  */
 struct migrate_batch {
 	unsigned long *src;
@@ -561,6 +562,7 @@ struct migrate_batch {
 	struct folio *fault_folio;
 	bool mapped;
 	bool drained;
+	bool drained_here;
 };
 
 static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
@@ -597,9 +599,9 @@ static __always_inline bool batch_by_rmap(const struct migrate_batch *mb,
 	return !mb->args || !(mb->src[i] & MIGRATE_PFN_SOLE);
 }
 
-/* Put @folio in the place of the source, wherever that was mapped. */
-static void batch_remap(struct migrate_batch *mb, unsigned long i,
-			struct folio *folio)
+/* @folio, which stays or takes over, goes to an LRU list, if it is for one. */
+static void batch_relist(struct migrate_batch *mb, unsigned long i,
+			 struct folio *folio)
 {
 	struct folio *src = migrate_entry_folio(mb->src[i]);
 	bool listed = folio == src ? mb->src[i] & MIGRATE_PFN_ISOLATED :
@@ -607,6 +609,15 @@ static void batch_remap(struct migrate_batch *mb, unsigned long i,
 
 	if (listed)
 		folio_add_lru(folio);
+}
+
+/* Put @folio in the place of the source, wherever that was mapped. */
+static void batch_remap(struct migrate_batch *mb, unsigned long i,
+			struct folio *folio)
+{
+	struct folio *src = migrate_entry_folio(mb->src[i]);
+
+	batch_relist(mb, i, folio);
 	remove_migration_ptes(src, folio, 0);
 	if (!mb->args && (mb->src[i] & MIGRATE_PFN_ANON_VMA)) {
 		mb->src[i] &= ~MIGRATE_PFN_ANON_VMA;
@@ -690,6 +701,17 @@ static __always_inline bool batch_movable(const struct migrate_batch *mb,
 	       folio_ref_count(folio) == expected;
 }
 
+/* One more look, without the batches of this CPU, which have references, too. */
+static bool batch_movable_after_all(struct migrate_batch *mb,
+				    struct folio *folio)
+{
+	if (mb->drained_here)
+		return false;
+	mb->drained_here = true;
+	lru_add_drain();
+	return batch_movable(mb, folio);
+}
+
 /* Undo what was done to a page that cannot move. */
 static void batch_give_up(struct migrate_batch *mb, unsigned long i,
 			  struct folio *folio)
@@ -709,7 +731,8 @@ static unsigned long batch_sort_out(struct migrate_batch *mb,
 		struct folio *folio = migrate_entry_folio(mb->src[i]);
 
 		if ((mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-		    (!folio || batch_movable(mb, folio))) {
+		    (!folio || batch_movable(mb, folio) ||
+		     batch_movable_after_all(mb, folio))) {
 			movable++;
 			continue;
 		}
@@ -1062,11 +1085,34 @@ static __always_inline void populate_one(struct migrate_populate *mp,
 	update_mmu_cache(vma, addr, ptep);
 }
 
+/*
+ * The zero page has to go from the TLBs before another page can be accessed in
+ * its place: some CPUs would write to that while others still read zeroes.
+ *
+ * Return: false if the zero page is write-protected by userfaultfd, and stays.
+ */
+static bool populate_zap_zero(struct migrate_populate *mp, unsigned long addr,
+			      pte_t *ptep, struct folio *folio)
+{
+	struct vm_area_struct *vma = mp->walk.vma;
+	pte_t pte = ptep_get(ptep);
+
+	if (pte_uffd_wp(pte))
+		return false;
+	flush_cache_page(vma, addr, pte_pfn(pte));
+	if (folio_is_private(folio)) {
+		ptep_get_and_clear(vma->vm_mm, addr, ptep);
+		mp->zapped = true;
+	} else {
+		ptep_clear_flush(vma, addr, ptep);
+	}
+	return true;
+}
+
 static void populate_run(struct migrate_populate *mp,
 			 struct device_extent *ext)
 {
 	unsigned long index = migrate_index(mp->args, ext->addr);
-	struct vm_area_struct *vma = mp->walk.vma;
 	unsigned long i, addr = ext->addr;
 
 	for (i = 0; i < ext->nr; i++, addr += PAGE_SIZE) {
@@ -1075,10 +1121,10 @@ static void populate_run(struct migrate_populate *mp,
 		if (!migrate_entry_is_hole(mp->args->src[index + i]))
 			continue;
 		folio = migrate_entry_folio(mp->args->dst[index + i]);
-		if (ext->kind == DEVICE_EXTENT_ZERO) {
-			flush_cache_page(vma, addr, ext->pfn);
-			ptep_get_and_clear(vma->vm_mm, addr, ext->ptep + i);
-			mp->zapped = true;
+		if (ext->kind == DEVICE_EXTENT_ZERO &&
+		    !populate_zap_zero(mp, addr, ext->ptep + i, folio)) {
+			mp->args->src[index + i] = 0;
+			continue;
 		}
 		populate_one(mp, addr, ext->ptep + i, folio);
 	}
@@ -1441,7 +1487,11 @@ finish_restored(struct migrate_batch *mb, unsigned long i,
 	}
 }
 
-/* Restore by rmap what was not restored in place, and let go of both pages. */
+/*
+ * Restore by rmap what was not restored in place, and let go of both pages. What
+ * was zapped meanwhile is restored nowhere, but may live on in the swap cache,
+ * and flags that it has on account of its list are cleared with the list.
+ */
 static void finish_other(struct migrate_batch *mb, unsigned long i,
 			 struct folio_batch *unused)
 {
@@ -1451,6 +1501,8 @@ static void finish_other(struct migrate_batch *mb, unsigned long i,
 	if (src) {
 		if (batch_by_rmap(mb, i))
 			batch_remap(mb, i, batch_moved(mb, i) ? dst : src);
+		else
+			batch_relist(mb, i, batch_moved(mb, i) ? dst : src);
 		batch_unlock(mb, src);
 		migrate_free_put(unused, src);
 	}
@@ -1636,7 +1688,7 @@ EXPORT_SYMBOL(migrate_device_pfns);
  *
  * Context: Process context. May sleep.
  * Return: 0 if the page was replaced by one of system memory wherever it was
- * mapped, -EBUSY if it could not be: pinned, or no memory.
+ * mapped, if anywhere; -EBUSY if it could not be: pinned, or no memory.
  */
 int migrate_device_coherent_folio(struct folio *folio)
 {
@@ -1644,6 +1696,11 @@ int migrate_device_coherent_folio(struct folio *folio)
 	struct folio *home;
 
 	folio_lock(folio);
+	if (!folio_mapped(folio)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return 0;
+	}
 	src = migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE;
 	migrate_device_unmap(&src, 1);
 	if (!src)
@@ -1689,8 +1746,9 @@ static vm_fault_t device_fault_locked(struct vm_fault *vmf,
  * page is where they can access it, or the next of them tries.
  *
  * Context: Process context, mmap lock held for reading. May sleep.
- * Return: what dev_pagemap_ops::migrate_to_ram() returned, or 0 if the access
- * is simply to be repeated.
+ * Return: what dev_pagemap_ops::migrate_to_ram() returned, 0 if the access is
+ * simply to be repeated, or VM_FAULT_RETRY if somebody else has the page lock
+ * and the fault is not to wait; the mmap lock is held then.
  */
 vm_fault_t migrate_device_fault(struct vm_fault *vmf)
 {
@@ -1710,6 +1768,10 @@ vm_fault_t migrate_device_fault(struct vm_fault *vmf)
 	if (folio_trylock(folio))
 		return device_fault_locked(vmf, folio);
 
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT) {
+		pte_unmap_unlock(vmf->pte, vmf->ptl);
+		return VM_FAULT_RETRY;
+	}
 	pte_unmap(vmf->pte);
 	migration_entry_wait_on_locked(entry, vmf->ptl);
 	return 0;

@@ -990,6 +990,11 @@ static void holes_are_populated(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
+static pte_t md_protected_by_userfaultfd(pte_t pte)
+{
+	return pte_mkuffd_wp(pte);
+}
+
 static void the_zero_page_is_replaced(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1002,6 +1007,36 @@ static void the_zero_page_is_replaced(struct kunit *test)
 	md_expect_on_device(md, addr, MD_PAGES, true);
 	kunit_mm_zap(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void a_zero_page_that_userfaultfd_protects_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_read(md->km, addr, 2);
+	kunit_mm_change(md->km, addr, 1, md_protected_by_userfaultfd);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 2));
+	KUNIT_EXPECT_TRUE(test, pte_present(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
+}
+
+/* The batches of a CPU have references, which are no pins. */
+static void pages_in_batches_of_this_cpu_move(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, moved, addr = md_memory_map(md, 8);
+
+	lru_add_drain_all();
+	migrate_disable();
+	for (i = 0; i < 8; i++)
+		folio_mark_lazyfree(md_folio(md, addr + (i << PAGE_SHIFT)));
+	moved = md_to_device(md, addr, 8);
+	migrate_enable();
+	KUNIT_EXPECT_EQ(test, 8UL, moved);
 }
 
 static void the_huge_zero_page_is_replaced(struct kunit *test)
@@ -1202,11 +1237,6 @@ static void soft_dirty_survives(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(md_pte(md, addr, 1)));
-}
-
-static pte_t md_protected_by_userfaultfd(pte_t pte)
-{
-	return pte_mkuffd_wp(pte);
 }
 
 static void protection_by_userfaultfd_survives(struct kunit *test)
@@ -1520,7 +1550,26 @@ static int md_zap_page(struct kunit_mm_thread *thread)
 			  MADV_DONTNEED);
 }
 
-/* A zap between the steps takes the entry; the page must not come back. */
+static void md_make_active(struct md_test *md, unsigned long addr,
+			   unsigned long nr)
+{
+	unsigned long i;
+
+	lru_add_drain_all();
+	for (i = 0; i < nr; i++) {
+		struct folio *folio = md_folio(md, addr + (i << PAGE_SHIFT));
+
+		folio_mark_accessed(folio);
+		folio_mark_accessed(folio);
+	}
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(md->test, folio_test_active(md_folio(md, addr)));
+}
+
+/*
+ * A zap between the steps takes the entry; the page must not come back. Nor must
+ * it be freed with the flag of the active list, off which it was taken.
+ */
 static void md_zap_between(struct kunit *test, enum md_driver driver)
 {
 	struct md_test *md = test->priv;
@@ -1528,6 +1577,8 @@ static void md_zap_between(struct kunit *test, enum md_driver driver)
 	unsigned long rss = md_rss(md);
 	struct kunit_mm_thread thread;
 	int ret;
+
+	md_make_active(md, addr, MD_PAGES);
 
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
@@ -2168,6 +2219,8 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(hugetlb_is_refused),
 	KUNIT_CASE(holes_are_populated),
 	KUNIT_CASE(the_zero_page_is_replaced),
+	KUNIT_CASE(a_zero_page_that_userfaultfd_protects_stays),
+	KUNIT_CASE(pages_in_batches_of_this_cpu_move),
 	KUNIT_CASE(the_huge_zero_page_is_replaced),
 	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
 	KUNIT_CASE(holes_of_userfaultfd_are_refused),
