@@ -357,11 +357,18 @@ static int exclusive_range(struct exclusive_walk *ew, unsigned long end)
  * Faults the range in for writing and replaces the PTEs of its anonymous pages
  * by device-exclusive entries. Large folios are split, device memory is brought
  * home. Pages that are locked by somebody else, that are not anonymous, that
- * cannot be split or not be brought home are NULL.
+ * cannot be split or not be brought home are NULL. For the lock of a page that is
+ * exclusive already the call waits, since that is taken back first.
  *
  * The caller programs the device under its own lock, after it has asked
- * mmu_interval_read_retry(), and then unlocks and puts each page. From then on
- * an access by the CPU takes the page away again.
+ * mmu_interval_read_retry(), and then unlocks and puts each page. Until that is
+ * done it must not take the mmap lock, begin to read another sequence, or remove
+ * a notifier: fork() waits for these page locks with the mmap lock held and an
+ * invalidation begun. And since pages are faulted in while those before them are
+ * locked, what dev_pagemap_ops::migrate_to_ram() takes must not be held by who
+ * faults on pages that are exclusive.
+ *
+ * From then on an access by the CPU takes the page away again.
  *
  * Context: Process context. The mmap lock is held, for reading at least. May
  * sleep.

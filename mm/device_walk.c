@@ -61,13 +61,13 @@ static void device_extent_decode_swap(struct device_extent *ext,
 static unsigned long device_private_run(pte_t *ptep, pte_t pte,
 					unsigned long max)
 {
-	pteval_t stride = pte_val(pte_next_swp_offset(pte)) - pte_val(pte);
-	pteval_t expected = pte_val(pte);
+	typeof(pte_val(pte)) expected = pte_val(pte), stride;
 	unsigned long nr;
 
+	stride = pte_val(pte_next_swp_offset(pte)) - expected;
 	for (nr = 1; nr < max; nr++) {
 		expected += stride;
-		if (pte_val(ptep_get(ptep + nr)) != expected)
+		if (pte_val(device_pte_get(ptep + nr)) != expected)
 			break;
 	}
 	return nr;
@@ -77,7 +77,7 @@ static unsigned long device_hole_run(pte_t *ptep, unsigned long max)
 {
 	unsigned long nr = 1;
 
-	while (nr < max && pte_none(ptep_get(ptep + nr)))
+	while (nr < max && pte_none(device_pte_get(ptep + nr)))
 		nr++;
 	return nr;
 }
@@ -224,8 +224,8 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
  * device_extent_pgmap() - pagemap of the pages of a device-private extent
  * @ext: a run of device-private entries; shortened where the pagemap changes
  *
- * Pagemaps begin and end at sub-sections, and a run is shorter than one, so
- * only a run that crosses a boundary can have pages of a second pagemap.
+ * Pagemaps begin and end at sub-sections. A page table of 4 KiB has no more
+ * pages than one of those; larger ones do, so a run may cross many boundaries.
  *
  * Context: page-table lock, or RCU read lock, of the table that was read.
  * Return: pagemap of the first @ext->nr pages, without a reference.
@@ -233,10 +233,14 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
 struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
 {
 	struct dev_pagemap *pgmap = pfn_to_page(ext->pfn)->pgmap;
-	unsigned long last = ext->pfn + ext->nr - 1;
-	unsigned long boundary = ALIGN_DOWN(last, PAGES_PER_SUBSECTION);
+	unsigned long pfn = ALIGN(ext->pfn + 1, PAGES_PER_SUBSECTION);
+	unsigned long end = ext->pfn + ext->nr;
 
-	if (boundary > ext->pfn && pfn_to_page(boundary)->pgmap != pgmap)
-		ext->nr = boundary - ext->pfn;
+	for (; pfn < end; pfn += PAGES_PER_SUBSECTION) {
+		if (pfn_to_page(pfn)->pgmap == pgmap)
+			continue;
+		ext->nr = pfn - ext->pfn;
+		break;
+	}
 	return pgmap;
 }

@@ -201,6 +201,15 @@ static __always_inline bool device_pte_ordinary(struct device_walk *walk,
 	return !(walk->vma->vm_flags & VM_MIXEDMAP);
 }
 
+/*
+ * The value of an entry. The lock of the table may not be held, and not every
+ * architecture has ptep_get() for that.
+ */
+static __always_inline pte_t device_pte_get(pte_t *ptep)
+{
+	return ptep_get_lockless(ptep);
+}
+
 /**
  * struct device_pte_like - what the PTEs of a run have in common
  * @first: the first of them, present
@@ -208,16 +217,18 @@ static __always_inline bool device_pte_ordinary(struct device_walk *walk,
  */
 struct device_pte_like {
 	pte_t first;
+#ifdef CONFIG_X86_64
 	pteval_t origin;
+#endif
 };
 
 static __always_inline struct device_pte_like device_pte_like(pte_t first)
 {
-	pte_t origin = pte_advance_pfn(first, -pte_pfn(first));
-
 	return (struct device_pte_like) {
 		.first = first,
-		.origin = pte_val(origin),
+#ifdef CONFIG_X86_64
+		.origin = pte_val(pte_advance_pfn(first, -pte_pfn(first))),
+#endif
 	};
 }
 
@@ -248,7 +259,7 @@ device_pte_run(pte_t *ptep, pte_t pte, unsigned long max)
 
 	for (nr = 1; nr < max; nr++) {
 		pte = pte_next_pfn(pte);
-		if (!pte_same(ptep_get(ptep + nr), pte))
+		if (!pte_same(device_pte_get(ptep + nr), pte))
 			break;
 	}
 	return nr;
@@ -306,7 +317,7 @@ device_walk_run(struct device_walk *walk, pte_t *ptep, pmd_t *pmdp,
 		.pmdp = pmdp,
 		.ptep = ptep,
 	};
-	pte_t pte = ptep_get(ptep);
+	pte_t pte = device_pte_get(ptep);
 	int ret;
 
 	if (likely(device_pte_ordinary(walk, pte))) {

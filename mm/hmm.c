@@ -19,7 +19,8 @@
  *   --------------------  -------------------  ----------------------------
  *   present               VALID (WRITE)        same; see below for WRITE
  *   zero page             VALID                same, or a write fault
- *   own device-private    VALID (WRITE)        same, or a write fault
+ *   own device-private    VALID (WRITE)        same, or a write fault, after
+ *                                              which it may still lack WRITE
  *   hole, swap, marker,   0                    fault
  *   PROT_NONE, exclusive,
  *   migration, others'
@@ -69,8 +70,12 @@
  * @fault_nr: pages from @walk.addr on that have to be faulted
  * @fault_write: they are to be written to
  * @fault_whole: what is faulted may bring in more than one page at a time
+ * @fault_own: they are private pages of the caller's
+ * @own_pfn: the last of those that was to be faulted
  * @fault_flags: flags of the faults, besides FAULT_FLAG_WRITE
  * @unlocked: a fault dropped the mmap lock
+ * @bounded: there is a deadline
+ * @deadline: for faults, in jiffies
  */
 struct hmm_walk {
 	struct device_walk walk;
@@ -80,8 +85,12 @@ struct hmm_walk {
 	unsigned long fault_nr;
 	bool fault_write;
 	bool fault_whole;
+	bool fault_own;
+	unsigned long own_pfn;
 	unsigned int fault_flags;
 	bool unlocked;
+	bool bounded;
+	unsigned long deadline;
 };
 
 static inline struct hmm_walk *to_hmm_walk(struct device_walk *walk)
@@ -147,6 +156,7 @@ static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
 		hw->fault_nr = ext->nr;
 		hw->fault_write = missing & HMM_PFN_REQ_WRITE;
 		hw->fault_whole = ext->order;
+		hw->fault_own = false;
 		ext->nr = 0;
 		return HMM_STOP_TO_FAULT;
 	}
@@ -205,7 +215,7 @@ hmm_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 {
 	struct hmm_walk *hw = to_hmm_walk(walk);
 	unsigned long *entry = hmm_entry(hw, addr);
-	pte_t first = ptep_get(ptep);
+	pte_t first = device_pte_get(ptep);
 	struct device_pte_like like = device_pte_like(first);
 	unsigned long nr, pfn, flags = HMM_PFN_VALID;
 
@@ -216,7 +226,8 @@ hmm_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	if (hw->required & ~flags)
 		return 0;
 	for (nr = 0; nr < max; nr++) {
-		if (!device_pte_is_like(like, ptep_get(ptep + nr), &pfn))
+		if (!device_pte_is_like(like, device_pte_get(ptep + nr),
+					&pfn))
 			break;
 		entry[nr] = (entry[nr] & HMM_PFN_INOUT_FLAGS) | pfn | flags;
 	}
@@ -234,15 +245,37 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 	return hmm_report(to_hmm_walk(walk), ext, result, 1);
 }
 
+/*
+ * The page that a report of the owner's pages stopped at, since it is to be
+ * written to and is read-only: after fork(). The fault brings it home, unless the
+ * driver will not have it, as it may while it looks the page up: then the page
+ * is reported as it is, or there would be no end of it.
+ */
+static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext)
+{
+	unsigned long pfn = ext->pfn + ext->nr;
+
+	if (pfn != hw->own_pfn) {
+		hw->own_pfn = pfn;
+		hw->fault_own = true;
+		return HMM_STOP_TO_FAULT;
+	}
+	hmm_fill_one(hmm_entry(hw, ext->addr) + ext->nr, pfn | HMM_PFN_VALID);
+	ext->nr++;
+	return 0;
+}
+
 static int hmm_private(struct hmm_walk *hw, struct device_extent *ext)
 {
 	unsigned long result = ext->pfn | HMM_PFN_VALID;
+	int ret;
 
 	if (device_extent_pgmap(ext)->owner != hw->range->dev_private_owner)
 		return hmm_report(hw, ext, 0, 0);
 	if (ext->perm & DEVICE_EXTENT_WRITE)
 		result |= HMM_PFN_WRITE;
-	return hmm_report(hw, ext, result, 1);
+	ret = hmm_report(hw, ext, result, 1);
+	return ret == HMM_STOP_TO_FAULT ? hmm_own_stopped(hw, ext) : ret;
 }
 
 static int hmm_extent(struct device_walk *walk, struct device_extent *ext)
@@ -279,6 +312,36 @@ static const struct device_walk_ops hmm_walk_ops = {
 	.skip_vma = hmm_skip_vma,
 };
 
+/* Faults may go on for long: each is preceded by this. */
+static int hmm_may_go_on(const struct hmm_walk *hw)
+{
+	cond_resched();
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	if (hw->bounded && time_after_eq(jiffies, hw->deadline))
+		return -ETIMEDOUT;
+	return 0;
+}
+
+/*
+ * A fault on a page of the caller's own must not wait for somebody else who has
+ * the page locked: that may be a fault of the CPU, which waits for a lock that
+ * the driver holds. -EBUSY then, and the driver starts again.
+ */
+static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
+			 unsigned long addr)
+{
+	vm_fault_t fault;
+
+	fault = handle_mm_fault(vma, addr, FAULT_FLAG_REMOTE | FAULT_FLAG_WRITE |
+				FAULT_FLAG_ALLOW_RETRY |
+				FAULT_FLAG_RETRY_NOWAIT, NULL);
+	if (!(fault & VM_FAULT_RETRY))
+		return fault & VM_FAULT_ERROR ? -EFAULT : 0;
+	hw->own_pfn = 0;
+	return -EBUSY;
+}
+
 /* One fault. -EAGAIN if the mmap lock is gone; the page may be there or not. */
 static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 			  unsigned long addr)
@@ -286,6 +349,8 @@ static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 	unsigned int flags = hw->fault_flags;
 	vm_fault_t fault;
 
+	if (hw->fault_own)
+		return hmm_fault_own(hw, vma, addr);
 	if (hw->fault_write)
 		flags |= FAULT_FLAG_WRITE;
 	fault = handle_mm_fault(vma, addr, flags, NULL);
@@ -311,17 +376,15 @@ static int hmm_fault_pages(struct hmm_walk *hw)
 
 	if (hw->fault_write && !(vma->vm_flags & VM_WRITE))
 		return -EPERM;
-	while (!ret && nr--) {
-		ret = hmm_fault_page(hw, vma, addr);
-		addr += PAGE_SIZE;
-		cond_resched();
-	}
+	for (; !ret && nr; nr--, addr += PAGE_SIZE)
+		ret = hmm_may_go_on(hw) ?: hmm_fault_page(hw, vma, addr);
 	return ret;
 }
 
 /*
  * Walk and fault by turns from @hw->walk.addr to the end of the range. -EBUSY:
- * the sequence is out of date. -EAGAIN: the mmap lock was dropped.
+ * the sequence is out of date. -EAGAIN: the mmap lock was dropped. -ETIMEDOUT:
+ * the time is used up.
  */
 static int hmm_walk_and_fault(struct hmm_walk *hw)
 {
@@ -375,6 +438,10 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * for which nothing is requested is never faulted, and COW is broken only for
  * those that are to be written to.
  *
+ * A private page of the caller's own that is to be written to and is read-only is
+ * faulted once. If the driver's migrate_to_ram() leaves it where it is, it is
+ * reported without HMM_PFN_WRITE, which a driver has to look at.
+ *
  * No reference is taken. The results may be used under the driver's lock after
  * mmu_interval_read_retry() has returned false for @range->notifier_seq.
  *
@@ -385,9 +452,11 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * reading at least, over the whole call. May sleep.
  * Return:
  * * 0 - every entry is a result
- * * -EBUSY - invalidated meanwhile; get a new sequence and start again
+ * * -EBUSY - invalidated meanwhile, or a page of the caller's own that is to be
+ *   made writable is locked; get a new sequence and start again
  * * -EFAULT - a page was requested that cannot be made valid
  * * -EPERM - write access was requested in a VMA that does not allow it
+ * * -EINTR - a fatal signal is pending, and a page would have to be faulted in
  * * -EINVAL - the range is empty, not page aligned, or not covered by its
  *   notifier; or it has no notifier or no @hmm_pfns
  *
@@ -410,14 +479,10 @@ EXPORT_SYMBOL(hmm_range_fault);
  * struct hmm_attempt - state of hmm_range_fault_unlocked_timeout()
  * @hw: pass in progress
  * @saved: requests of the entries, two bits each; NULL if there are none
- * @bounded: there is a deadline
- * @deadline: in jiffies
  */
 struct hmm_attempt {
 	struct hmm_walk hw;
 	unsigned long *saved;
-	bool bounded;
-	unsigned long deadline;
 };
 
 static unsigned long hmm_range_pages(const struct hmm_range *range)
@@ -468,16 +533,6 @@ static void hmm_restore_requests(struct hmm_attempt *at)
 	}
 }
 
-static int hmm_may_go_on(const struct hmm_attempt *at)
-{
-	cond_resched();
-	if (fatal_signal_pending(current))
-		return -EINTR;
-	if (at->bounded && time_after_eq(jiffies, at->deadline))
-		return -ETIMEDOUT;
-	return 0;
-}
-
 /*
  * One pass over the range. A fault that dropped the lock is no reason to begin
  * anew: as long as the sequence holds, so do the results.
@@ -496,7 +551,7 @@ static int hmm_attempt_pass(struct hmm_attempt *at)
 			mmap_read_unlock(hw->walk.mm);
 		if (ret != -EAGAIN)
 			return ret;
-		ret = hmm_may_go_on(at);
+		ret = hmm_may_go_on(hw);
 	} while (!ret);
 	return ret;
 }
@@ -514,7 +569,7 @@ static int hmm_attempt(struct hmm_attempt *at)
 			return ret;
 		hmm_restore_requests(at);
 		if (ret == -EBUSY)
-			ret = hmm_may_go_on(at);
+			ret = hmm_may_go_on(&at->hw);
 	} while (!ret);
 	return ret == -ETIMEDOUT ? -EBUSY : ret;
 }
@@ -530,6 +585,9 @@ static int hmm_attempt(struct hmm_attempt *at)
  * starts again with a new sequence as often as the range is invalidated. The
  * caller has only mmu_interval_read_retry() left to ask.
  *
+ * The time is looked at before each fault and each new start. What a fault
+ * itself waits for, or the end of an invalidation, is not cut short by it.
+ *
  * Context: Process context. The mmap lock must not be held. The caller holds a
  * reference to the users of the notifier's mm (mmget()). May sleep.
  * Return:
@@ -542,15 +600,14 @@ static int hmm_attempt(struct hmm_attempt *at)
 int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 				     unsigned long timeout)
 {
-	struct hmm_attempt at = {
-		.bounded = timeout,
-		.deadline = jiffies + min(timeout, MAX_JIFFY_OFFSET),
-	};
+	struct hmm_attempt at = {};
 	int ret;
 
 	if (!hmm_range_sane(range))
 		return -EINVAL;
 	hmm_walk_init(&at.hw, range);
+	at.hw.bounded = timeout;
+	at.hw.deadline = jiffies + min(timeout, MAX_JIFFY_OFFSET);
 	at.hw.fault_flags |= FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE;
 	ret = hmm_save_requests(&at);
 	if (ret)

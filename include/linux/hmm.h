@@ -85,7 +85,8 @@ static inline struct page *hmm_pfn_to_page(unsigned long hmm_pfn)
  * @hmm_pfn: entry with HMM_PFN_VALID set
  *
  * The mapping is naturally aligned and may reach beyond the range on both
- * sides. All entries of one mapping have the same flags.
+ * sides. Its entries have the same flags, unless a fault that one of them asked
+ * for has changed it after the others were read.
  *
  * Return: order of the mapping in base pages: 0 for a page mapped by a PTE,
  * whatever the size of its folio.

@@ -13,6 +13,7 @@
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
+#include <linux/delay.h>
 #include <linux/hmm.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
@@ -798,6 +799,7 @@ static void write_to_a_read_only_vma_is_not_permitted(struct kunit *test)
  * @test: the test
  * @page: what is mapped, everywhere
  * @faults: how often the handler ran
+ * @ms: how long it takes
  * @drops: how often it is to drop the mmap lock first; negative: always
  * @victim: address of a page that another thread zaps meanwhile; 0: none
  * @while_locked: it does so with the mmap lock held by the handler
@@ -807,6 +809,7 @@ struct hmm_test_file {
 	struct hmm_test *test;
 	struct page *page;
 	unsigned int faults;
+	unsigned int ms;
 	int drops;
 	unsigned long victim;
 	bool while_locked;
@@ -844,6 +847,8 @@ static vm_fault_t hmm_file_fault(struct vm_fault *vmf)
 	struct hmm_test_file *file = vmf->vma->vm_file->private_data;
 
 	file->faults++;
+	if (file->ms)
+		msleep(file->ms);
 	if (file->drops) {
 		if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
 			return VM_FAULT_SIGBUS;
@@ -1211,9 +1216,44 @@ static void end_of_time_is_busy_and_restores_requests(struct kunit *test)
 	t->ask[1] = ASK_READ | HMM_PFN_INOUT_FLAGS;
 	t->ask[2] = ASK_READ;
 	t->ask[3] = ASK_WRITE;
-	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, 1), -EBUSY);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, HZ / 2), -EBUSY);
 	hmm_expect_asked(t, 0, 4);
 	KUNIT_EXPECT_GT(test, file->faults, 2);
+}
+
+/* Each fault takes as long as there is for all of them. */
+static void end_of_time_is_seen_while_pages_come_in(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr;
+
+	file = hmm_map_file(t, 16, &hmm_file_fops, &addr);
+	file->ms = 100;
+	t->range.default_flags = ASK_READ;
+	t->range.pfn_flags_mask = 0;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 16, msecs_to_jiffies(100)),
+			-EBUSY);
+	KUNIT_EXPECT_LT(test, file->faults, 16);
+}
+
+static void fatal_signal_ends_faulting(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	unsigned long addr = kunit_mm_map(t->km, 4, RW);
+	int read, look, unlocked;
+
+	allow_signal(SIGKILL);
+	send_sig(SIGKILL, current, 1);
+	read = hmm_mirror_all(t, addr, 4, ASK_READ);
+	unlocked = hmm_unlocked_all(t, addr, 4, ASK_READ);
+	look = hmm_snapshot(t, addr, 4);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
+	KUNIT_EXPECT_EQ(test, read, -EINTR);
+	KUNIT_EXPECT_EQ(test, unlocked, -EINTR);
+	KUNIT_EXPECT_EQ(test, look, 0);
+	hmm_expect_same(t, 0, 4, 0);
 }
 
 static void fatal_signal_ends_the_wait_and_restores_requests(struct kunit *test)
@@ -1365,6 +1405,8 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(no_timeout_means_no_limit),
 	KUNIT_CASE(snapshot_without_lock_faults_nothing),
 	KUNIT_CASE(end_of_time_is_busy_and_restores_requests),
+	KUNIT_CASE(end_of_time_is_seen_while_pages_come_in),
+	KUNIT_CASE(fatal_signal_ends_faulting),
 	KUNIT_CASE(fatal_signal_ends_the_wait_and_restores_requests),
 	KUNIT_CASE(own_results_are_not_taken_for_requests),
 	KUNIT_CASE(requests_are_met_after_an_invalidation),
@@ -1387,12 +1429,14 @@ static struct kunit_suite hmm_mirror_suite = {
  * @next: pfn of the page that is handed out next
  * @used: pages in use
  * @faults: pages that the CPU has faulted back
+ * @keeps: or rather not, as a driver that looks them up itself may have it
  */
 struct hmm_test_device {
 	struct dev_pagemap *pgmap;
 	unsigned long next;
 	atomic_t used;
 	unsigned int faults;
+	bool keeps;
 };
 
 /* Two devices; what the first has last and the second first lies together. */
@@ -1487,6 +1531,8 @@ static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
 	};
 
 	dev->faults++;
+	if (dev->keeps)
+		return 0;
 	return hmm_migrate(&args, NULL) ? 0 : VM_FAULT_SIGBUS;
 }
 
@@ -1667,6 +1713,52 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
+static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long pfn = dev->next;
+	unsigned long addr = hmm_map_on_device(p, dev, 4);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	hmm_forbid_write_on_device(t, addr + PAGE_SIZE, 2);
+	dev->keeps = true;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_WRITE), 0);
+	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
+	hmm_expect_device(t, 1, 2, pfn + 1, READABLE);
+	hmm_expect_device(t, 3, 1, pfn + 3, WRITABLE);
+	t->ask[2] = ASK_WRITE;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 4), 0);
+	hmm_expect_device(t, 1, 2, pfn + 1, READABLE);
+	KUNIT_EXPECT_GT(test, dev->faults, 0);
+
+	dev->keeps = false;
+	hmm_expect_contents(p, addr, 4);
+}
+
+/* By whom, and what for, is not known: it may be a fault that waits for us. */
+static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	struct page *page = pfn_to_page(dev->next);
+	unsigned long addr = hmm_map_on_device(p, dev, 1);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	hmm_forbid_write_on_device(t, addr, 1);
+	lock_page(page);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 1, ASK_WRITE), -EBUSY);
+	t->range.pfn_flags_mask = 0;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 1, 2), -EBUSY);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+	unlock_page(page);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 1, ASK_WRITE), 0);
+	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_contents(p, addr, 1);
+}
+
 static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
@@ -1749,6 +1841,8 @@ static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(own_device_pages_are_reported_in_place),
 	KUNIT_CASE(device_pages_of_others_are_faulted_back),
 	KUNIT_CASE(write_to_a_read_only_device_page_is_a_fault),
+	KUNIT_CASE(own_page_that_its_driver_keeps_is_reported_as_it_is),
+	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),
 	KUNIT_CASE(run_of_two_devices_is_told_apart),
 	KUNIT_CASE(exclusive_page_is_given_back_on_request),
