@@ -768,11 +768,12 @@ static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 
 /* The mappings of these pages are not known: the kernel finds them. */
 static void device_evict_some(struct dmirror_device *device,
-			      unsigned long pfn)
+			      struct dmirror *mirror, unsigned long pfn)
 {
 	unsigned long src[BATCH_PAGES], dst[BATCH_PAGES] = {};
 	struct dmirror_move move = {
 		.device = device,
+		.mirror = mirror,
 		.alloc = move_alloc_system,
 		.args.src = src,
 		.args.dst = dst,
@@ -786,7 +787,7 @@ static void device_evict_some(struct dmirror_device *device,
 }
 
 /* Try to bring all pages home. Return: whether none is in use any more. */
-static bool device_evict(struct dmirror_device *device)
+static bool device_evict(struct dmirror_device *device, struct dmirror *mirror)
 {
 	struct dmirror_chunk *chunk;
 
@@ -796,7 +797,7 @@ static bool device_evict(struct dmirror_device *device)
 
 		for (; pfn < end && READ_ONCE(device->nr_used);
 		     pfn += BATCH_PAGES) {
-			device_evict_some(device, pfn);
+			device_evict_some(device, mirror, pfn);
 			cond_resched();
 		}
 	}
@@ -1259,14 +1260,15 @@ static int dmirror_check_exclusive(struct dmirror *mirror,
 	return 0;
 }
 
-static int dmirror_release_memory(struct dmirror_device *device)
+static int dmirror_release_memory(struct dmirror *mirror)
 {
+	struct dmirror_device *device = mirror->device;
 	int ret = 0;
 
 	if (mutex_lock_interruptible(&device->resize))
 		return -EINTR;
 	device_set_closed(device, true);
-	while (!ret && !device_evict(device))
+	while (!ret && !device_evict(device, mirror))
 		ret = signal_pending(current) ? -EINTR : 0;
 	if (!ret)
 		device_remove_chunks(device);
@@ -1340,7 +1342,7 @@ static long dmirror_ioctl(struct file *file, unsigned int request,
 	cmd.cpages = 0;
 	cmd.faults = 0;
 	if (request == HMM_DMIRROR_RELEASE)
-		ret = dmirror_release_memory(mirror->device);
+		ret = dmirror_release_memory(mirror);
 	else if (request == HMM_DMIRROR_FLAGS)
 		ret = dmirror_set_flags(mirror, cmd.npages);
 	else
@@ -1455,7 +1457,7 @@ static void device_stop(struct dmirror_device *device)
 	misc_deregister(&device->misc);
 	mutex_lock(&device->resize);
 	device_set_closed(device, true);
-	while (!device_evict(device))
+	while (!device_evict(device, NULL))
 		if (++tries % 200 == 0)
 			pr_warn("%s: removal waits for the users of %lu pages\n",
 				device->misc.name, device->nr_used);

@@ -1165,8 +1165,9 @@ TEST_F(migration, what_is_there_is_found_between_invalidations)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, protect_again_and_again,
 				    &p));
 	for (i = 0; i < 8 && !ret; i++)
-		ret = mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_DEV,
-				  area->at, SOME, area->buffer);
+		ret = mirror_call_once(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_DEV, area->at,
+				       SOME, area->buffer);
 	p.over = true;
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, ret);
@@ -1555,36 +1556,53 @@ TEST_F(faulting_back, threads_fault_on_one_page_at_once)
 	EXPECT_EQ(left_by(&self->device, SOME), held(&self->device, f.area));
 }
 
-#define COUNTS	20000
+struct count {
+	atomic_long *counter;
+	atomic_bool *over;
+	long own;
+};
 
+/* With pauses, in which the page has the time to get to the device. */
 static void *count_up(void *data)
 {
-	atomic_long *counter = data;
-	long i;
+	struct count *count = data;
 
-	for (i = 0; i < COUNTS; i++)
-		atomic_fetch_add(counter, 1);
+	while (!*count->over) {
+		atomic_fetch_add(count->counter, 1);
+		if (!(++count->own % 200))
+			race_pause_ms(1);
+	}
 	return NULL;
 }
 
 TEST_F(faulting_back, counters_are_exact_while_their_memory_moves)
 {
 	struct area *area = &self->area;
-	atomic_long *counter = (void *)area->at;
+	unsigned int i, tries = 0, moved = 0;
+	struct count count[2];
 	pthread_t thread[2];
-	unsigned int i;
+	atomic_bool over = false;
 
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
+		count[i] = (struct count) {
+			.counter = (void *)area->at,
+			.over = &over,
+		};
 		ASSERT_EQ(0, pthread_create(&thread[i], NULL, count_up,
-					    counter));
-	for (i = 0; i < 50; i++) {
-		ask_to_device(&self->device, area, 0, 1);
+					    &count[i]));
+	}
+	while (moved < 30 && tries++ < 5000) {
+		moved += !mirror_call_once(&self->device,
+					   HMM_DMIRROR_MIGRATE_TO_DEV, area->at,
+					   1, area->buffer);
 		mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS, area->at,
 			    1, area->buffer);
 	}
+	over = true;
 	for (i = 0; i < 2; i++)
 		pthread_join(thread[i], NULL);
-	EXPECT_EQ(2 * COUNTS, *counter);
+	EXPECT_EQ(count[0].own + count[1].own, *(long *)area->at);
+	EXPECT_EQ(30, moved);
 }
 
 /*
@@ -3137,12 +3155,12 @@ static int uffd_with_protection(struct area *area)
 
 	if (uffd < 0)
 		return -1;
-	if (uffd_register(uffd, area, UFFDIO_REGISTER_MODE_WP) ||
-	    uffd_protect(uffd, area, 0, SOME / 2, UFFDIO_WRITEPROTECT_MODE_WP)) {
-		close(uffd);
-		return -1;
-	}
-	return uffd;
+	if (!uffd_register(uffd, area, UFFDIO_REGISTER_MODE_WP) &&
+	    !uffd_protect(uffd, area, 0, SOME / 2, UFFDIO_WRITEPROTECT_MODE_WP))
+		return uffd;
+	fprintf(stderr, "userfaultfd is there, but does not protect: %s\n",
+		strerror(errno));
+	_exit(KSFT_FAIL);
 }
 
 static void check_protection(struct __test_metadata *_metadata,
@@ -3449,6 +3467,27 @@ TEST_F(swapping, device_write_to_a_clean_page_is_not_dropped)
 		ASSERT_EQ(0, device_wrong(&self->device, area, turn));
 	}
 	EXPECT_EQ(0, cpu_wrong(area, turn - 1));
+}
+
+/* Of a file, read in again for a read: writable, and clean. */
+TEST_F(swapping, device_write_to_a_clean_page_of_a_file_is_not_dropped)
+{
+	int fd = memfd_create("hmm", MFD_CLOEXEC);
+	struct area file;
+
+	ASSERT_NE(-1, fd);
+	ASSERT_EQ(0, ftruncate(fd, SOME * PAGE));
+	ASSERT_EQ(0, area_map_file(&file, SOME, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, fd));
+	area_fill(&file, 1);
+	ASSERT_TRUE(eventually(!madvise(file.at, SOME * PAGE, MADV_PAGEOUT) &&
+			       !pagemap_count(&file, PAGEMAP_PRESENT)));
+	ASSERT_EQ(0, cpu_wrong(&file, 1));
+	ASSERT_EQ(0, device_fill(&self->device, &file, 2));
+	ASSERT_TRUE(eventually(!madvise(file.at, SOME * PAGE, MADV_PAGEOUT) &&
+			       !pagemap_count(&file, PAGEMAP_PRESENT)));
+	EXPECT_EQ(0, cpu_wrong(&file, 2));
+	close(fd);
 }
 
 TEST_F(swapping, device_write_to_freed_memory_is_not_dropped)
@@ -3760,12 +3799,42 @@ TEST_F(leaving, exclusive_access_does_not_stop_unplugging)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
+/* Read-only pages, and pages that a child has its part in. */
+TEST_F(leaving, unplugging_keeps_protection_and_sharing)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, mprotect(area->at, 10 * PAGE, PROT_READ));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_TRUE(peer_hear(&child));
+		EXPECT_EQ(0, cpu_wrong(area, 1));
+		EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_WRITE));
+		area_fill_part(area, 10, SOME - 10, 2);
+		EXPECT_EQ(0, cpu_wrong_part(area, 10, SOME - 10, 2));
+		_exit(0);
+	}
+	ASSERT_EQ(SOME, held(&self->device, area));
+	ASSERT_EQ(0, unplug(&self->device, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(SIGSEGV, cpu_try(area->at, CPU_WRITE));
+	EXPECT_EQ(-EPERM, device_fill_part(&self->device, area, 0, 1, 3));
+	EXPECT_EQ(0, device_fill_part(&self->device, area, 10, SOME - 10, 3));
+	EXPECT_EQ(0, cpu_wrong_part(area, 10, SOME - 10, 3));
+}
+
 /* A user of the device who does not know that it is being unplugged. */
 struct user {
 	struct mirror m;
 	struct area area;
 	atomic_bool stop;
-	atomic_long wrong, rounds;
+	atomic_long wrong, rounds, there;
 };
 
 static void *use_device(void *data)
@@ -3776,6 +3845,7 @@ static void *use_device(void *data)
 	area_fill(&user->area, contents);
 	while (!user->stop) {
 		ask_to_device(&user->m, &user->area, 0, user->area.pages);
+		user->there += held(&user->m, &user->area) > 0;
 		user->wrong += !!device_wrong(&user->m, &user->area, contents);
 		user->wrong += !!device_fill(&user->m, &user->area, ++contents);
 		user->wrong += !!cpu_wrong(&user->area, contents);
@@ -3801,6 +3871,7 @@ TEST_F(leaving, device_is_unplugged_while_in_use)
 	user.stop = true;
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, user.wrong);
+	EXPECT_NE(0, user.there);
 	mirror_close(&user.m);
 }
 
@@ -3809,6 +3880,30 @@ TEST_F(leaving, device_is_unplugged_while_in_use)
  */
 
 PROMISES(hostile_input)
+
+/* What could be done is done, and the program is told how much that is. */
+TEST_F(hostile_input, buffer_that_ends_early_is_used_so_far)
+{
+	struct area *area = &self->area;
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)area->at,
+		.ptr = (uintptr_t)area->buffer,
+		.npages = SOME,
+	};
+
+	area_fill(area, 1);
+	contents_fill(area->buffer, 0, SOME, 2);
+	ASSERT_EQ(0, mprotect(area->buffer + 2 * PAGE, PAGE, PROT_NONE));
+	EXPECT_EQ(-1, ioctl(self->device.fd, HMM_DMIRROR_WRITE, &cmd));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(2, cmd.cpages);
+	EXPECT_EQ(0, cpu_wrong_part(area, 0, 2, 2));
+	EXPECT_EQ(0, cpu_wrong_part(area, 2, SOME - 2, 1));
+	EXPECT_EQ(-1, ioctl(self->device.fd, HMM_DMIRROR_READ, &cmd));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(2, cmd.cpages);
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, 2, 2));
+}
 
 TEST_F(hostile_input, node_is_for_root_alone)
 {
@@ -4310,19 +4405,49 @@ TEST_F(scarcity, failed_allocation_keeps_memory_in_the_device)
 }
 
 /* The CPU's access fails, or the kernel tries again; the next one works. */
+#define FAIL_PAGES "/sys/kernel/debug/fail_page_alloc/"
+
+/* The @nth allocation of an access by the CPU fails. Return: whether it did. */
+static bool fail_in_access(int nth_fd, char *at, unsigned int nth, int *signal)
+{
+	char left = 0, text[16];
+	int length = snprintf(text, sizeof(text), "%u", nth);
+
+	if (pwrite(nth_fd, text, length, 0) != length)
+		return false;
+	*signal = cpu_try(at, CPU_READ);
+	if (pread(nth_fd, &left, 1, 0) != 1 || pwrite(nth_fd, "0", 1, 0) != 1)
+		return false;
+	return left == '0';
+}
+
+/* By the kernel's own fault injection: the driver knows of commands only. */
 TEST_F(scarcity, failed_allocation_loses_nothing_that_the_cpu_faults_on)
 {
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR), signal;
 	struct area *area = &self->area;
-	int signal;
+	unsigned int i, failed = 0;
 
+	if (fd < 0 || race_write_file(FAIL_PAGES "ignore-gfp-wait", "N"))
+		SKIP(return, "the kernel has no fault injection");
+	race_write_file(FAIL_PAGES "ignore-gfp-highmem", "N");
+	race_write_file(FAIL_PAGES "min-order", "0");
+	race_write_file(FAIL_PAGES "verbose", "0");
 	area_fill(area, 1);
 	ASSERT_EQ(SOME, to_device(&self->device, area));
-	FAIL_NEXT_OR_SKIP();
-	signal = cpu_try(area->at, CPU_READ);
-	EXPECT_TRUE(!signal || signal == SIGBUS);
-	if (signal)
-		EXPECT_EQ(SOME, held(&self->device, area));
+	for (i = 0; i < SOME; i++) {
+		failed += fail_in_access(fd, (char *)area_page(area, i),
+					 1 + i % 8, &signal);
+		EXPECT_TRUE(!signal || signal == SIGBUS);
+	}
 	EXPECT_EQ(0, cpu_wrong(area, 1));
+	race_write_file(FAIL_PAGES "verbose", "2");
+	race_write_file(FAIL_PAGES "min-order", "1");
+	race_write_file(FAIL_PAGES "ignore-gfp-highmem", "Y");
+	race_write_file(FAIL_PAGES "ignore-gfp-wait", "Y");
+	close(fd);
+	if (variant->device < 2)
+		EXPECT_NE(0, failed);
 }
 
 TEST_F(scarcity, unplugging_goes_through_without_memory)
@@ -4335,6 +4460,10 @@ TEST_F(scarcity, unplugging_goes_through_without_memory)
 	ASSERT_EQ(0, unplug(&self->device, area));
 	EXPECT_EQ(0, held(&self->device, area));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
+	/* the flag is gone, so an allocation has failed */
+	EXPECT_NE(-ENOMEM, mirror_call_once(&self->device,
+					    HMM_DMIRROR_MIGRATE_TO_DEV,
+					    area->at, SOME, area->buffer));
 }
 
 /*
