@@ -75,6 +75,8 @@ static int open_scratch(unsigned int index)
 		 options.directory, getpid(), index);
 	fd = open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
 	unlink(path);
+	if (fd >= 0)
+		control->has[DIRECT_IO] = true;
 	return fd;
 }
 
@@ -153,6 +155,10 @@ static void set_up_process(void)
 			devices[i] = open_device_surely(i);
 	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	uffd = open_uffd();
+	if (uffd >= 0)
+		control->has[USERFAULTFD] = true;
+	if (gup_fd >= 0)
+		control->has[GUP_TEST] = true;
 	catch_faults();
 	for (unsigned int i = 0; i < NR_REGIONS; i++)
 		set_up_region(&regions[i]);
@@ -350,7 +356,7 @@ struct meddler {
 
 #define PICK(m, array)	(array)[race_below(&(m)->random, ARRAY_SIZE(array))]
 
-static void meddle_thp(struct meddler *m)
+static bool meddle_thp(struct meddler *m)
 {
 	static const char *const modes[] = { "always", "always", "madvise",
 					     "never" };
@@ -360,10 +366,10 @@ static void meddle_thp(struct meddler *m)
 
 	race_write_file(THP "enabled", PICK(m, modes));
 	race_write_file(THP "defrag", PICK(m, defrag));
-	race_write_file(THP "shmem_enabled", PICK(m, shmem));
+	return !race_write_file(THP "shmem_enabled", PICK(m, shmem));
 }
 
-static void meddle_mthp(struct meddler *m)
+static bool meddle_mthp(struct meddler *m)
 {
 	static const char *const modes[] = { "always", "inherit", "never" };
 	static const unsigned int sizes[] = { 16, 32, 64, 256, 1024, 2048 };
@@ -371,51 +377,51 @@ static void meddle_mthp(struct meddler *m)
 
 	snprintf(path, sizeof(path), THP "hugepages-%ukB/enabled",
 		 PICK(m, sizes));
-	race_write_file(path, PICK(m, modes));
+	return !race_write_file(path, PICK(m, modes));
 }
 
-static void meddle_split(struct meddler *m)
+static bool meddle_split(struct meddler *m)
 {
-	race_write_file(DEBUG "split_huge_pages", "1");
+	return !race_write_file(DEBUG "split_huge_pages", "1");
 }
 
-static void meddle_ksm(struct meddler *m)
+static bool meddle_ksm(struct meddler *m)
 {
 	static const char *const runs[] = { "1", "1", "1", "0", "2" };
 
 	race_write_file(KSM "sleep_millisecs", "5");
 	race_write_file(KSM "pages_to_scan", "1000");
-	race_write_file(KSM "run", PICK(m, runs));
+	return !race_write_file(KSM "run", PICK(m, runs));
 }
 
-static void meddle_compact(struct meddler *m)
+static bool meddle_compact(struct meddler *m)
 {
-	race_write_file("/proc/sys/vm/compact_memory", "1");
+	return !race_write_file("/proc/sys/vm/compact_memory", "1");
 }
 
-static void meddle_caches(struct meddler *m)
+static bool meddle_caches(struct meddler *m)
 {
 	static const char *const kinds[] = { "1", "2", "3" };
 
-	race_write_file("/proc/sys/vm/drop_caches", PICK(m, kinds));
+	return !race_write_file("/proc/sys/vm/drop_caches", PICK(m, kinds));
 }
 
-static void meddle_limit(struct meddler *m)
+static bool meddle_limit(struct meddler *m)
 {
 	static const char *const limits[] = { "max", "max", "64M", "40M",
 					      "28M", "20M" };
 
 	race_write_file(MEMCG "/work/memory.high", PICK(m, limits));
-	race_write_file(MEMCG "/work/memory.max", PICK(m, limits));
+	return !race_write_file(MEMCG "/work/memory.max", PICK(m, limits));
 }
 
-static void meddle_reclaim(struct meddler *m)
+static bool meddle_reclaim(struct meddler *m)
 {
-	race_write_file(MEMCG "/work/memory.reclaim", "4M");
+	return !race_write_file(MEMCG "/work/memory.reclaim", "4M");
 }
 
 /* All threads that have make-it-fail are hit, for a moment. */
-static void meddle_inject(struct meddler *m)
+static bool meddle_inject(struct meddler *m)
 {
 	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
 	static const char *const rates[] = { "1", "5", "20" };
@@ -423,7 +429,7 @@ static void meddle_inject(struct meddler *m)
 	char path[96];
 
 	if (!can_inject)
-		return;
+		return true;
 	snprintf(path, sizeof(path), DEBUG "%s/probability", kind);
 	control->injections++;
 	race_write_file(path, PICK(m, rates));
@@ -432,34 +438,40 @@ static void meddle_inject(struct meddler *m)
 	/* what has failed is done with, or looks again */
 	race_pause_ms(5);
 	control->injections_over++;
+	return true;
 }
 
-static void meddle_swap(struct meddler *m)
+static bool meddle_swap(struct meddler *m)
 {
+	bool off;
+
 	if (!m->our_swap)
-		return;
-	swapoff(RACE_SWAP_DEVICE);
+		return true;
+	off = !swapoff(RACE_SWAP_DEVICE);
 	race_pause_ms(race_below(&m->random, 100));
 	swapon(RACE_SWAP_DEVICE, 0);
+	return off;
 }
 
-static void meddle_unplug(struct meddler *m)
+static bool meddle_unplug(struct meddler *m)
 {
 	unsigned int nr = race_below(&m->random, DEVICES);
+	bool done;
 	int fd;
 
 	if (!own_driver || !have_device[nr])
-		return;
+		return true;
 	fd = race_open_device(nr);
 	if (fd < 0)
-		return;
-	race_device(fd, HMM_DMIRROR_RELEASE, NULL, 1, NULL);
+		return false;
+	done = !race_device(fd, HMM_DMIRROR_RELEASE, NULL, 1, NULL);
 	close(fd);
+	return done;
 }
 
 static const struct meddle {
 	const char *name;
-	void (*run)(struct meddler *m);
+	bool (*run)(struct meddler *m);
 	unsigned int weight;
 } meddles[] = {
 	{ "THP setting", meddle_thp, 4 },
@@ -487,8 +499,8 @@ static void meddle_once(struct meddler *m)
 		at -= meddles[i].weight;
 	if (!is_wanted(meddles[i].name))
 		return;
-	meddles[i].run(m);
-	control->meddled[i]++;
+	control->meant[i]++;
+	control->meddled[i] += meddles[i].run(m);
 }
 
 static void meddler_process(bool our_swap)
@@ -1124,7 +1136,7 @@ static void report_ops(void)
 			*line = 0;
 		}
 		if (!control->done[i] && control->tried[i] >= 100 &&
-		    !ops[i].may_fail)
+		    is_due(&ops[i]))
 			complain(EFFECT, "not once of %lu times: %s\n",
 				 control->tried[i], ops[i].name);
 	}
@@ -1134,10 +1146,18 @@ static void report_meddles(void)
 {
 	char line[400] = "";
 
-	for (size_t i = 0; i < ARRAY_SIZE(meddles); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(meddles); i++) {
 		snprintf(line + strlen(line), sizeof(line) - strlen(line),
-			 "%s %lu, ", meddles[i].name, control->meddled[i]);
+			 "%s %lu/%lu, ", meddles[i].name, control->meddled[i],
+			 control->meant[i]);
+		if (!control->meddled[i] && control->meant[i] >= 20)
+			complain(EFFECT, "not once of %lu times: %s\n",
+				 control->meant[i], meddles[i].name);
+	}
 	note("%s\n", line);
+	note("direct I/O: %d, gup_test: %d, userfaultfd: %d\n",
+	     control->has[DIRECT_IO], control->has[GUP_TEST],
+	     control->has[USERFAULTFD]);
 }
 
 static void report(const struct guard *g)

@@ -84,6 +84,16 @@ struct slot {
 	struct block own[NR_OWN][NR_BLOCKS];
 };
 
+/* What an operation needs of the system, to have an effect. */
+enum {
+	NOTHING,
+	LUCK,
+	DIRECT_IO,
+	GUP_TEST,
+	USERFAULTFD,
+	NR_NEEDS,
+};
+
 /* What can be wrong, each a result of the test. */
 enum {
 	WORDS,
@@ -114,7 +124,8 @@ static struct control {
 	_Atomic uint32_t injections, injections_over;
 	_Atomic unsigned long ops, words, unjudged, excused;
 	_Atomic unsigned long tried[MAX_OPS], done[MAX_OPS];
-	_Atomic unsigned long meddled[MAX_OPS];
+	_Atomic unsigned long meddled[MAX_OPS], meant[MAX_OPS];
+	_Atomic bool has[NR_NEEDS];
 	_Atomic unsigned long filled, kills, stops;
 	pthread_mutex_t gup_lock;
 	_Atomic pid_t gup_holder;

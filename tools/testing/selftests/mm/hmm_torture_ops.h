@@ -331,14 +331,20 @@ static bool to_device(struct worker *w)
 	return probe && count_in_device(fd, addr, probe);
 }
 
+/* Return: whether any page came home. */
 static bool to_system(struct worker *w)
 {
 	struct span s = pick_span(w);
 	int fd = near_device(w);
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)span_address(&s),
+		.ptr = (uintptr_t)w->buffer,
+		.npages = s.nr * BLOCK_PAGES,
+	};
 
 	fail_next_allocation(w, fd);
-	return !race_device(fd, HMM_DMIRROR_MIGRATE_TO_SYS, span_address(&s),
-			    s.nr * BLOCK_PAGES, w->buffer);
+	ioctl(fd, HMM_DMIRROR_MIGRATE_TO_SYS, &cmd);
+	return cmd.cpages;
 }
 
 static bool snapshot(struct worker *w)
@@ -1234,9 +1240,15 @@ struct op {
 	const char *name;
 	bool (*run)(struct worker *w);
 	unsigned int weight;
-	bool may_fail;		/* where the system cannot do it */
+	unsigned int needs;
 	bool off;
 };
+
+/* What needs NOTHING, or what the system has, must succeed now and then. */
+static bool is_due(const struct op *op)
+{
+	return op->needs == NOTHING || control->has[op->needs];
+}
 
 #define OP(name_, run_, weight_, ...)					\
 	{ .name = name_, .run = run_, .weight = weight_, __VA_ARGS__ }
@@ -1257,23 +1269,23 @@ static struct op ops[] = {
 	OP("MADV_DONTNEED", discard, 3),
 	OP("MADV_FREE", let_free, 3),
 	OP("advice", advise, 6),
-	OP("collapse", collapse, 1, .may_fail = true),
+	OP("collapse", collapse, 1, .needs = LUCK),
 	OP("mlock", lock_memory, 1),
 	OP("mmap", remap, 3),
-	OP("region anew", renew, 1, .may_fail = true),
+	OP("region anew", renew, 1, .needs = LUCK),
 	OP("mremap", move, 3),
 	OP("mprotect", protect, 4),
 	OP("punch", punch, 2),
 	OP("truncate", truncate_file, 1),
 	OP("read()", file_read, 2),
 	OP("write()", file_write, 2),
-	OP("direct out", direct_out, 2, .may_fail = true),
-	OP("direct in", direct_in, 2, .may_fail = true),
-	OP("pin", pin_short, 4, .may_fail = true),
-	OP("long-term pin", pin_long, 2, .may_fail = true),
+	OP("direct out", direct_out, 2, .needs = DIRECT_IO),
+	OP("direct in", direct_in, 2, .needs = DIRECT_IO),
+	OP("pin", pin_short, 4, .needs = GUP_TEST),
+	OP("long-term pin", pin_long, 2, .needs = GUP_TEST),
 	OP("vmsplice", splice_out, 2),
 	OP("other process", read_other, 2),
-	OP("uffd-wp", write_protect, 3, .may_fail = true),
+	OP("uffd-wp", write_protect, 3, .needs = USERFAULTFD),
 	OP("inspect", inspect, 2),
 };
 
