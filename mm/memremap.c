@@ -310,13 +310,18 @@ static int pgmap_check_range(struct dev_pagemap *pgmap, int i)
 	return 0;
 }
 
-/* After the altmap has been checked. */
+/*
+ * After the altmap has been checked. Device DAX has ranges that end within a page
+ * of 1 GiB. A smaller page that is cut short would share its part of the memory
+ * map with what follows.
+ */
 static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 {
 	unsigned long nr = range_end_pfn(&pgmap->ranges[i]) -
 			   pgmap_first_pfn(pgmap, i);
 
-	if (IS_ALIGNED(nr, pgmap_vmemmap_nr(pgmap)))
+	if (IS_ALIGNED(nr, pgmap_vmemmap_nr(pgmap)) ||
+	    pgmap->vmemmap_shift >= PFN_SECTION_SHIFT)
 		return 0;
 	return pgmap_refuse(pgmap, i, -EINVAL,
 			    "the range does not consist of compound pages");

@@ -522,6 +522,26 @@ static void memremap_test_compound(struct kunit *test)
 	expect_nothing_left(t);
 }
 
+/* As device DAX has them: of the last page of 1 GiB there is only a part. */
+static void memremap_test_compound_cut_short(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct folio *folio;
+
+	set_range(pgmap, 0, t->base, SZ_128M);
+	pgmap->vmemmap_shift = PUD_SHIFT - PAGE_SHIFT;
+	must_map(t, pgmap);
+	folio = pfn_folio(first_pfn(pgmap, 0));
+	KUNIT_EXPECT_EQ(test, folio_order(folio), pgmap->vmemmap_shift);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
+	KUNIT_EXPECT_PTR_EQ(test, folio_page(folio, 0)->pgmap, pgmap);
+	KUNIT_EXPECT_TRUE(test, PageTail(folio_page(folio, 77)));
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
 /* ---- pagemaps that must not be accepted ---- */
 
 struct bad_case {
@@ -1576,6 +1596,7 @@ static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE(memremap_test_cached_elsewhere),
 	KUNIT_CASE(memremap_test_subsections),
 	KUNIT_CASE(memremap_test_compound),
+	KUNIT_CASE(memremap_test_compound_cut_short),
 	KUNIT_CASE_PARAM(memremap_test_invalid, bad_gen_params),
 	KUNIT_CASE(memremap_test_no_such_node),
 	KUNIT_CASE(memremap_test_overlap),
