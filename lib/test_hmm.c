@@ -925,12 +925,12 @@ static int work_fault(struct dmirror_work *work)
 		ret = work_pass(work, &pass, addr, addr + PAGE_SIZE);
 	if (ret == -EBUSY || ret == -EINTR)
 		return ret;
-	/* A page of its own may be read-only still, see hmm_range_fault(). */
-	if (!ret && pass.first && work->access->request &&
-	    !dpt_allows(pass.first, work->access->need))
-		return 0;
-	if (!dpt_allows(pass.first, work->access->need))
-		return ret ?: -ENOENT;
+	if (!dpt_allows(pass.first, work->access->need)) {
+		if (ret)
+			return ret;
+		/* Its own may be read-only still, see hmm_range_fault(). */
+		return pass.first && work->access->request ? 0 : -ENOENT;
+	}
 	if (!ret && work->ahead < pass.range.end) {
 		work->ahead = pass.range.end;
 		work->ahead_end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
