@@ -3423,11 +3423,18 @@ FIXTURE_TEARDOWN(swapping)
 	race_swap_end(self->swap_is_ours);
 }
 
+/* Return: whether no page is mapped any more. */
+static bool page_out(const struct area *area)
+{
+	return eventually(!madvise(area->at, area->pages * PAGE,
+				   MADV_PAGEOUT) &&
+			  !pagemap_count(area, PAGEMAP_PRESENT));
+}
+
 /* Return: how many pages are in swap; all, unless somebody holds them. */
 static long swap_out(const struct area *area)
 {
-	eventually(!madvise(area->at, area->pages * PAGE, MADV_PAGEOUT) &&
-		   !pagemap_count(area, PAGEMAP_PRESENT));
+	page_out(area);
 	return pagemap_count(area, PAGEMAP_SWAP);
 }
 
@@ -3484,12 +3491,10 @@ TEST_F(swapping, device_write_to_a_clean_page_of_a_file_is_not_dropped)
 	ASSERT_EQ(0, area_map_file(&file, SOME, PROT_READ | PROT_WRITE,
 				   MAP_SHARED, fd));
 	area_fill(&file, 1);
-	ASSERT_TRUE(eventually(!madvise(file.at, SOME * PAGE, MADV_PAGEOUT) &&
-			       !pagemap_count(&file, PAGEMAP_PRESENT)));
+	ASSERT_TRUE(page_out(&file));
 	ASSERT_EQ(0, cpu_wrong(&file, 1));
 	ASSERT_EQ(0, device_fill(&self->device, &file, 2));
-	ASSERT_TRUE(eventually(!madvise(file.at, SOME * PAGE, MADV_PAGEOUT) &&
-			       !pagemap_count(&file, PAGEMAP_PRESENT)));
+	ASSERT_TRUE(page_out(&file));
 	EXPECT_EQ(0, cpu_wrong(&file, 2));
 	close(fd);
 }
@@ -4544,16 +4549,17 @@ static void *provide(void *data)
 	return NULL;
 }
 
-static bool provider_start(struct provider *p, pthread_t *thread)
+/* With p->uffd open. Return: 0, or what is wrong. */
+static int provider_start(struct provider *p, pthread_t *thread)
 {
-	p->uffd = uffd_open(0);
-	if (p->uffd < 0)
-		return false;
+	int ret;
+
 	fcntl(p->uffd, F_SETFL, 0);
 	p->area.buffer = calloc(SOME, PAGE);
-	return p->area.buffer &&
-	       !uffd_register(p->uffd, &p->area, UFFDIO_REGISTER_MODE_MISSING) &&
-	       !pthread_create(thread, NULL, provide, p);
+	if (!p->area.buffer)
+		return -ENOMEM;
+	ret = uffd_register(p->uffd, &p->area, UFFDIO_REGISTER_MODE_MISSING);
+	return ret ? ret : -pthread_create(thread, NULL, provide, p);
 }
 
 static void provider_end(struct provider *p, pthread_t thread)
@@ -4572,8 +4578,10 @@ TEST_F(unlocked, device_waits_for_missing_pages)
 
 	UNLOCKED_OR_SKIP();
 	ASSERT_EQ(0, madvise(area->at, SOME * PAGE, MADV_DONTNEED));
-	if (!provider_start(&p, &thread))
+	p.uffd = uffd_open(0);
+	if (p.uffd < 0)
 		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(0, provider_start(&p, &thread));
 	EXPECT_EQ(0, read_unlocked(&self->device, area, SOME));
 	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
 	EXPECT_EQ(SOME, p.pages);
@@ -4593,8 +4601,10 @@ TEST_F(unlocked, pages_that_are_there_do_not_wait_for_others)
 	area_fill(area, 1);
 	ASSERT_EQ(0, madvise(area_page(area, 1), (SOME - 1) * PAGE,
 			     MADV_DONTNEED));
-	if (!provider_start(&p, &thread))
+	p.uffd = uffd_open(0);
+	if (p.uffd < 0)
 		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(0, provider_start(&p, &thread));
 	EXPECT_EQ(0, mirror_call_once(&self->device, HMM_DMIRROR_READ_UNLOCKED,
 				      area->at, SOME, area->buffer));
 	EXPECT_EQ(SOME, self->device.pages);
