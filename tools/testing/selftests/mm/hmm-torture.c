@@ -1121,6 +1121,19 @@ static void hurry_khugepaged(void)
 
 /* Results */
 
+/* A long list in lines. */
+static void report_op(char *line, size_t size, size_t i)
+{
+	size_t len = strlen(line);
+
+	snprintf(line + len, size - len, "%s %lu/%lu, ", ops[i].name,
+		 control->done[i], control->tried[i]);
+	if (strlen(line) <= 160)
+		return;
+	note("%s\n", line);
+	*line = 0;
+}
+
 static void report_ops(void)
 {
 	char line[256] = "";
@@ -1128,18 +1141,14 @@ static void report_ops(void)
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
 		if (ops[i].off)
 			continue;
-		snprintf(line + strlen(line), sizeof(line) - strlen(line),
-			 "%s %lu/%lu, ", ops[i].name, control->done[i],
-			 control->tried[i]);
-		if (strlen(line) > 160 || i == ARRAY_SIZE(ops) - 1) {
-			note("%s\n", line);
-			*line = 0;
-		}
+		report_op(line, sizeof(line), i);
 		if (!control->done[i] && control->tried[i] >= 100 &&
 		    is_due(&ops[i]))
 			complain(EFFECT, "not once of %lu times: %s\n",
 				 control->tried[i], ops[i].name);
 	}
+	if (*line)
+		note("%s\n", line);
 }
 
 static void report_meddles(void)

@@ -278,6 +278,16 @@ static unsigned int count_in_device(int fd, char *addr, unsigned int nr)
 	return found;
 }
 
+/* What is shared does not move to a device: that is for seldom. */
+static struct span pick_movable(struct worker *w)
+{
+	struct span s = pick_span(w);
+
+	if (!is_own(s.region) && !one_in(w, 4))
+		s.region = &regions[one_in(w, 2) ? OWN_HUGE : OWN_SMALL];
+	return s;
+}
+
 /* Pages out of step with blocks; with the base's driver, into the gap. */
 static size_t pick_pages(struct worker *w, const struct span *s, char **addr)
 {
@@ -313,7 +323,7 @@ static bool migrate_checked(struct worker *w, int fd, const struct span *s)
 
 static bool to_device(struct worker *w)
 {
-	struct span s = pick_span(w);
+	struct span s = pick_movable(w);
 	int fd = near_device(w);
 	unsigned int probe;
 	size_t nr;
@@ -331,10 +341,13 @@ static bool to_device(struct worker *w)
 	return probe && count_in_device(fd, addr, probe);
 }
 
-/* Return: whether any page came home. */
+/*
+ * Others soon take home what is on a device, so often it goes there just before.
+ * Return: whether any page came home.
+ */
 static bool to_system(struct worker *w)
 {
-	struct span s = pick_span(w);
+	struct span s = pick_movable(w);
 	int fd = near_device(w);
 	struct hmm_dmirror_cmd cmd = {
 		.addr = (uintptr_t)span_address(&s),
@@ -342,6 +355,8 @@ static bool to_system(struct worker *w)
 		.npages = s.nr * BLOCK_PAGES,
 	};
 
+	if (own_driver && one_in(w, 2))
+		migrate_checked(w, fd, &s);
 	fail_next_allocation(w, fd);
 	ioctl(fd, HMM_DMIRROR_MIGRATE_TO_SYS, &cmd);
 	return cmd.cpages;
@@ -349,10 +364,11 @@ static bool to_system(struct worker *w)
 
 static bool snapshot(struct worker *w)
 {
+	unsigned char perm[SPAN_BLOCKS * BLOCK_PAGES];
 	struct span s = pick_span(w);
 
-	return count_in_device(near_device(w), span_address(&s),
-			       s.nr * BLOCK_PAGES);
+	return !race_device(near_device(w), HMM_DMIRROR_SNAPSHOT,
+			    span_address(&s), s.nr * BLOCK_PAGES, perm);
 }
 
 /* Exclusive access */
