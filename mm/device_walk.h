@@ -463,6 +463,7 @@ device_walk_pmds(struct device_walk *walk, pud_t *pudp, unsigned long addr,
 		ret = device_walk_pmd(walk, pmdp, addr, next, ops);
 		if (ret)
 			return ret;
+		cond_resched();
 	} while (pmdp++, addr = next, addr != end);
 	return 0;
 }
@@ -620,6 +621,7 @@ device_walk_hugetlb(struct device_walk *walk, unsigned long addr,
 
 		ret = device_walk_huge_entry(walk, addr, next, ops);
 		addr = walk->addr;
+		cond_resched();
 	}
 	hugetlb_vma_unlock_read(walk->vma);
 	return ret;

@@ -577,6 +577,13 @@ static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
 	};
 }
 
+/* Arrays may be long, and nothing that is done to an entry has to sleep. */
+static __always_inline void batch_resched(unsigned long i)
+{
+	if (!(i % PTRS_PER_PTE))
+		cond_resched();
+}
+
 static __always_inline void batch_unlock(const struct migrate_batch *mb,
 					 struct folio *folio)
 {
@@ -758,6 +765,7 @@ static unsigned long migrate_batch_unmap(struct migrate_batch *mb)
 		if (mb->mapped)
 			batch_unmap(mb, i, end);
 		movable += batch_sort_out(mb, i, end);
+		batch_resched(i);
 	}
 	try_to_unmap_flush();
 	return movable;
@@ -921,6 +929,7 @@ static bool migrate_identities(struct migrate_batch *mb)
 		struct folio *src = migrate_entry_folio(mb->src[i]);
 		struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
+		batch_resched(i);
 		if (!(mb->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
 		if (!src && dst && mb->args)
@@ -1519,6 +1528,7 @@ static void migrate_batch_finish(struct migrate_batch *mb)
 
 	folio_batch_init(&unused);
 	for (i = 0; i < mb->npages; i++) {
+		batch_resched(i);
 		if (mb->dst[i] & MIGRATE_PFN_RESTORED)
 			finish_restored(mb, i, &unused);
 		else
