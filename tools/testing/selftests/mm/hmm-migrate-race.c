@@ -67,6 +67,8 @@
 #define BANK_STRIDE	(2 * BANK_SIZE)
 #define MAX_BLOCKS	256
 #define MOST_BLOCKS	4
+/* What one call is about: a bank of pages of 4 KiB, and one behind it. */
+#define MOST_PAGES	513
 #define MAX_WORKERS	24
 #define MAX_SETS	5
 #define MAX_ROLES	12
@@ -123,6 +125,8 @@ struct worker {
 	char *spare;		/* where it moves a block to */
 	int pipe[2];
 	unsigned long tried, done;
+	struct worker *first;	/* of this role */
+	_Atomic bool effect;	/* of the role, kept by the first */
 };
 
 /* Shared by the harness, the process of a scenario, and its children. */
@@ -148,6 +152,8 @@ static uint64_t seed, salt;
 static unsigned long iterations = 100;
 static unsigned int limit = 120;
 static _Atomic unsigned int leaders;
+static _Atomic unsigned int roles_without_effect;
+static time_t started;
 static long swapped_before;
 
 /* Reporting: safe in a child of a process with threads. */
@@ -437,7 +443,7 @@ static bool far_write(struct worker *w)
 static unsigned int near_pages(int fd, char *addr, unsigned int nr,
 			       unsigned int *writable)
 {
-	unsigned char perm[MOST_BLOCKS * BLOCK_PAGES];
+	unsigned char perm[MOST_PAGES];
 	unsigned char local = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
 					 HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
 	unsigned int found = 0;
@@ -459,6 +465,27 @@ static bool is_near(int fd, char *addr)
 	unsigned int writable;
 
 	return near_pages(fd, addr, BLOCK_PAGES, &writable) > 0;
+}
+
+/*
+ * Others take pages back at once. Return: true if the device has read some in
+ * its memory, or if some are still there.
+ */
+static bool migrate_near(char *addr, size_t pages, void *buffer)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)addr,
+		.ptr = (uintptr_t)buffer,
+		.npages = pages,
+	};
+	unsigned int writable;
+	int ret;
+
+	do {
+		ret = ioctl(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, &cmd);
+	} while (ret && errno == EINTR);
+	return !ret || cmd.cpages ||
+	       near_pages(near_fd, addr, pages, &writable);
 }
 
 struct part {
@@ -490,9 +517,7 @@ static bool to_device(struct worker *w)
 	bool moved;
 
 	pthread_rwlock_rdlock(&plug);
-	moved = !race_device(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, addr,
-			     part.pages, w->buffer);
-	moved = moved || is_near(near_fd, addr);
+	moved = migrate_near(addr, part.pages, w->buffer);
 	pthread_rwlock_unlock(&plug);
 	return moved;
 }
@@ -1088,6 +1113,38 @@ static void on_signal(int signal)
 {
 }
 
+static time_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec;
+}
+
+/*
+ * Who leads has his quota, and goes on until each role has had an effect: with
+ * few iterations it may be that one only ever met what others held. What never
+ * has any is left to be reported.
+ */
+static bool has_work(const struct worker *w, unsigned long quota)
+{
+	if (!quota)
+		return leaders > 0;
+	return w->tried < quota ||
+	       (roles_without_effect && now() - started < limit / 2);
+}
+
+static void do_work(struct worker *w)
+{
+	w->tried++;
+	control->progress++;
+	if (!w->role->op(w))
+		return;
+	w->done++;
+	if (!atomic_exchange(&w->first->effect, true))
+		roles_without_effect--;
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
@@ -1095,11 +1152,8 @@ static void *work(void *arg)
 
 	if (w->role->share && !quota)
 		quota = 1;
-	while (quota ? w->tried < quota : leaders > 0) {
-		w->tried++;
-		w->done += w->role->op(w);
-		control->progress++;
-	}
+	while (has_work(w, quota))
+		do_work(w);
 	if (quota)
 		leaders--;
 	return NULL;
@@ -1119,10 +1173,15 @@ static void interrupt(struct worker *workers, unsigned int nr)
 static unsigned int start_role(struct worker *workers, unsigned int nr,
 			       const struct role *role)
 {
+	struct worker *first = &workers[nr];
+
 	must_have(nr + role->threads <= MAX_WORKERS, "too many threads");
-	for (unsigned int i = 0; i < role->threads; i++, nr++)
+	for (unsigned int i = 0; i < role->threads; i++, nr++) {
 		set_up_worker(&workers[nr], role, nr);
+		workers[nr].first = first;
+	}
 	leaders += role->share ? role->threads : 0;
+	roles_without_effect++;
 	return nr;
 }
 
@@ -1133,6 +1192,7 @@ static unsigned int start_roles(struct worker *workers)
 	unsigned int nr = 0;
 
 	sigaction(SIGUSR1, &action, NULL);
+	started = now();
 	for (set = scenario->sets; *set; set++)
 		for (role = *set; role->op; role++)
 			nr = start_role(workers, nr, role);
@@ -1532,17 +1592,26 @@ static const char *memcg_begin(void)
 	return NULL;
 }
 
-/* Charges that the CPUs keep in stock are given up at a limit that is lower. */
-static void memcg_end(void)
+/* Figures are summed up now and then, and pages freed late: poll for long. */
+static long memcg_settles(const char *file, const char *key, long most)
 {
-	long anon = -1, rest, kills;
+	long value = -1;
 
-	for (int i = 0; i < 100; i++) {
-		anon = race_read_number(MEMCG "/memory.stat", "anon");
-		if (!anon)
+	for (int i = 0; i < 600; i++) {
+		value = race_read_number(file, key);
+		if (value >= 0 && value <= most)
 			break;
 		race_pause_ms(100);
 	}
+	return value;
+}
+
+/* Charges that the CPUs keep in stock are given up at a limit that is lower. */
+static void memcg_end(void)
+{
+	long anon, rest, kills;
+
+	anon = memcg_settles(MEMCG "/memory.stat", "anon", 0);
 	if (anon)
 		complain("%ld bytes of anonymous memory are left in the memcg\n",
 			 anon);
@@ -1553,7 +1622,7 @@ static void memcg_end(void)
 	     race_read_number(MEMCG "/memory.peak", NULL),
 	     race_read_number(MEMCG "/memory.events", "max"));
 	race_write_file(MEMCG "/memory.max", "512K");
-	rest = race_read_number(MEMCG "/memory.current", NULL);
+	rest = memcg_settles(MEMCG "/memory.current", NULL, MEMCG_REST);
 	if (rest < 0 || rest > MEMCG_REST)
 		complain("%ld bytes are still charged to the memcg\n", rest);
 	must(!rmdir(MEMCG), "removal of the memcg");
