@@ -52,6 +52,7 @@
 #include <linux/memremap.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched/signal.h>
+#include <linux/secretmem.h>
 #include <linux/slab.h>
 
 #include "device_walk.h"
@@ -296,12 +297,17 @@ static int hmm_extent(struct device_walk *walk, struct device_extent *ext)
 	}
 }
 
-/* No architecture that is supported here can write where it cannot read. */
+/*
+ * No architecture that is supported here can write where it cannot read. As
+ * for get_user_pages(), secret memory is for the CPU in user mode alone; and
+ * who could write to a shadow stack, could go anywhere.
+ */
 static bool hmm_skip_vma(struct device_walk *walk)
 {
 	vm_flags_t flags = walk->vma->vm_flags;
 
-	return flags & (VM_IO | VM_PFNMAP) || !(flags & VM_READ);
+	return flags & (VM_IO | VM_PFNMAP | VM_SHADOW_STACK) ||
+	       !(flags & VM_READ) || vma_is_secretmem(walk->vma);
 }
 
 static const struct device_walk_ops hmm_walk_ops = {

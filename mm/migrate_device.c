@@ -82,6 +82,7 @@
 #include <linux/oom.h>
 #include <linux/page_idle.h>
 #include <linux/rmap.h>
+#include <linux/secretmem.h>
 #include <linux/string.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -780,7 +781,7 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
 	if (args->start < vma->vm_start || args->end > vma->vm_end)
 		return false;
 	if (is_vm_hugetlb_page(args->vma) || vma_is_dax(args->vma) ||
-	    vma->vm_flags & VM_SPECIAL)
+	    vma_is_secretmem(args->vma) || vma->vm_flags & VM_SPECIAL)
 		return false;
 	return !args->fault_page || is_device_private_page(args->fault_page);
 }
@@ -816,7 +817,7 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
  * Return: 0, also if nothing can be migrated, or -EINVAL: no VMA or one that
- * is not supported (hugetlb, DAX, VM_SPECIAL), a range that is empty or not in
+ * is not supported (hugetlb, DAX, secretmem, VM_SPECIAL), a range that is empty or not in
  * the VMA, no arrays, or a @args->fault_page that is not device-private.
  */
 int migrate_vma_setup(struct migrate_vma *args)
