@@ -202,6 +202,27 @@ static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 						EXCLUSIVE_STOP_SPLIT));
 }
 
+/*
+ * A page that is exclusive already, of this owner or of another, who is told by
+ * the invalidation that has begun. The entry stays as it is: if it were revoked
+ * first, the owner would be told that it lost its page, and a driver that starts
+ * again for that would never come to an end. To wait for the lock of the page is
+ * for the fault, as is an entry that does not allow to write.
+ */
+static int exclusive_hand_over(struct exclusive_walk *ew,
+			       struct device_extent *ext)
+{
+	struct page *page = pfn_to_page(ext->pfn);
+
+	if (!(ext->perm & DEVICE_EXTENT_WRITE) ||
+	    pte_swp_uffd_wp(ptep_get(ext->ptep)) || !trylock_page(page))
+		return exclusive_stop_at(ext, EXCLUSIVE_STOP_FAULT);
+	get_page(page);
+	exclusive_result(ew, ext->addr, page);
+	ext->nr = 1;
+	return 0;
+}
+
 static int exclusive_extent(struct device_walk *walk,
 			    struct device_extent *ext)
 {
@@ -209,6 +230,8 @@ static int exclusive_extent(struct device_walk *walk,
 	case DEVICE_EXTENT_PRESENT:
 		return ext->ptep ? exclusive_ptes(walk, ext) :
 				   exclusive_huge(to_exclusive(walk), ext);
+	case DEVICE_EXTENT_EXCLUSIVE:
+		return exclusive_hand_over(to_exclusive(walk), ext);
 	case DEVICE_EXTENT_NO_VMA:
 	case DEVICE_EXTENT_SPECIAL:
 	case DEVICE_EXTENT_POISON:
@@ -220,7 +243,7 @@ static int exclusive_extent(struct device_walk *walk,
 
 static bool exclusive_skip_vma(struct device_walk *walk)
 {
-	return walk->vma->vm_flags & (VM_IO | VM_PFNMAP) ||
+	return walk->vma->vm_flags & (VM_IO | VM_PFNMAP | VM_SHADOW_STACK) ||
 	       !(walk->vma->vm_flags & VM_WRITE);
 }
 
@@ -357,8 +380,9 @@ static int exclusive_range(struct exclusive_walk *ew, unsigned long end)
  * Faults the range in for writing and replaces the PTEs of its anonymous pages
  * by device-exclusive entries. Large folios are split, device memory is brought
  * home. Pages that are locked by somebody else, that are not anonymous, that
- * cannot be split or not be brought home are NULL. For the lock of a page that is
- * exclusive already the call waits, since that is taken back first.
+ * cannot be split or not be brought home are NULL. A page that is exclusive
+ * already stays it, and whoever had it learns of the new owner; only if it is
+ * locked the call waits for that, and the page is taken back first.
  *
  * The caller programs the device under its own lock, after it has asked
  * mmu_interval_read_retry(), and then unlocks and puts each page. Until that is
@@ -412,11 +436,6 @@ EXPORT_SYMBOL_GPL(make_device_exclusive_range);
  *
  * make_device_exclusive_range() for one page, but waits for its lock. When the
  * device is programmed, folio_unlock() and folio_put() of *@foliop let go.
- *
- * A page that is exclusive already is taken back first, which is an invalidation
- * for its device. A driver that finds its sequence out of date and comes again
- * thus has to make the page accessible in between, by a range fault for one, or
- * it would go on for ever.
  *
  * Context: Process context. The mmap lock is held, for reading at least. May
  * sleep.

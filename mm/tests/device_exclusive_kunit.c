@@ -350,6 +350,7 @@ static void a_single_page_is_waited_for(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 }
 
+/* Who comes again, after an invalidation, has lost nothing by coming. */
 static void a_page_can_be_had_again(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -361,9 +362,45 @@ static void a_page_can_be_had_again(struct kunit *test)
 	second = de_give(de, addr);
 	KUNIT_EXPECT_PTR_EQ(test, first, second);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(first));
+}
+
+static void an_exclusive_page_is_waited_for(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct kunit_mm_thread thread;
+	struct page *page = de_make(de, addr);
+
+	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
+	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
+	de_let_go(page);
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_PTR_EQ(test, page, thread.page);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
+}
+
+/* mprotect() there and back leaves an entry that does not allow to write. */
+static void a_page_that_was_read_only_can_be_had_again(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct page *page = de_give(de, addr);
+
+	kunit_mm_protect(de->km, addr, 1, VM_READ);
+	kunit_mm_protect(de->km, addr, 1, VM_READ | VM_WRITE);
+	KUNIT_EXPECT_FALSE(test, de_is_writable(de, addr));
+	KUNIT_EXPECT_PTR_EQ(test, page, de_give(de, addr));
+	KUNIT_EXPECT_TRUE(test, de_is_writable(de, addr));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
 /* Large folios */
@@ -905,6 +942,8 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(a_range_passes_over_locked_pages),
 	KUNIT_CASE(a_single_page_is_waited_for),
 	KUNIT_CASE(a_page_can_be_had_again),
+	KUNIT_CASE(an_exclusive_page_is_waited_for),
+	KUNIT_CASE(a_page_that_was_read_only_can_be_had_again),
 	KUNIT_CASE(every_page_of_a_huge_page_can_be_had),
 	KUNIT_CASE(a_page_within_a_large_folio_can_be_had),
 	KUNIT_CASE(a_large_folio_that_is_pinned_cannot_be_had),
