@@ -98,7 +98,11 @@
 #define MIGRATE_PFN_ANON_VMA	BIT(4)
 #define MIGRATE_PFN_SOLE	BIT(5)
 
-/* Of dst[], within finalize: the page that won is mapped and let go of. */
+/*
+ * Of dst[]: the page has the identity of the source; and, within finalize, the
+ * page that won is mapped and let go of.
+ */
+#define MIGRATE_PFN_MOVED	BIT(2)
 #define MIGRATE_PFN_RESTORED	BIT(5)
 
 /* What an operation of a walk asks its caller to do before it goes on. */
@@ -592,12 +596,14 @@ static __always_inline void batch_unlock(const struct migrate_batch *mb,
 		folio_unlock(folio);
 }
 
-/* Has the destination taken over? */
+/*
+ * Has the destination taken over? What the driver says of it is not enough: it
+ * may come to finalize by an error path, without migrate_vma_pages().
+ */
 static __always_inline bool batch_moved(const struct migrate_batch *mb,
 					unsigned long i)
 {
-	return (mb->src[i] & MIGRATE_PFN_MIGRATE) &&
-	       (mb->dst[i] & MIGRATE_PFN_VALID);
+	return mb->dst[i] & MIGRATE_PFN_MOVED;
 }
 
 /* Does the entry have to be restored by a walk of the reverse mappings? */
@@ -870,14 +876,18 @@ static bool dst_accepts(struct folio *dst, struct folio *src)
 
 /*
  * The device may write to the page with no entry to note it. What MADV_FREE
- * made disposable while clean is ordinary memory from now on.
+ * made disposable while clean is ordinary memory from now on; what is born
+ * disposable (MAP_DROPPABLE) stays it, as it must never be written to swap.
  */
-static void keep_device_writes(struct folio *dst)
+static void keep_device_writes(const struct migrate_batch *mb,
+			       struct folio *dst)
 {
-	if (folio_on_device(dst) && !folio_test_swapbacked(dst)) {
-		__folio_set_swapbacked(dst);
-		folio_set_dirty(dst);
-	}
+	if (!folio_on_device(dst) || folio_test_swapbacked(dst))
+		return;
+	if (!mb->args || mb->args->vma->vm_flags & VM_DROPPABLE)
+		return;
+	__folio_set_swapbacked(dst);
+	folio_set_dirty(dst);
 }
 
 /*
@@ -916,7 +926,9 @@ static bool migrate_identity(struct migrate_batch *mb, struct folio *dst,
 	if (!dst_accepts(dst, src) || !migrate_mapping(dst, src, extra))
 		return false;
 	folio_migrate_flags(dst, src);
-	keep_device_writes(dst);
+	keep_device_writes(mb, dst);
+	if (unlikely(!folio_mapping_flags(src)))
+		src->mapping = NULL;
 	return true;
 }
 
@@ -935,7 +947,9 @@ static bool migrate_identities(struct migrate_batch *mb)
 			continue;
 		if (!src && dst && mb->args)
 			holes = true;
-		else if (!src || !dst || !migrate_identity(mb, dst, src))
+		else if (src && dst && migrate_identity(mb, dst, src))
+			mb->dst[i] |= MIGRATE_PFN_MOVED;
+		else
 			mb->src[i] &= ~MIGRATE_PFN_MIGRATE;
 	}
 	return holes;
@@ -1483,7 +1497,6 @@ finish_restored(struct migrate_batch *mb, unsigned long i,
 {
 	struct folio *src, *dst;
 
-	mb->dst[i] &= ~MIGRATE_PFN_RESTORED;
 	if (batch_moved(mb, i)) {
 		src = migrate_entry_folio(mb->src[i]);
 		batch_unlock(mb, src);
@@ -1534,6 +1547,7 @@ static void migrate_batch_finish(struct migrate_batch *mb)
 			finish_restored(mb, i, &unused);
 		else
 			finish_other(mb, i, &unused);
+		mb->dst[i] &= ~(MIGRATE_PFN_MOVED | MIGRATE_PFN_RESTORED);
 	}
 	if (folio_batch_count(&unused))
 		free_unref_folios(&unused);
