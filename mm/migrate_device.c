@@ -435,8 +435,12 @@ static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
 
 static int collect_huge(struct migrate_collect *mc, struct device_extent *ext)
 {
-	int ret = collect_large(mc, pfn_folio(ext->pfn));
+	int ret;
 
+	/* Without access to it: else it would be an extent of its own kind. */
+	if (is_huge_zero_folio(pfn_folio(ext->pfn)))
+		return 0;
+	ret = collect_large(mc, pfn_folio(ext->pfn));
 	if (ret)
 		ext->nr = 0;
 	return ret;
