@@ -73,6 +73,7 @@
  *   on device memory, by hmm_range_fault() for one, while it holds it.
  */
 #include <linux/export.h>
+#include <linux/ksm.h>
 #include <linux/memcontrol.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
@@ -1127,6 +1128,7 @@ static bool populate_zap_zero(struct migrate_populate *mp, unsigned long addr,
 
 	if (pte_uffd_wp(pte))
 		return false;
+	ksm_might_unmap_zero_page(vma->vm_mm, pte);
 	flush_cache_page(vma, addr, pte_pfn(pte));
 	if (folio_is_private(folio)) {
 		ptep_get_and_clear(vma->vm_mm, addr, ptep);
