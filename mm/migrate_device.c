@@ -1657,8 +1657,10 @@ static void migrate_device_unmap(unsigned long *src_pfns, unsigned long npages)
 	};
 	unsigned long i;
 
-	for (i = 0; i < npages; i++)
+	for (i = 0; i < npages; i++) {
 		src_pfns[i] = device_get_anon_vma(src_pfns[i]);
+		batch_resched(i);
+	}
 	migrate_batch_unmap(&mb);
 }
 
@@ -1682,8 +1684,10 @@ int migrate_device_range(unsigned long *src_pfns, unsigned long start,
 {
 	unsigned long i;
 
-	for (i = 0; i < npages; i++)
+	for (i = 0; i < npages; i++) {
 		src_pfns[i] = device_lock_pfn(start + i);
+		batch_resched(i);
+	}
 	migrate_device_unmap(src_pfns, npages);
 	return 0;
 }
@@ -1703,8 +1707,10 @@ int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
 {
 	unsigned long i;
 
-	for (i = 0; i < npages; i++)
+	for (i = 0; i < npages; i++) {
 		src_pfns[i] = device_lock_pfn(src_pfns[i]);
+		batch_resched(i);
+	}
 	migrate_device_unmap(src_pfns, npages);
 	return 0;
 }
