@@ -313,7 +313,7 @@ static int pgmap_check_range(struct dev_pagemap *pgmap, int i)
 /*
  * After the altmap has been checked. Device DAX has ranges that end within a page
  * of 1 GiB. A smaller page that is cut short would share its part of the memory
- * map with what follows.
+ * map with what follows, where the map of its tail is one and the same page.
  */
 static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 {
@@ -321,7 +321,8 @@ static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 			   pgmap_first_pfn(pgmap, i);
 
 	if (IS_ALIGNED(nr, pgmap_vmemmap_nr(pgmap)) ||
-	    pgmap->vmemmap_shift >= PFN_SECTION_SHIFT)
+	    pgmap->vmemmap_shift >= PFN_SECTION_SHIFT ||
+	    !vmemmap_can_optimize(pgmap_altmap(pgmap), pgmap))
 		return 0;
 	return pgmap_refuse(pgmap, i, -EINVAL,
 			    "the range does not consist of compound pages");
