@@ -982,6 +982,12 @@ void zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
 }
 EXPORT_SYMBOL_GPL(zone_device_folio_init);
 
+/* What a folio of anonymous memory brings along, or has got on a device. */
+#define DEVICE_FOLIO_USER_FLAGS						\
+	(1UL << PG_referenced | 1UL << PG_dirty | 1UL << PG_active |	\
+	 1UL << PG_workingset | 1UL << PG_reclaim |			\
+	 1UL << PG_swapbacked | 1UL << PG_unevictable)
+
 /* What made it a page of a process; stale marks would confuse the next one. */
 static void device_folio_forget_user(struct folio *folio)
 {
@@ -991,6 +997,8 @@ static void device_folio_forget_user(struct folio *folio)
 	if (folio_test_anon(folio)) {
 		for (i = 0; i < folio_nr_pages(folio); i++)
 			__ClearPageAnonExclusive(folio_page(folio, i));
+		/* somebody may just find out that the memory is poisoned */
+		set_mask_bits(&folio->flags, DEVICE_FOLIO_USER_FLAGS, 0);
 	}
 	folio->mapping = NULL;
 }
