@@ -11,6 +11,7 @@
 #include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/highmem.h>
+#include <linux/ksm.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
 #include <linux/memremap.h>
@@ -583,6 +584,37 @@ static void a_copy_that_fails_costs_nothing(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
+/* It has filled dst[], and finds out before migrate_vma_pages(). */
+static void md_skip_second_step(struct md_test *md, unsigned long addr,
+				unsigned long select)
+{
+	unsigned long used = md_device_used(md), rss = md_rss(md);
+	bool to_device = select == MIGRATE_VMA_SELECT_SYSTEM;
+	long mapped = md_anon_mapped();
+
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, MD_PAGES, select));
+	md_copy(md, MD_PAGES, to_device, MD_MOVES_ALL);
+	migrate_vma_finalize(&md->args);
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(md->test, used, md_device_used(md));
+	KUNIT_EXPECT_EQ(md->test, rss, md_rss(md));
+	KUNIT_EXPECT_EQ(md->test, mapped, md_anon_mapped());
+	md_expect_on_device(md, addr, MD_PAGES, !to_device);
+}
+
+static void a_driver_that_skips_the_second_step_loses_nothing(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	md_skip_second_step(md, addr, MIGRATE_VMA_SELECT_SYSTEM);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_skip_second_step(md, addr, md_select_device(md));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
 static void a_full_device_takes_what_it_can(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1056,6 +1088,45 @@ static void the_huge_zero_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
+static void the_huge_zero_page_without_access_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_read(md->km, addr, 1);
+	if (!is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no huge zero page to be had");
+	kunit_mm_protect(md->km, addr, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_TRUE(test, is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)));
+}
+
+#ifdef CONFIG_KSM
+/* As KSM leaves it where a page was all zeroes. */
+static pte_t md_merged(pte_t pte)
+{
+	return pte_mkdirty(pte);
+}
+
+static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	struct mm_struct *mm = md->km->mm;
+	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+
+	kunit_mm_read(md->km, addr, 1);
+	ksm_map_zero_page(mm);
+	kunit_mm_change(md->km, addr, 1, md_merged);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&mm->ksm_zero_pages));
+}
+#else
+static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
+{
+	kunit_skip(test, "no KSM in this kernel");
+}
+#endif
+
 static int md_write_first(struct kunit_mm_thread *thread)
 {
 	return put_user(md_pattern(0), (unsigned long __user *)thread->addr);
@@ -1390,6 +1461,23 @@ static void disposable_pages_become_ordinary_ones(struct kunit *test)
 	md_expect_contents(md, addr, 1);
 }
 
+/* Memory of MAP_DROPPABLE, which must not get to swap. */
+static void droppable_pages_stay_droppable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+
+	if (!VM_DROPPABLE)
+		kunit_skip(test, "no MAP_DROPPABLE");
+	kunit_mm_flags(md->km, addr, VM_DROPPABLE, 0);
+	md_write_word(md, addr, md_pattern(0));
+	KUNIT_ASSERT_FALSE(test, folio_test_swapbacked(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(md_folio(md, addr)));
+	md_expect_contents(md, addr, 1);
+}
+
 /* Parent and child */
 
 static void fork_shares_device_pages_until_one_writes(struct kunit *test)
@@ -1609,6 +1697,26 @@ static void a_page_that_was_zapped_is_not_restored(struct kunit *test)
 }
 
 /* What UFFDIO_WRITEPROTECT does to a migration entry. */
+/* What the last page of a process left, the next one would take over. */
+static void device_pages_are_free_of_marks(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct folio *folio;
+
+	md_make_active(md, addr, 1);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	folio = md_folio(md, addr);
+	KUNIT_EXPECT_TRUE(test, folio_test_active(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_swapbacked(folio));
+	kunit_mm_zap(md->km, addr, 1);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	KUNIT_EXPECT_FALSE(test, folio_test_active(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_referenced(folio));
+}
+
 static pte_t md_write_protect(pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
@@ -2201,6 +2309,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(pages_go_back_where_the_driver_has_no_memory),
 	KUNIT_CASE(every_second_page_may_move),
 	KUNIT_CASE(a_copy_that_fails_costs_nothing),
+	KUNIT_CASE(a_driver_that_skips_the_second_step_loses_nothing),
 	KUNIT_CASE(a_full_device_takes_what_it_can),
 	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
 	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
@@ -2222,6 +2331,8 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_zero_page_that_userfaultfd_protects_stays),
 	KUNIT_CASE(pages_in_batches_of_this_cpu_move),
 	KUNIT_CASE(the_huge_zero_page_is_replaced),
+	KUNIT_CASE(the_huge_zero_page_without_access_stays),
+	KUNIT_CASE(a_zero_page_of_ksm_is_counted_off),
 	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
 	KUNIT_CASE(holes_of_userfaultfd_are_refused),
 	KUNIT_CASE(holes_of_an_unstable_address_space_are_refused),
@@ -2240,6 +2351,8 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(memory_that_was_shared_does_not_become_exclusive),
 	KUNIT_CASE(mlocked_memory_comes_back_mlocked),
 	KUNIT_CASE(disposable_pages_become_ordinary_ones),
+	KUNIT_CASE(droppable_pages_stay_droppable),
+	KUNIT_CASE(device_pages_are_free_of_marks),
 	KUNIT_CASE(fork_shares_device_pages_until_one_writes),
 	KUNIT_CASE(a_page_that_two_share_moves_for_both),
 	KUNIT_CASE(a_page_that_two_share_stays_for_both),
