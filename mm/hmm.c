@@ -73,6 +73,7 @@
  * @fault_whole: what is faulted may bring in more than one page at a time
  * @fault_own: they are private pages of the caller's
  * @own_pfn: the last of those that was to be faulted
+ * @own_locked: it was locked by somebody else, so that the answer is -EBUSY
  * @fault_flags: flags of the faults, besides FAULT_FLAG_WRITE
  * @unlocked: a fault dropped the mmap lock
  * @bounded: there is a deadline
@@ -88,6 +89,7 @@ struct hmm_walk {
 	bool fault_whole;
 	bool fault_own;
 	unsigned long own_pfn;
+	bool own_locked;
 	unsigned int fault_flags;
 	bool unlocked;
 	bool bounded;
@@ -345,6 +347,7 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 	if (!(fault & VM_FAULT_RETRY))
 		return fault & VM_FAULT_ERROR ? -EFAULT : 0;
 	hw->own_pfn = 0;
+	hw->own_locked = true;
 	return -EBUSY;
 }
 
@@ -562,12 +565,21 @@ static int hmm_attempt_pass(struct hmm_attempt *at)
 	return ret;
 }
 
+/* No invalidation to wait for tells when a page is unlocked. */
+static void hmm_attempt_wait(struct hmm_attempt *at)
+{
+	if (at->hw.own_locked)
+		schedule_timeout_killable(1);
+	at->hw.own_locked = false;
+}
+
 static int hmm_attempt(struct hmm_attempt *at)
 {
 	struct hmm_range *range = at->hw.range;
 	int ret;
 
 	do {
+		hmm_attempt_wait(at);
 		range->notifier_seq = mmu_interval_read_begin(range->notifier);
 		at->hw.walk.addr = range->start;
 		ret = hmm_attempt_pass(at);
@@ -594,8 +606,9 @@ static int hmm_attempt(struct hmm_attempt *at)
  * The time is looked at before each fault and each new start. What a fault
  * itself waits for, or the end of an invalidation, is not cut short by it.
  *
- * Context: Process context. The mmap lock must not be held. The caller holds a
- * reference to the users of the notifier's mm (mmget()). May sleep.
+ * Context: Process context. The mmap lock must not be held, nor any lock that
+ * dev_pagemap_ops::migrate_to_ram() takes. The caller holds a reference to the
+ * users of the notifier's mm (mmget()). May sleep.
  * Return:
  * * 0 - every entry is a result
  * * -EBUSY - the time is used up; the entries hold their requests
