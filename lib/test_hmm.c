@@ -594,8 +594,10 @@ static bool device_is_short(struct dmirror_device *device)
 /*
  * See to it that so many pages can be had, as far as there is memory. With many
  * at it, some are added a little early: who has taken pages still counts.
+ *
+ * Return: false if there is no memory for more.
  */
-static void device_reserve(struct dmirror_device *device, unsigned long nr)
+static bool device_reserve(struct dmirror_device *device, unsigned long nr)
 {
 	bool grown = true;
 
@@ -604,11 +606,12 @@ static void device_reserve(struct dmirror_device *device, unsigned long nr)
 	spin_unlock_irq(&device->lock);
 	while (grown && device_is_short(device)) {
 		if (mutex_lock_killable(&device->resize))
-			return;
+			return false;
 		if (device_is_short(device))
 			grown = device_add_chunk(device);
 		mutex_unlock(&device->resize);
 	}
+	return grown;
 }
 
 static void device_unreserve(struct dmirror_device *device, unsigned long nr)
@@ -628,6 +631,7 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
  * @args: arguments of migrate_vma_*(); of other migrations the arrays only
  * @moved: pages that have moved so far
  * @lacking: pages that stayed for want of memory so far
+ * @full: there was no memory to make the device larger, so that is over
  */
 struct dmirror_move {
 	struct dmirror_device *device;
@@ -636,6 +640,7 @@ struct dmirror_move {
 	struct migrate_vma args;
 	unsigned long moved;
 	unsigned long lacking;
+	bool full;
 };
 
 /* Without memory for it, the device is just full: nobody is killed for that. */
@@ -661,7 +666,10 @@ static struct page *move_alloc_device(struct dmirror_move *move,
 	return page;
 }
 
-/* Where the process wants its memory to be, if it is known whose it is. */
+/*
+ * Where the process wants its memory to be, if it is known whose it is. If not,
+ * it is none of the business of the policy of who empties the device.
+ */
 static struct page *move_alloc_system(struct dmirror_move *move,
 				      unsigned long i)
 {
@@ -672,7 +680,7 @@ static struct page *move_alloc_system(struct dmirror_move *move,
 		page = alloc_page_vma(gfp, move->args.vma,
 				      move->args.start + (i << PAGE_SHIFT));
 	else
-		page = alloc_page(gfp);
+		page = alloc_pages_node(numa_mem_id(), gfp, 0);
 	if (page)
 		lock_page(page);
 	return page;
@@ -898,6 +906,24 @@ static void __user *work_buffer(const struct dmirror_work *work)
 	       (work->cmd->cpages << PAGE_SHIFT);
 }
 
+/*
+ * The first page that the device has exclusively, or @end. A fault there would
+ * end that, which must not happen to a page that only comes along.
+ */
+static unsigned long work_exclusive(const struct dmirror_work *work,
+				    unsigned long addr, unsigned long end)
+{
+	unsigned long index, first = addr >> PAGE_SHIFT;
+	void *entry;
+
+	end = min(end, addr + BATCH_PAGES * PAGE_SIZE);
+	xa_for_each_range(&work->mirror->pt, index, entry, first,
+			  (end >> PAGE_SHIFT) - 1)
+		if (dpt_allows(entry, DPT_ATOMIC))
+			return index << PAGE_SHIFT;
+	return end;
+}
+
 static int work_pass(struct dmirror_work *work, struct dmirror_pass *pass,
 		     unsigned long addr, unsigned long end)
 {
@@ -914,15 +940,16 @@ static int work_pass(struct dmirror_work *work, struct dmirror_pass *pass,
  */
 static int work_fault(struct dmirror_work *work)
 {
-	unsigned long addr = work_addr(work);
+	unsigned long addr = work_addr(work), next = addr + PAGE_SIZE;
 	struct dmirror_pass pass;
 	int ret;
 
 	if (work->access->request)
 		work->cmd->faults++;
-	ret = work_pass(work, &pass, addr, work->end);
+	ret = work_pass(work, &pass, addr,
+			work_exclusive(work, next, work->end));
 	if (ret == -EBUSY)
-		ret = work_pass(work, &pass, addr, addr + PAGE_SIZE);
+		ret = work_pass(work, &pass, addr, next);
 	if (ret == -EBUSY || ret == -EINTR)
 		return ret;
 	if (!dpt_allows(pass.first, work->access->need)) {
@@ -942,9 +969,15 @@ static int work_fault(struct dmirror_work *work)
 static void work_look_ahead(struct dmirror_work *work)
 {
 	struct dmirror_pass pass;
+	unsigned long end;
 
 	while (work->ahead < work->ahead_end && !fatal_signal_pending(current)) {
-		if (work_pass(work, &pass, work->ahead, work->ahead_end))
+		end = work_exclusive(work, work->ahead, work->ahead_end);
+		if (end == work->ahead) {
+			work->ahead += PAGE_SIZE;
+			continue;
+		}
+		if (work_pass(work, &pass, work->ahead, end))
 			work->ahead_end = 0;
 		work->ahead = pass.range.end;
 	}
@@ -1055,6 +1088,19 @@ static long move_batch(struct dmirror_move *move, unsigned long start,
 	return ret ?: args->end;
 }
 
+static long move_batch_to_device(struct dmirror_move *move,
+				 unsigned long start, unsigned long end)
+{
+	long ret;
+
+	if (move->full)
+		return move_batch(move, start, end);
+	move->full = !device_reserve(move->device, BATCH_PAGES);
+	ret = move_batch(move, start, end);
+	device_unreserve(move->device, BATCH_PAGES);
+	return ret;
+}
+
 static int move_range(struct dmirror_move *move,
 		      const struct hmm_dmirror_cmd *cmd)
 {
@@ -1066,11 +1112,8 @@ static int move_range(struct dmirror_move *move,
 		ret = check_signals((addr - cmd->addr) >> PAGE_SHIFT);
 		if (ret)
 			break;
-		if (to_device)
-			device_reserve(move->device, BATCH_PAGES);
-		ret = move_batch(move, addr, end);
-		if (to_device)
-			device_unreserve(move->device, BATCH_PAGES);
+		ret = to_device ? move_batch_to_device(move, addr, end) :
+				  move_batch(move, addr, end);
 		addr = ret;
 	}
 	return min(ret, 0L);
@@ -1203,28 +1246,29 @@ static int exclusive_try(struct dmirror_pass *pass)
 	return ret;
 }
 
-/*
- * To make a page exclusive that is so already, as after a try that came too
- * late, is to revoke it first, which is another invalidation: there would be no
- * end. So the page is made an ordinary one before the next try.
- */
+/* The CPU would find an entry that no device has any use for. */
+static void exclusive_give_up(struct dmirror *mirror, unsigned long addr)
+{
+	struct dmirror_pass pass;
+
+	pass_init(&pass, mirror, addr, addr + PAGE_SIZE);
+	pass.range.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
+	pass.pfns[0] = 0;
+	pass_read_locked(&pass);
+}
+
 static int exclusive_page(struct dmirror *mirror, unsigned long addr)
 {
-	struct dmirror_pass try, fault;
+	struct dmirror_pass pass;
 	int ret;
 
-	pass_init(&try, mirror, addr, addr + PAGE_SIZE);
-	pass_init(&fault, mirror, addr, addr + PAGE_SIZE);
-	fault.range.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
-	fault.use = dpt_load;
-	for (;;) {
-		ret = exclusive_try(&try);
-		if (ret != -EBUSY || pass_is_over(&try))
-			return ret;
-		ret = pass_run(&fault);
-		if (ret)
-			return ret;
-	}
+	pass_init(&pass, mirror, addr, addr + PAGE_SIZE);
+	do {
+		ret = exclusive_try(&pass);
+	} while (ret == -EBUSY && !pass_is_over(&pass));
+	if (ret)
+		exclusive_give_up(mirror, addr);
+	return ret;
 }
 
 static int dmirror_exclusive(struct dmirror *mirror,
@@ -1236,7 +1280,11 @@ static int dmirror_exclusive(struct dmirror *mirror,
 	for (i = 0; i < cmd->npages && !ret; i++)
 		ret = check_signals(i) ?:
 		      exclusive_page(mirror, cmd->addr + (i << PAGE_SHIFT));
-	return ret ?: dmirror_access(mirror, cmd, &access_exclusive);
+	if (ret)
+		return ret;
+	ret = dmirror_access(mirror, cmd, &access_exclusive);
+	/* It was there, and somebody else has it again. */
+	return ret == -ENOENT ? -EBUSY : ret;
 }
 
 static int dmirror_check_exclusive(struct dmirror *mirror,

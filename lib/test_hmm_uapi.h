@@ -54,7 +54,9 @@ struct hmm_dmirror_cmd {
 #define HMM_DMIRROR_SNAPSHOT		HMM_DMIRROR_COMMAND(0x04)
 
 /*
- * EXCLUSIVE: get exclusive access to the range and read it into @ptr.
+ * EXCLUSIVE: get exclusive access to the range and read it into @ptr. -EBUSY: a
+ * page was taken back before it could be read; -EOPNOTSUPP: the memory is not
+ * anonymous. It lasts until the CPU touches the page, also if the file is closed.
  * CHECK_EXCLUSIVE: -EPERM if the device still has it for some page.
  */
 #define HMM_DMIRROR_EXCLUSIVE		HMM_DMIRROR_COMMAND(0x05)

@@ -2442,6 +2442,23 @@ TEST_F(exclusive, it_can_be_taken_again)
 	EXPECT_EQ(0, cpu_wrong(area, turn - 1));
 }
 
+TEST_F(exclusive, the_same_device_does_not_end_it_beside_it)
+{
+	struct area *area = &self->area;
+	size_t page;
+
+	area_fill(area, 1);
+	for (page = 5; page < SOME; page += 7)
+		ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_EXCLUSIVE,
+					 area_page(area, page), 1,
+					 area->buffer));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	for (page = 0; page < SOME; page++)
+		EXPECT_EQ(page % 7 == 5 ? -EPERM : 0,
+			  taken(&self->device, area, page, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 TEST_F(exclusive, another_device_takes_it_over)
 {
 	struct area *area = &self->area;
