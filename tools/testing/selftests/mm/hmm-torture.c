@@ -487,7 +487,7 @@ static const struct meddle {
 	{ "unplug", meddle_unplug, 2 },
 };
 
-static void meddle_once(struct meddler *m)
+static size_t pick_meddle(struct meddler *m)
 {
 	unsigned int sum = 0, at;
 	size_t i;
@@ -497,10 +497,31 @@ static void meddle_once(struct meddler *m)
 	at = race_below(&m->random, sum);
 	for (i = 0; at >= meddles[i].weight; i++)
 		at -= meddles[i].weight;
+	return i;
+}
+
+static void meddle_once(struct meddler *m, size_t i)
+{
 	if (!is_wanted(meddles[i].name))
 		return;
 	control->meant[i]++;
 	control->meddled[i] += meddles[i].run(m);
+	race_pause_ms(10 + race_below(&m->random, 150));
+}
+
+/* A short run has all of them, too: each once, in any order. */
+static void meddle_with_all(struct meddler *m)
+{
+	size_t order[ARRAY_SIZE(meddles)];
+
+	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+		size_t at = race_below(&m->random, i + 1);
+
+		order[i] = order[at];
+		order[at] = i;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(order) && !control->over; i++)
+		meddle_once(m, order[i]);
 }
 
 static void meddler_process(bool our_swap)
@@ -511,10 +532,9 @@ static void meddler_process(bool our_swap)
 	};
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (!control->over) {
-		meddle_once(&m);
-		race_pause_ms(10 + race_below(&m.random, 150));
-	}
+	meddle_with_all(&m);
+	while (!control->over)
+		meddle_once(&m, pick_meddle(&m));
 	_exit(KSFT_PASS);
 }
 
@@ -534,7 +554,7 @@ struct usage {
 struct guard {
 	uint64_t random;
 	pid_t meddler, filler;
-	time_t start;
+	time_t start, lasted;
 	bool our_swap;
 	unsigned long progress[MAX_SLOTS];
 	time_t moved[MAX_SLOTS];
@@ -717,12 +737,35 @@ static void guard_tick(struct guard *g)
 	watch_progress(g);
 }
 
+/* A run of so many seconds must have what is rare. */
+#define LONG_RUN	100
+
+static bool lacks_kills(void)
+{
+	return is_wanted("kill") && !control->kills;
+}
+
+static bool lacks_filling(void)
+{
+	return is_wanted("filler") && !control->filled;
+}
+
+/* On a slow machine that may take longer: three times as long at most. */
+static bool has_time(const struct guard *g)
+{
+	time_t seconds = options.seconds, passed = now() - g->start;
+
+	if (options.all_needed && seconds >= LONG_RUN &&
+	    (lacks_kills() || lacks_filling()))
+		seconds *= 3;
+	return passed < seconds;
+}
+
 static void guard_loop(struct guard *g)
 {
 	time_t said = g->start;
 
-	while (now() < g->start + (time_t)options.seconds &&
-	       !control->complaints) {
+	while (has_time(g) && !control->complaints) {
 		guard_tick(g);
 		if (now() < said + 60)
 			continue;
@@ -730,6 +773,7 @@ static void guard_loop(struct guard *g)
 		note("%ld s, %lu words right\n", (long)(said - g->start),
 		     control->words);
 	}
+	g->lasted = now() - g->start;
 }
 
 static bool some_live(struct guard *g)
@@ -834,7 +878,7 @@ static void check_stat(const char *group, const char *key, long most)
 	long value;
 
 	snprintf(path, sizeof(path), MEMCG "%s/memory.stat", group);
-	for (int tries = 0; tries < 50; tries++) {
+	for (int tries = 0; tries < 600; tries++) {
 		value = race_read_number(path, key);
 		if (value <= most)
 			return;
@@ -1164,15 +1208,34 @@ static void report_meddles(void)
 				 control->meant[i], meddles[i].name);
 	}
 	note("%s\n", line);
-	note("direct I/O: %d, gup_test: %d, userfaultfd: %d\n",
+}
+
+static void report_lack(const char *what, bool lacking)
+{
+	if (options.all_needed && lacking)
+		complain(EFFECT, "nothing was done by %s\n", what);
+}
+
+static void report_needs(const struct guard *g)
+{
+	bool lasted = g->lasted >= LONG_RUN;
+
+	note("direct I/O: %d, gup_test: %d, userfaultfd: %d, injection: %d\n",
 	     control->has[DIRECT_IO], control->has[GUP_TEST],
-	     control->has[USERFAULTFD]);
+	     control->has[USERFAULTFD], can_inject);
+	report_lack("direct I/O", !control->has[DIRECT_IO]);
+	report_lack("gup_test", !control->has[GUP_TEST]);
+	report_lack("userfaultfd", !control->has[USERFAULTFD]);
+	report_lack("fault injection", is_wanted("injection") && !can_inject);
+	report_lack("kills", lasted && lacks_kills());
+	report_lack("the filler of a device", lasted && lacks_filling());
 }
 
 static void report(const struct guard *g)
 {
 	report_ops();
 	report_meddles();
+	report_needs(g);
 	note("%lu killed, %ld by the OOM killer, %lu stopped, device filled %lu times\n",
 	     control->kills, g->oom_kills, control->stops, control->filled);
 	note("%ld s, %lu words right, %lu pages not judged, %lu errors with a cause\n",
@@ -1186,6 +1249,8 @@ static void check_what_is_left(struct guard *g)
 	check_private_file();
 	drop_regions();
 	release_devices();
+	/* pages in batches of the CPUs count, and this empties them */
+	race_write_file("/proc/sys/vm/drop_caches", "3");
 	check_group("/work");
 	check_group("/fill");
 	rmdir(MEMCG);
@@ -1223,13 +1288,13 @@ static void torture(struct guard *g)
 
 #define USAGE	"usage: %s [-s seed] [-t seconds] [-p processes] [-j threads] " \
 		"[-w seconds of patience] [-d directory for files] "		\
-		"[-o only,these] [-x without,these]\n"
+		"[-o only,these] [-x without,these] [-r: all is required]\n"
 
 static void parse(int argc, char **argv)
 {
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:t:p:j:w:d:o:x:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:t:p:j:w:d:o:x:r")) != -1) {
 		if (opt == 's')
 			options.seed = strtoull(optarg, NULL, 0);
 		else if (opt == 't')
@@ -1246,6 +1311,8 @@ static void parse(int argc, char **argv)
 			options.only = optarg;
 		else if (opt == 'x')
 			options.without = optarg;
+		else if (opt == 'r')
+			options.all_needed = true;
 		else
 			ksft_exit_fail_msg(USAGE, argv[0]);
 	}

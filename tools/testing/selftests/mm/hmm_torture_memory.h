@@ -139,6 +139,7 @@ static struct options {
 	unsigned long patience;
 	unsigned int slots;
 	unsigned int threads;
+	bool all_needed;
 	const char *only;
 	const char *without;
 	const char *directory;
