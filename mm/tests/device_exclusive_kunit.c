@@ -403,7 +403,7 @@ static void a_page_that_was_read_only_can_be_had_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* Large folios */
+/* Large folios, which khugepaged does not make again of what comes of them */
 
 static unsigned long de_huge(struct de_test *de)
 {
@@ -412,6 +412,7 @@ static unsigned long de_huge(struct de_test *de)
 	kunit_mm_write(de->km, addr, HPAGE_PMD_NR);
 	if (!pmd_trans_huge(kunit_mm_pmd(de->km, addr)))
 		kunit_skip(de->test, "no huge page to be had");
+	kunit_mm_flags(de->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
 	lru_add_drain_all();
 	return addr;
 }

@@ -11,6 +11,7 @@
  */
 #include <kunit/device.h>
 #include <kunit/test.h>
+#include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
 #include <linux/ioport.h>
@@ -940,10 +941,54 @@ static void memremap_test_fail_halfway(struct kunit *test)
 }
 
 /*
- * Each allocation fails once. Needs the allocators' fault injection to look at
- * ordinary allocations (ignore-gfp-wait off), else there is nothing to see.
+ * Each allocation fails once. The allocators' fault injection has to look at
+ * ordinary allocations for that, and has but a file in debugfs to be told so.
+ * Page tables of the kernel must not fail: single pages are left out as they are.
  */
-#ifdef CONFIG_FAULT_INJECTION
+#if defined(CONFIG_FAILSLAB) && defined(CONFIG_FAIL_PAGE_ALLOC) && \
+	defined(CONFIG_FAULT_INJECTION_DEBUG_FS)
+static void *injection_setting(const char *kind, const char *name)
+{
+	struct dentry *dir = debugfs_lookup(kind, NULL);
+	struct dentry *file = NULL;
+	void *setting = NULL;
+
+	if (!IS_ERR_OR_NULL(dir))
+		file = debugfs_lookup(name, dir);
+	if (!IS_ERR_OR_NULL(file)) {
+		setting = d_inode(file)->i_private;
+		dput(file);
+	}
+	if (!IS_ERR_OR_NULL(dir))
+		dput(dir);
+	return setting;
+}
+
+struct injection_switch {
+	bool *ignores;
+	bool was;
+};
+
+static void inject_as_before(void *data)
+{
+	struct injection_switch *sw = data;
+
+	*sw->ignores = sw->was;
+}
+
+static void inject_where_it_may_wait(struct kunit *test, const char *kind)
+{
+	struct injection_switch *sw = kunit_kzalloc(test, sizeof(*sw), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, sw);
+	sw->ignores = injection_setting(kind, "ignore-gfp-wait");
+	KUNIT_ASSERT_NOT_NULL(test, sw->ignores);
+	sw->was = *sw->ignores;
+	KUNIT_ASSERT_EQ(test, 0,
+			kunit_add_action_or_reset(test, inject_as_before, sw));
+	*sw->ignores = false;
+}
+
 static void memremap_test_no_memory(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
@@ -953,6 +998,8 @@ static void memremap_test_no_memory(struct kunit *test)
 
 	set_range(pgmap, 0, t->base, SUB);
 	set_range(pgmap, 1, t->base + SZ_128M - SUB, 2 * SUB);
+	inject_where_it_may_wait(test, "failslab");
+	inject_where_it_may_wait(test, "fail_page_alloc");
 	for (nth = 1; nth < 1000; nth++) {
 		mark_log();
 		current->fail_nth = nth;
@@ -977,14 +1024,13 @@ static void memremap_test_no_memory(struct kunit *test)
 	}
 	free_pgmap(pgmap);
 	expect_nothing_left(t);
-	if (!nr_failed)
-		kunit_skip(test, "no allocation was made to fail: see ignore-gfp-wait");
+	KUNIT_EXPECT_NE(test, nr_failed, 0);
 	kunit_info(test, "%d allocations, %d failures\n", nth - 1, nr_failed);
 }
 #else
 static void memremap_test_no_memory(struct kunit *test)
 {
-	kunit_skip(test, "needs CONFIG_FAULT_INJECTION");
+	kunit_skip(test, "needs CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC");
 }
 #endif
 
