@@ -595,7 +595,7 @@ static bool device_is_short(struct dmirror_device *device)
  * See to it that so many pages can be had, as far as there is memory. With many
  * at it, some are added a little early: who has taken pages still counts.
  *
- * Return: false if there is no memory for more.
+ * Return: false if there is no memory for more, or the task is to end.
  */
 static bool device_reserve(struct dmirror_device *device, unsigned long nr)
 {
@@ -1253,8 +1253,10 @@ static void exclusive_give_up(struct dmirror *mirror, unsigned long addr)
 
 	pass_init(&pass, mirror, addr, addr + PAGE_SIZE);
 	pass.range.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
-	pass.pfns[0] = 0;
-	pass_read_locked(&pass);
+	do {
+		pass.pfns[0] = 0;
+	} while (pass_read_locked(&pass) == -EBUSY &&
+		 !fatal_signal_pending(current));
 }
 
 static int exclusive_page(struct dmirror *mirror, unsigned long addr)

@@ -9,8 +9,9 @@
  *
  * What this file owns
  *
- *   The birth of device-exclusive entries, and their end by a CPU fault or by
- *   fork(). Unmapping and protection are those of the rest of mm.
+ *   The birth of device-exclusive entries, their way from one owner to another,
+ *   and their end by a CPU fault or by fork(). Unmapping and protection are
+ *   those of the rest of mm.
  *
  * Invariants
  *
@@ -29,8 +30,8 @@
  *
  * How a driver learns of the end
  *
- *   Whoever makes or revokes an entry announces MMU_NOTIFY_EXCLUSIVE, with the
- *   owner where it is made, with no owner where it is revoked. Between the two
+ *   Whoever makes, hands over or revokes an entry announces MMU_NOTIFY_EXCLUSIVE,
+ *   with the new owner, or with no owner where it is revoked. Between the two
  *   the driver programs its device with the page locked: revoking takes the
  *   page lock first, so it cannot overtake that.
  *
@@ -204,21 +205,27 @@ static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 
 /*
  * A page that is exclusive already, of this owner or of another, who is told by
- * the invalidation that has begun. The entry stays as it is: if it were revoked
- * first, the owner would be told that it lost its page, and a driver that starts
- * again for that would never come to an end. To wait for the lock of the page is
- * for the fault, as is an entry that does not allow to write.
+ * the invalidation that has begun. The entry stays: if it were revoked first, the
+ * owner would be told that it lost its page, and a driver that starts again for
+ * that would never come to an end. For the same reason a page that is locked is
+ * waited for, by everybody. An entry that does not allow to write is for the fault.
  */
 static int exclusive_hand_over(struct exclusive_walk *ew,
 			       struct device_extent *ext)
 {
-	struct page *page = pfn_to_page(ext->pfn);
+	struct folio *folio = pfn_folio(ext->pfn);
+	pte_t pte = ptep_get(ext->ptep);
 
-	if (!(ext->perm & DEVICE_EXTENT_WRITE) ||
-	    pte_swp_uffd_wp(ptep_get(ext->ptep)) || !trylock_page(page))
+	if (!(ext->perm & DEVICE_EXTENT_WRITE) || pte_swp_uffd_wp(pte))
 		return exclusive_stop_at(ext, EXCLUSIVE_STOP_FAULT);
-	get_page(page);
-	exclusive_result(ew, ext->addr, page);
+	if (!folio_trylock(folio))
+		return exclusive_stop_at(ext, exclusive_stop_with(ew, folio,
+						EXCLUSIVE_STOP_LOCK));
+	folio_get(folio);
+	/* It may have been made clean since. */
+	set_pte_at(ew->walk.mm, ext->addr, ext->ptep,
+		   pte_swp_mksoft_dirty(pte));
+	exclusive_result(ew, ext->addr, &folio->page);
 	ext->nr = 1;
 	return 0;
 }
@@ -381,8 +388,8 @@ static int exclusive_range(struct exclusive_walk *ew, unsigned long end)
  * by device-exclusive entries. Large folios are split, device memory is brought
  * home. Pages that are locked by somebody else, that are not anonymous, that
  * cannot be split or not be brought home are NULL. A page that is exclusive
- * already stays it, and whoever had it learns of the new owner; only if it is
- * locked the call waits for that, and the page is taken back first.
+ * already stays it, and whoever had it learns of the new owner, unless that is
+ * the same; for the lock of such a page the call waits.
  *
  * The caller programs the device under its own lock, after it has asked
  * mmu_interval_read_retry(), and then unlocks and puts each page. Until that is

@@ -300,9 +300,9 @@ static int hmm_extent(struct device_walk *walk, struct device_extent *ext)
 }
 
 /*
- * No architecture that is supported here can write where it cannot read. As
- * for get_user_pages(), secret memory is for the CPU in user mode alone; and
- * who could write to a shadow stack, could go anywhere.
+ * No architecture that is supported here can write where it cannot read. Secret
+ * memory and shadow stacks are for the CPU alone: what get_user_pages() refuses,
+ * and the latter to be read, too, for its entries look as if they were writable.
  */
 static bool hmm_skip_vma(struct device_walk *walk)
 {

@@ -311,9 +311,10 @@ static int pgmap_check_range(struct dev_pagemap *pgmap, int i)
 }
 
 /*
- * After the altmap has been checked. Device DAX has ranges that end within a page
- * of 1 GiB. A smaller page that is cut short would share its part of the memory
- * map with what follows, where the map of its tail is one and the same page.
+ * After the altmap has been checked; with one, each page has its own part of the
+ * memory map. Device DAX has ranges that end within a page of 1 GiB. A smaller page
+ * that is cut short would share its part of the map with what follows, where the map
+ * of its tail is one and the same page.
  */
 static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 {
@@ -982,11 +983,18 @@ void zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
 }
 EXPORT_SYMBOL_GPL(zone_device_folio_init);
 
+#if defined(CONFIG_PAGE_IDLE_FLAG) && defined(CONFIG_64BIT)
+#define DEVICE_FOLIO_AGE_FLAGS	(1UL << PG_young | 1UL << PG_idle)
+#else
+#define DEVICE_FOLIO_AGE_FLAGS	0UL
+#endif
+
 /* What a folio of anonymous memory brings along, or has got on a device. */
 #define DEVICE_FOLIO_USER_FLAGS						\
 	(1UL << PG_referenced | 1UL << PG_dirty | 1UL << PG_active |	\
 	 1UL << PG_workingset | 1UL << PG_reclaim |			\
-	 1UL << PG_swapbacked | 1UL << PG_unevictable)
+	 1UL << PG_swapbacked | 1UL << PG_unevictable |			\
+	 DEVICE_FOLIO_AGE_FLAGS)
 
 /* What made it a page of a process; stale marks would confuse the next one. */
 static void device_folio_forget_user(struct folio *folio)

@@ -39,6 +39,14 @@
  *   so that it could go with the last process that had the page mapped, and
  *   the walk that restores the page needs it.
  *
+ * State of an entry of dst[]
+ *
+ *	0			no destination
+ *	VALID			a page that the driver brings, locked, with a
+ *				reference that is ours from then on
+ *	VALID | MOVED		from migrate_vma_pages() on: it has the identity
+ *				of the source, and takes over
+ *
  * References
  *
  *   The reference of a page-table entry is not dropped when the entry is
@@ -587,9 +595,13 @@ static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
 	};
 }
 
-/* Arrays may be long, and nothing that is done to an entry has to sleep. */
+/*
+ * Arrays may be long, and nothing that is done to an entry has to sleep. @i goes
+ * up by ones, or by batches.
+ */
 static __always_inline void batch_resched(unsigned long i)
 {
+	BUILD_BUG_ON(PTRS_PER_PTE % MIGRATE_LRU_BATCH);
 	if (!(i % PTRS_PER_PTE))
 		cond_resched();
 }
@@ -792,7 +804,8 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
 	if (args->start < vma->vm_start || args->end > vma->vm_end)
 		return false;
 	if (is_vm_hugetlb_page(args->vma) || vma_is_dax(args->vma) ||
-	    vma_is_secretmem(args->vma) || vma->vm_flags & VM_SPECIAL)
+	    vma_is_secretmem(args->vma) ||
+	    vma->vm_flags & (VM_SPECIAL | VM_SHADOW_STACK))
 		return false;
 	return !args->fault_page || is_device_private_page(args->fault_page);
 }
@@ -882,7 +895,8 @@ static bool dst_accepts(struct folio *dst, struct folio *src)
 /*
  * The device may write to the page with no entry to note it. What MADV_FREE
  * made disposable while clean is ordinary memory from now on; what is born
- * disposable (MAP_DROPPABLE) stays it, as it must never be written to swap.
+ * disposable (MAP_DROPPABLE) stays it, as it must never be written to swap. A
+ * migration by pfn comes from a device, where that was decided.
  */
 static void keep_device_writes(const struct migrate_batch *mb,
 			       struct folio *dst)
@@ -948,6 +962,7 @@ static bool migrate_identities(struct migrate_batch *mb)
 		struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
 		batch_resched(i);
+		mb->dst[i] &= ~MIGRATE_PFN_MOVED;
 		if (!(mb->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
 		if (!src && dst && mb->args)
@@ -1586,7 +1601,7 @@ EXPORT_SYMBOL(migrate_vma_finalize);
 /**
  * migrate_device_finalize() - make the new pages visible, or the old ones again
  * @src_pfns: entries, as migrate_device_pages() left them
- * @dst_pfns: as they were given to migrate_device_pages()
+ * @dst_pfns: as migrate_device_pages() left them
  * @npages: number of entries
  *
  * What migrate_vma_finalize() does, for a migration that did not begin at a

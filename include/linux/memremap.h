@@ -124,7 +124,7 @@ struct dev_pagemap_ops {
  *	coherent memory.
  * @ops: the owner's callbacks
  * @vmemmap_shift: Order of the compound pages that the memory map is laid out
- *	in for good, 0 for single pages. Each range is a multiple of it. Not
+ *	in for good, 0 for single pages; the last one may be cut short. Not
  *	for private and coherent memory, whose folios come and go.
  * @done: completed when @ref has dropped to zero
  * @altmap: where the memory map comes from, if PGMAP_ALTMAP_VALID is set

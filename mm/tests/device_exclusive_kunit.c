@@ -374,8 +374,10 @@ static void an_exclusive_page_is_waited_for(struct kunit *test)
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
 	struct kunit_mm_thread thread;
-	struct page *page = de_make(de, addr);
+	struct page *page;
 
+	de_watch(de, addr, 1);
+	page = de_make(de, addr);
 	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
 	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
 	de_let_go(page);
@@ -383,8 +385,44 @@ static void an_exclusive_page_is_waited_for(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	KUNIT_EXPECT_PTR_EQ(test, page, thread.page);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
+}
+
+/* As by a 4 that is written to clear_refs */
+static void de_clear_soft_dirty(struct de_test *de, unsigned long addr)
+{
+	struct mm_struct *mm = de->km->mm;
+	spinlock_t *ptl;	/* of the table that @ptep is in */
+	pte_t *ptep;
+
+	mmap_read_lock(mm);
+	ptep = get_locked_pte(mm, addr, &ptl);
+	KUNIT_EXPECT_NOT_NULL(de->test, ptep);
+	if (ptep) {
+		set_pte_at(mm, addr, ptep,
+			   pte_swp_clear_soft_dirty(ptep_get(ptep)));
+		pte_unmap_unlock(ptep, ptl);
+	}
+	mmap_read_unlock(mm);
+}
+
+/* Who had it has written, and who gets it will. */
+static void a_page_that_is_had_again_is_soft_dirty(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty marks");
+	de_give(de, addr);
+	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(de_pte(de, addr)));
+	de_clear_soft_dirty(de, addr);
+	KUNIT_EXPECT_FALSE(test, pte_swp_soft_dirty(de_pte(de, addr)));
+	de_give(de, addr);
+	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(de_pte(de, addr)));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
 /* mprotect() there and back leaves an entry that does not allow to write. */
@@ -944,6 +982,7 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(a_single_page_is_waited_for),
 	KUNIT_CASE(a_page_can_be_had_again),
 	KUNIT_CASE(an_exclusive_page_is_waited_for),
+	KUNIT_CASE(a_page_that_is_had_again_is_soft_dirty),
 	KUNIT_CASE(a_page_that_was_read_only_can_be_had_again),
 	KUNIT_CASE(every_page_of_a_huge_page_can_be_had),
 	KUNIT_CASE(a_page_within_a_large_folio_can_be_had),
