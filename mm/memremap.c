@@ -984,17 +984,16 @@ void zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
 EXPORT_SYMBOL_GPL(zone_device_folio_init);
 
 #if defined(CONFIG_PAGE_IDLE_FLAG) && defined(CONFIG_64BIT)
-#define DEVICE_FOLIO_AGE_FLAGS	(1UL << PG_young | 1UL << PG_idle)
+#define DEVICE_FOLIO_AGE_FLAGS	(BIT(PG_young) | BIT(PG_idle))
 #else
 #define DEVICE_FOLIO_AGE_FLAGS	0UL
 #endif
 
 /* What a folio of anonymous memory brings along, or has got on a device. */
 #define DEVICE_FOLIO_USER_FLAGS						\
-	(1UL << PG_referenced | 1UL << PG_dirty | 1UL << PG_active |	\
-	 1UL << PG_workingset | 1UL << PG_reclaim |			\
-	 1UL << PG_swapbacked | 1UL << PG_unevictable |			\
-	 DEVICE_FOLIO_AGE_FLAGS)
+	(BIT(PG_referenced) | BIT(PG_dirty) | BIT(PG_active) |		\
+	 BIT(PG_workingset) | BIT(PG_reclaim) | BIT(PG_swapbacked) |	\
+	 BIT(PG_unevictable) | DEVICE_FOLIO_AGE_FLAGS)
 
 /* What made it a page of a process; stale marks would confuse the next one. */
 static void device_folio_forget_user(struct folio *folio)
