@@ -224,9 +224,9 @@ static int pgmap_refuse(const struct dev_pagemap *pgmap, int i, int error,
 {
 	const struct range *range = &pgmap->ranges[i];
 
-	pr_err_ratelimited("%s pagemap (type %d) [mem %#llx-%#llx]: %s (%d)\n",
-			   pgmap_kind(pgmap)->name, pgmap->type, range->start,
-			   range->end, why, error);
+	pr_err("%s pagemap (type %d) [mem %#llx-%#llx]: %s (%d)\n",
+	       pgmap_kind(pgmap)->name, pgmap->type, range->start, range->end,
+	       why, error);
 	return error;
 }
 
