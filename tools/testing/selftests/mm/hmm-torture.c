@@ -502,11 +502,11 @@ static size_t pick_meddle(struct meddler *m)
 
 static void meddle_once(struct meddler *m, size_t i)
 {
+	race_pause_ms(10 + race_below(&m->random, 150));
 	if (!is_wanted(meddles[i].name))
 		return;
 	control->meant[i]++;
 	control->meddled[i] += meddles[i].run(m);
-	race_pause_ms(10 + race_below(&m->random, 150));
 }
 
 /* A short run has all of them, too: each once, in any order. */
