@@ -750,14 +750,14 @@ static bool lacks_filling(void)
 	return is_wanted("filler") && !control->filled;
 }
 
-/* On a slow machine that may take longer: three times as long at most. */
+/* On a slow machine that may take longer: ten times as long at most. */
 static bool has_time(const struct guard *g)
 {
 	time_t seconds = options.seconds, passed = now() - g->start;
 
 	if (options.all_needed && seconds >= LONG_RUN &&
 	    (lacks_kills() || lacks_filling()))
-		seconds *= 3;
+		seconds *= 10;
 	return passed < seconds;
 }
 
