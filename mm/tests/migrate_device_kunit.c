@@ -19,6 +19,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_context.h>
+#include <linux/mmu_notifier.h>
 #include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
@@ -94,20 +95,32 @@ static unsigned long md_rss(struct md_test *md)
 	return percpu_counter_sum(&md->km->mm->rss_stat[MM_ANONPAGES]);
 }
 
-/* NR_ANON_MAPPED of all nodes, with what the CPUs have not handed in yet. */
-static long md_anon_mapped(void)
+/* Of all nodes, with what the CPUs have not handed in yet. */
+static long md_node_stat(enum node_stat_item item)
 {
 	struct pglist_data *pgdat;
 	long sum = 0;
 	int cpu;
 
 	for_each_online_pgdat(pgdat) {
-		sum += atomic_long_read(&pgdat->vm_stat[NR_ANON_MAPPED]);
+		sum += atomic_long_read(&pgdat->vm_stat[item]);
 		for_each_online_cpu(cpu)
 			sum += per_cpu_ptr(pgdat->per_cpu_nodestats, cpu)
-				->vm_node_stat_diff[NR_ANON_MAPPED];
+				->vm_node_stat_diff[item];
 	}
 	return sum;
+}
+
+static long md_anon_mapped(void)
+{
+	return md_node_stat(NR_ANON_MAPPED);
+}
+
+/* Pages on the lists of anonymous memory; those in batches come there first. */
+static long md_anon_listed(void)
+{
+	lru_add_drain_all();
+	return md_node_stat(NR_INACTIVE_ANON) + md_node_stat(NR_ACTIVE_ANON);
 }
 
 static unsigned long md_first_pfn(struct md_test *md)
@@ -743,6 +756,23 @@ static void counts_follow_holes_that_are_populated(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
+static void lists_have_the_size_that_is_counted(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	long empty = md_anon_listed();
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES, md_anon_listed());
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES / 2, md_anon_listed());
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2, md_to_system(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES, md_anon_listed());
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, empty, md_anon_listed());
+}
+
 /* Who stays */
 
 static void a_pinned_page_stays(struct kunit *test)
@@ -799,6 +829,68 @@ static void setup_finds_a_reference(struct kunit *test)
 	mmap_read_unlock(md->km->mm);
 	folio_put(folio);
 	md_expect_contents(md, addr, 4);
+}
+
+/* Of who found the page by its pfn, once setup had looked. */
+static void a_reference_that_came_between_keeps_the_page(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+	struct folio *folio = md_folio(md, addr);
+
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	KUNIT_EXPECT_EQ(test, 4UL, md->args.cpages);
+	md_copy(md, 4, true, MD_MOVES_ALL);
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, 3UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_on_device(md, addr + PAGE_SIZE, 3, true);
+	KUNIT_EXPECT_PTR_EQ(test, folio, md_folio(md, addr));
+	folio_put(folio);
+	KUNIT_EXPECT_EQ(test, 3UL, md_device_used(md));
+	md_expect_contents(md, addr, 4);
+}
+
+static struct page *md_large_dst(struct md_test *md)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP, 1);
+
+	KUNIT_ASSERT_NOT_NULL(md->test, page);
+	get_page(page);		/* of the test's own */
+	lock_page(page);
+	return page;
+}
+
+/* An entry is a base page; a driver that errs gets its page back. */
+static void a_large_destination_is_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	struct page *large[] = { md_large_dst(md), md_large_dst(md) };
+	unsigned long i, pfn;
+
+	md_write_word(md, addr, md_pattern(0));
+	pfn = kunit_mm_pfn(md->km, addr);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	KUNIT_EXPECT_EQ(test, 2UL, md->args.cpages);
+	/* the head of the one, the tail of the other */
+	for (i = 0; i < 2; i++)
+		md->dst[i] = migrate_pfn(page_to_pfn(large[i]) + i);
+	KUNIT_EXPECT_EQ(test, 0UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_FALSE(test, PageLocked(large[i]));
+		KUNIT_EXPECT_EQ(test, 1, page_ref_count(large[i]));
+		put_page(large[i]);
+	}
+	KUNIT_EXPECT_EQ(test, pfn, kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 1)));
+	md_expect_contents(md, addr, 1);
 }
 
 static void a_locked_page_stays(struct kunit *test)
@@ -887,13 +979,91 @@ static void pages_that_are_not_selected_stay(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
+/* Nothing is offered where the driver wants what is on a device. */
+static void a_zero_page_that_is_not_selected_stays(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+
+	kunit_mm_read(md->km, addr, 2);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2, md_select_device(md)));
+	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] | md->src[1]);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
+}
+
+static unsigned long md_file_map(struct md_test *md, struct file *file,
+				 unsigned long nr)
+{
+	return kunit_mm_map_file(md->km, file, nr, PROT_READ | PROT_WRITE,
+				 MAP_SHARED);
+}
+
+static void holes_of_files_are_not_offered(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, 2), 2);
+
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
+	md_finish(md);
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_TRUE(test, pte_none(kunit_mm_pte(md->km, addr)));
+}
+
+/* The PTE of a page that stays is gone for a while, and its mark with it. */
+static void files_learn_that_a_page_is_dirty(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, 1), 1);
+	struct folio *folio;
+
+	md_write_word(md, addr, md_pattern(0));
+	folio = md_folio(md, addr);
+	folio_clear_dirty(folio);
+	KUNIT_ASSERT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_PTR_EQ(test, folio, md_folio(md, addr));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
+	md_expect_contents(md, addr, 1);
+}
+
+/* From one page of RAM to another, the page cache included. */
+static void pages_of_files_move_within_the_system(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	struct file *file = kunit_mm_shmem(test, 1);
+	unsigned long addr = md_file_map(md, file, 1), other;
+	struct folio *folio;
+
+	md_write_word(md, addr, md_pattern(0));
+	folio = md_folio(md, addr);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 1, false, MD_MOVES_ALL);
+	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_PTR_NE(test, folio, md_folio(md, addr));
+	folio = md_folio(md, addr);
+	KUNIT_EXPECT_PTR_EQ(test, file->f_mapping, folio_mapping(folio));
+	md_expect_contents(md, addr, 1);
+
+	other = md_file_map(md, file, 1);
+	md_expect_contents(md, other, 1);
+	KUNIT_EXPECT_PTR_EQ(test, folio, md_folio(md, other));
+}
+
 static void pages_of_files_do_not_go_to_the_device(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	struct file *file = kunit_mm_shmem(test, MD_PAGES);
-	unsigned long addr = kunit_mm_map_file(md->km, file, MD_PAGES,
-					       PROT_READ | PROT_WRITE,
-					       MAP_SHARED);
+	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, MD_PAGES),
+					 MD_PAGES);
 	unsigned long pfn;
 
 	kunit_mm_write(md->km, addr, MD_PAGES);
@@ -1020,6 +1190,66 @@ static void holes_are_populated(struct kunit *test)
 	kunit_mm_zap(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+static void md_expect_written(struct md_test *md, pte_t pte)
+{
+	KUNIT_EXPECT_TRUE(md->test, pte_present(pte));
+	KUNIT_EXPECT_TRUE(md->test, pte_write(pte));
+	KUNIT_EXPECT_TRUE(md->test, pte_dirty(pte));
+	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		KUNIT_EXPECT_TRUE(md->test, pte_soft_dirty(pte));
+}
+
+/* A device may have written to it, and nothing says that it has not. */
+static void a_populated_hole_counts_as_written(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	struct folio *folio;
+	pte_t pte;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	folio = md_folio(md, addr);
+	KUNIT_EXPECT_TRUE(test, folio_test_uptodate(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_swapbacked(folio));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	pte = kunit_mm_pte(md->km, addr);
+	if (pte_present(pte))
+		md_expect_written(md, pte);
+	else
+		KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) && !pte_present(pte))
+		KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(pte));
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	md_expect_written(md, kunit_mm_pte(md->km, addr));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(md_folio(md, addr)));
+	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr));
+}
+
+/* What a driver enters for a hole may as well be RAM. */
+static void holes_are_populated_with_system_memory(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	struct md_counts before = md_counts_now(md);
+	struct page *page = md_dst_alloc(md, false);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	clear_highpage(page);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md->dst[0] = migrate_pfn(page_to_pfn(page));
+	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(md->km, addr));
+	md_expect_written(md, kunit_mm_pte(md->km, addr));
+	md_expect_counts(md, before, 1);
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, PageLRU(page));
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
 static pte_t md_protected_by_userfaultfd(pte_t pte)
@@ -1285,6 +1515,31 @@ static void writable_memory_comes_back_writable_and_dirty(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 }
 
+static pte_t md_read_only(pte_t pte)
+{
+	return pte_wrprotect(pte);
+}
+
+/* So that a driver need not have its page-table entries looked up. */
+static void setup_says_what_was_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	unsigned long select = MIGRATE_VMA_SELECT_SYSTEM;
+
+	kunit_mm_change(md->km, addr, 1, md_read_only);
+	for (int i = 0; i < 2; i++, select = md_select_device(md)) {
+		mmap_read_lock(md->km->mm);
+		KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2, select));
+		KUNIT_EXPECT_FALSE(test, md->src[0] & MIGRATE_PFN_WRITE);
+		KUNIT_EXPECT_TRUE(test, md->src[1] & MIGRATE_PFN_WRITE);
+		md_copy(md, 2, !i, MD_MOVES_ALL);
+		KUNIT_EXPECT_EQ(test, 2UL, md_finish(md));
+		mmap_read_unlock(md->km->mm);
+	}
+	md_expect_contents(md, addr, 2);
+}
+
 static pte_t md_soft_dirty(pte_t pte)
 {
 	return pte_mksoft_dirty(pte);
@@ -1465,17 +1720,80 @@ static void disposable_pages_become_ordinary_ones(struct kunit *test)
 static void droppable_pages_stay_droppable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	unsigned long i;
 
 	if (!VM_DROPPABLE)
 		kunit_skip(test, "no MAP_DROPPABLE");
 	kunit_mm_flags(md->km, addr, VM_DROPPABLE, 0);
 	md_write_word(md, addr, md_pattern(0));
 	KUNIT_ASSERT_FALSE(test, folio_test_swapbacked(md_folio(md, addr)));
-	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
-	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
-	KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(md_folio(md, addr)));
+	/* one page, and one hole */
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	for (i = 0; i < 2; i++)
+		KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(
+						md_nth_folio(md, addr, i)));
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	for (i = 0; i < 2; i++)
+		KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(
+						md_nth_folio(md, addr, i)));
 	md_expect_contents(md, addr, 1);
+}
+
+/* What others are told */
+
+/**
+ * struct md_witness - another driver, which is told what happens to the range
+ * @sub: its subscription
+ * @owner: who it expects to migrate
+ * @told: how often it was told of a migration by @owner
+ * @otherwise: how often of anything else
+ */
+struct md_witness {
+	struct mmu_interval_notifier sub;
+	void *owner;
+	unsigned int told;
+	unsigned int otherwise;
+};
+
+static bool md_witness_invalidate(struct mmu_interval_notifier *sub,
+				  const struct mmu_notifier_range *range,
+				  unsigned long seq)
+{
+	struct md_witness *witness = container_of(sub, struct md_witness, sub);
+
+	mmu_interval_set_seq(sub, seq);
+	if (range->event == MMU_NOTIFY_MIGRATE && range->owner == witness->owner)
+		witness->told++;
+	else
+		witness->otherwise++;
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops md_witness_ops = {
+	.invalidate = md_witness_invalidate,
+};
+
+/* By which a driver tells its own migrations, of pages and of holes. */
+static void drivers_are_told_who_migrates(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	struct md_witness witness = { .owner = md };
+
+	md_write_word(md, addr, md_pattern(0));
+	KUNIT_ASSERT_EQ(test, 0,
+			mmu_interval_notifier_insert(&witness.sub, md->km->mm,
+						     addr, 2 * PAGE_SIZE,
+						     &md_witness_ops));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_EQ(test, 1U, witness.told);
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr + PAGE_SIZE, 1));
+	KUNIT_EXPECT_GE(test, witness.told, 2U);
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
+	KUNIT_EXPECT_GE(test, witness.told, 3U);
+	KUNIT_EXPECT_EQ(test, 0U, witness.otherwise);
+	mmu_interval_notifier_remove(&witness.sub);
 }
 
 /* Parent and child */
@@ -1889,7 +2207,8 @@ struct md_reader {
 	struct kunit_mm_thread thread;
 	unsigned long rounds;
 	unsigned long stale;
-	bool zapped;
+	unsigned long expected;		/* once the page is another one */
+	bool changed;
 };
 
 static int md_read_on(struct kunit_mm_thread *thread)
@@ -1897,14 +2216,14 @@ static int md_read_on(struct kunit_mm_thread *thread)
 	struct md_reader *reader = container_of(thread, struct md_reader,
 						thread);
 	unsigned long word;
-	bool zapped;
+	bool changed;
 	int ret = 0;
 
 	while (!ret && !READ_ONCE(thread->stop)) {
-		/* no read from before the zap counts: pairs with the release */
-		zapped = smp_load_acquire(&reader->zapped);
+		/* no read from before the change counts: pairs with the release */
+		changed = smp_load_acquire(&reader->changed);
 		ret = get_user(word, (unsigned long __user *)thread->addr);
-		if (zapped && word)
+		if (changed && word != reader->expected)
 			reader->stale++;
 		WRITE_ONCE(reader->rounds, reader->rounds + 1);
 	}
@@ -1939,7 +2258,7 @@ static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 	kunit_mm_thread_start(&zap, md->km, addr, md_zap_page);
 	kunit_mm_thread_end(&zap);
 	/* the zap is done: pairs with the acquire of the reader */
-	smp_store_release(&reader.zapped, true);
+	smp_store_release(&reader.changed, true);
 	md_finish(md);
 	mmap_read_unlock(md->km->mm);
 	md_wait_for_rounds(&reader);
@@ -1958,6 +2277,43 @@ static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
 		kunit_skip(test, "needs a CPU for the reader");
 	for (i = 0; i < 16; i++)
 		md_zap_under_a_reader(md, addr + i * PAGE_SIZE);
+}
+
+/* Whoever goes on in the zero page never sees what the device wrote. */
+static void md_replace_zero_under_a_reader(struct md_test *md,
+					   unsigned long addr)
+{
+	struct md_reader reader = { .expected = md_pattern(1) };
+
+	kunit_mm_thread_start(&reader.thread, md->km, addr, md_read_on);
+	md_wait_for_rounds(&reader);
+	KUNIT_EXPECT_TRUE(md->test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, 1,
+					      MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 1, true, MD_MOVES_ALL);
+	memcpy_to_page(md_memory(migrate_pfn_to_page(md->dst[0])), 0,
+		       (char *)&reader.expected, sizeof(reader.expected));
+	KUNIT_EXPECT_EQ(md->test, 1UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	/* it is there: pairs with the acquire of the reader */
+	smp_store_release(&reader.changed, true);
+	md_wait_for_rounds(&reader);
+	kunit_mm_thread_end(&reader.thread);
+	KUNIT_EXPECT_EQ(md->test, 0, reader.thread.ret);
+	KUNIT_EXPECT_EQ(md->test, 0UL, reader.stale);
+}
+
+static void a_zero_page_leaves_no_stale_translation(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = kunit_mm_map(md->km, 16,
+					     PROT_READ | PROT_WRITE);
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs a CPU for the reader");
+	for (i = 0; i < 16; i++)
+		md_replace_zero_under_a_reader(md, addr + i * PAGE_SIZE);
 }
 
 #define MD_FAULTERS	8
@@ -2128,6 +2484,28 @@ static void eviction_outlives_the_process(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
+/* Each page has a reference of the migration's to it meanwhile. */
+static void eviction_gives_the_anon_vma_back(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 4);
+	struct anon_vma *anon_vma = vma_lookup(md->km->mm, addr)->anon_vma;
+	struct page *pinned;
+	int refs;
+
+	KUNIT_EXPECT_EQ(test, 4UL, md_to_device(md, addr, 4));
+	pinned = pfn_to_page(md_pfn_at(md, addr));
+	refs = atomic_read(&anon_vma->refcount);
+	get_page(pinned);
+	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, refs + 3, atomic_read(&anon_vma->refcount));
+	md_bring_home(md, MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, refs, atomic_read(&anon_vma->refcount));
+	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
+	put_page(pinned);
+	md_expect_contents(md, addr, 4);
+}
+
 /* Coherent memory: the CPU can access it, so it need not come home for that. */
 
 static void coherent_memory_is_present(struct kunit *test)
@@ -2240,6 +2618,13 @@ static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
 	md_expect_on_device(md, addr, 1, false);
 	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
 	md_expect_contents(md, addr, 2);
+
+	/* One that is mapped nowhere any more has nowhere to come from. */
+	folio = md_nth_folio(md, addr, 1);
+	folio_get(folio);
+	kunit_mm_zap(md->km, addr + PAGE_SIZE, 1);
+	KUNIT_EXPECT_EQ(test, 0, migrate_device_coherent_folio(folio));
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
 static void coherent_memory_is_evicted(struct kunit *test)
@@ -2314,19 +2699,28 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
 	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
 			 md_outcome_gen_params),
+	KUNIT_CASE(lists_have_the_size_that_is_counted),
 	KUNIT_CASE(a_pinned_page_stays),
 	KUNIT_CASE(a_page_with_a_reference_stays),
 	KUNIT_CASE(setup_finds_a_reference),
+	KUNIT_CASE(a_reference_that_came_between_keeps_the_page),
+	KUNIT_CASE(a_large_destination_is_refused),
 	KUNIT_CASE(a_locked_page_stays),
 	KUNIT_CASE(a_poisoned_page_stays),
 	KUNIT_CASE(private_copies_of_a_file_move),
 	KUNIT_CASE(device_pages_of_another_owner_stay),
 	KUNIT_CASE(pages_that_are_not_selected_stay),
+	KUNIT_CASE(a_zero_page_that_is_not_selected_stays),
+	KUNIT_CASE(holes_of_files_are_not_offered),
+	KUNIT_CASE(files_learn_that_a_page_is_dirty),
+	KUNIT_CASE(pages_of_files_move_within_the_system),
 	KUNIT_CASE(pages_of_files_do_not_go_to_the_device),
 	KUNIT_CASE(absurd_arguments_are_refused),
 	KUNIT_CASE(special_mappings_are_refused),
 	KUNIT_CASE(hugetlb_is_refused),
 	KUNIT_CASE(holes_are_populated),
+	KUNIT_CASE(a_populated_hole_counts_as_written),
+	KUNIT_CASE(holes_are_populated_with_system_memory),
 	KUNIT_CASE(the_zero_page_is_replaced),
 	KUNIT_CASE(a_zero_page_that_userfaultfd_protects_stays),
 	KUNIT_CASE(pages_in_batches_of_this_cpu_move),
@@ -2342,6 +2736,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(memory_without_access_moves_and_stays_so),
 	KUNIT_CASE(mprotect_is_obeyed_on_the_device),
 	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
+	KUNIT_CASE(setup_says_what_was_writable),
 	KUNIT_CASE(soft_dirty_survives),
 	KUNIT_CASE(protection_by_userfaultfd_survives),
 	KUNIT_CASE(dirty_is_the_folios_on_the_device),
@@ -2353,6 +2748,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(disposable_pages_become_ordinary_ones),
 	KUNIT_CASE(droppable_pages_stay_droppable),
 	KUNIT_CASE(device_pages_are_free_of_marks),
+	KUNIT_CASE(drivers_are_told_who_migrates),
 	KUNIT_CASE(fork_shares_device_pages_until_one_writes),
 	KUNIT_CASE(a_page_that_two_share_moves_for_both),
 	KUNIT_CASE(a_page_that_two_share_stays_for_both),
@@ -2366,6 +2762,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(protection_is_kept_where_the_page_stays),
 	KUNIT_CASE(a_page_is_stable_once_setup_returns),
 	KUNIT_CASE(a_zap_between_leaves_no_stale_translation),
+	KUNIT_CASE(a_zero_page_leaves_no_stale_translation),
 	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
 	KUNIT_CASE(a_fault_may_bring_its_neighbours),
 	KUNIT_CASE(a_driver_that_fails_costs_an_access),
@@ -2374,6 +2771,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(single_pfns_can_be_evicted),
 	KUNIT_CASE(eviction_passes_over_locked_pages),
 	KUNIT_CASE(eviction_outlives_the_process),
+	KUNIT_CASE(eviction_gives_the_anon_vma_back),
 	{}
 };
 
@@ -2391,6 +2789,12 @@ static struct kunit_case migrate_device_coherent_cases[] = {
 	KUNIT_CASE(coherent_memory_goes_home_unless_pinned),
 	KUNIT_CASE(coherent_memory_is_evicted),
 	KUNIT_CASE(holes_are_populated_with_coherent_memory),
+	KUNIT_CASE(a_populated_hole_counts_as_written),
+	KUNIT_CASE(holes_are_populated_with_system_memory),
+	KUNIT_CASE(setup_says_what_was_writable),
+	KUNIT_CASE(drivers_are_told_who_migrates),
+	KUNIT_CASE(a_zero_page_leaves_no_stale_translation),
+	KUNIT_CASE(lists_have_the_size_that_is_counted),
 	KUNIT_CASE(fork_shares_coherent_memory_until_one_writes),
 	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
 	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,

@@ -1046,6 +1046,21 @@ static void test_two_steps_refused(struct kunit *test)
 
 /* ---- the mm goes ---- */
 
+static void test_mm_is_held(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	int count;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	count = atomic_read(&f->mm->mm_count);
+	subscribe(test, &f->mirror[1], &one_step);
+	KUNIT_EXPECT_EQ(test, count + 1, atomic_read(&f->mm->mm_count));
+	unsubscribe(&f->mirror[1]);
+	KUNIT_EXPECT_EQ(test, count, atomic_read(&f->mm->mm_count));
+	unsubscribe(&f->mirror[0]);
+	KUNIT_EXPECT_EQ(test, count - 1, atomic_read(&f->mm->mm_count));
+}
+
 static void test_teardown(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -1331,6 +1346,7 @@ static struct kunit_case notifier_test_cases[] = {
 	KUNIT_CASE(test_refused_by_plain_uncovered),
 	KUNIT_CASE(test_two_steps),
 	KUNIT_CASE(test_two_steps_refused),
+	KUNIT_CASE(test_mm_is_held),
 	KUNIT_CASE(test_teardown),
 	KUNIT_CASE(test_teardown_while_frozen),
 	KUNIT_CASE_SLOW(test_melee),
