@@ -72,7 +72,7 @@
  * @fault_write: they are to be written to
  * @fault_whole: what is faulted may bring in more than one page at a time
  * @fault_own: they are private pages of the caller's
- * @own_pfn: the last of those that was to be faulted
+ * @own_end: up to where those have been faulted, once
  * @own_locked: it was locked by somebody else, so that the answer is -EBUSY
  * @fault_flags: flags of the faults, besides FAULT_FLAG_WRITE
  * @unlocked: a fault dropped the mmap lock
@@ -88,7 +88,7 @@ struct hmm_walk {
 	bool fault_write;
 	bool fault_whole;
 	bool fault_own;
-	unsigned long own_pfn;
+	unsigned long own_end;
 	bool own_locked;
 	unsigned int fault_flags;
 	bool unlocked;
@@ -249,22 +249,24 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 }
 
 /*
- * The page that a report of the owner's pages stopped at, since it is to be
- * written to and is read-only: after fork(). The fault brings it home, unless the
- * driver will not have it, as it may while it looks the page up: then the page
- * is reported as it is, or there would be no end of it.
+ * The pages that a report of the owner's pages stopped at, since they are to be
+ * written to and are read-only: after fork(). A fault brings each home, unless the
+ * driver will not have it, as it may while it looks pages up. Those that have been
+ * faulted once are reported as they are, or there would be no end of it.
  */
 static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext)
 {
-	unsigned long pfn = ext->pfn + ext->nr;
+	unsigned long addr = device_extent_end(ext), nr = hw->fault_nr;
 
-	if (pfn != hw->own_pfn) {
-		hw->own_pfn = pfn;
+	if (addr >= hw->own_end) {
+		hw->own_end = addr + (nr << PAGE_SHIFT);
 		hw->fault_own = true;
 		return HMM_STOP_TO_FAULT;
 	}
-	hmm_fill_one(hmm_entry(hw, ext->addr) + ext->nr, pfn | HMM_PFN_VALID);
-	ext->nr++;
+	nr = min(nr, (hw->own_end - addr) >> PAGE_SHIFT);
+	hmm_fill(hmm_entry(hw, addr), nr, (ext->pfn + ext->nr) | HMM_PFN_VALID,
+		 1);
+	ext->nr += nr;
 	return 0;
 }
 
@@ -346,7 +348,6 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 				FAULT_FLAG_RETRY_NOWAIT, NULL);
 	if (!(fault & VM_FAULT_RETRY))
 		return fault & VM_FAULT_ERROR ? -EFAULT : 0;
-	hw->own_pfn = 0;
 	hw->own_locked = true;
 	return -EBUSY;
 }
@@ -582,6 +583,7 @@ static int hmm_attempt(struct hmm_attempt *at)
 		hmm_attempt_wait(at);
 		range->notifier_seq = mmu_interval_read_begin(range->notifier);
 		at->hw.walk.addr = range->start;
+		at->hw.own_end = 0;
 		ret = hmm_attempt_pass(at);
 		if (ret != -EBUSY && ret != -EINTR && ret != -ETIMEDOUT)
 			return ret;
