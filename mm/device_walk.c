@@ -73,6 +73,19 @@ static unsigned long device_private_run(pte_t *ptep, pte_t pte,
 	return nr;
 }
 
+/*
+ * What clear_refs has made clean and watches is not to be written to before a
+ * fault has made it soft-dirty, which its entry alone does not tell.
+ */
+static void device_extent_decode_private(struct device_walk *walk,
+					 struct device_extent *ext, pte_t pte,
+					 unsigned long max)
+{
+	ext->nr = device_private_run(ext->ptep, pte, max);
+	if (vma_soft_dirty_enabled(walk->vma) && !pte_swp_soft_dirty(pte))
+		ext->perm = 0;
+}
+
 static unsigned long device_hole_run(pte_t *ptep, unsigned long max)
 {
 	unsigned long nr = 1;
@@ -127,7 +140,7 @@ void device_extent_decode_pte(struct device_walk *walk,
 	}
 	device_extent_decode_swap(ext, pte_to_swp_entry(pte));
 	if (ext->kind == DEVICE_EXTENT_PRIVATE)
-		ext->nr = device_private_run(ext->ptep, pte, max);
+		device_extent_decode_private(walk, ext, pte, max);
 }
 
 static unsigned long device_leaf_offset(const struct device_extent *ext)

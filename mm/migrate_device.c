@@ -282,11 +282,11 @@ static pte_t collect_pte_from_present(swp_entry_t entry, pte_t old)
 static pte_t collect_pte_from_private(swp_entry_t entry, pte_t old,
 				      struct folio *folio)
 {
-	if (is_writable_migration_entry(entry)) {
-		folio_mark_dirty(folio);
-		entry = make_migration_entry_dirty(entry);
-	}
-	return migrate_swap_pte(entry, old);
+	if (!is_writable_migration_entry(entry))
+		return migrate_swap_pte(entry, old);
+	folio_mark_dirty(folio);
+	entry = make_migration_entry_dirty(entry);
+	return pte_swp_mksoft_dirty(migrate_swap_pte(entry, old));
 }
 
 /*
@@ -374,9 +374,11 @@ static void collect_small(struct migrate_collect *mc, struct folio *folio,
 	}
 }
 
+/* Of a file it stays whole: device memory is no place for its pages anyway. */
 static int collect_large(struct migrate_collect *mc, struct folio *folio)
 {
-	if (!collect_wants(mc->args, folio) || folio == mc->whole)
+	if (!collect_wants(mc->args, folio) || folio == mc->whole ||
+	    !folio_test_anon(folio))
 		return 0;
 	folio_get(folio);
 	mc->split = folio;
@@ -836,7 +838,7 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * fault path, which also undoes both. The page is not in the way of its own
  * migration then.
  *
- * Large folios are split.
+ * Large folios of anonymous memory are split; those of files are left alone.
  *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
@@ -1362,7 +1364,8 @@ static __always_inline pte_t restore_present_pte(struct vm_area_struct *vma,
 		pte = pte_clear_soft_dirty(pte);
 	if (pte_swp_uffd_wp(old))
 		pte = pte_mkuffd_wp(pte);
-	else if (is_writable_migration_entry(entry))
+	else if (is_writable_migration_entry(entry) &&
+		 !pte_needs_soft_dirty_wp(vma, pte))
 		pte = pte_mkwrite(pte, vma);
 	return pte;
 }
