@@ -1622,21 +1622,7 @@ static pte_t hmm_forbid_write(pte_t pte)
 static void hmm_forbid_write_on_device(struct hmm_test *t, unsigned long addr,
 				       unsigned long nr)
 {
-	unsigned long done = 0;
-	pte_t *ptep;
-	spinlock_t *ptl;	/* of the table that @ptep is in */
-
-	mmap_read_lock(t->km->mm);
-	for (; done < nr; done++, addr += PAGE_SIZE) {
-		ptep = get_locked_pte(t->km->mm, addr, &ptl);
-		if (!ptep)
-			break;
-		set_pte_at(t->km->mm, addr, ptep,
-			   hmm_forbid_write(ptep_get(ptep)));
-		pte_unmap_unlock(ptep, ptl);
-	}
-	mmap_read_unlock(t->km->mm);
-	KUNIT_ASSERT_EQ(t->km->test, done, nr);
+	kunit_mm_change(t->km, addr, nr, hmm_forbid_write);
 }
 
 static void hmm_expect_device(struct hmm_test *t, unsigned long i,
@@ -1713,28 +1699,70 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
+static pte_t hmm_soft_clean(pte_t pte)
+{
+	return pte_swp_clear_soft_dirty(pte);
+}
+
+/* Otherwise the device writes, and nothing says so while the page is there. */
+static void write_to_a_watched_device_page_is_a_fault(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long pfn = dev->next;
+	unsigned long addr = hmm_map_on_device(p, dev, 3);
+	struct hmm_test *t = p->t;
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	t->range.dev_private_owner = dev;
+	kunit_mm_change(t->km, addr + PAGE_SIZE, 1, hmm_soft_clean);
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 3), 0);
+	hmm_expect_device(t, 0, 3, pfn, WRITABLE);
+
+	kunit_mm_flags(t->km, addr, 0, VM_SOFTDIRTY);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), 0);
+	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
+	hmm_expect_device(t, 1, 1, pfn + 1, READABLE);
+	hmm_expect_device(t, 2, 1, pfn + 2, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_WRITE), 0);
+	KUNIT_EXPECT_EQ(test, dev->faults, 1);
+	hmm_expect_page(t, 1, WRITABLE);
+	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(t->km, addr +
+							    PAGE_SIZE)));
+	hmm_expect_contents(p, addr, 3);
+}
+
 static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
 	unsigned long pfn = dev->next;
-	unsigned long addr = hmm_map_on_device(p, dev, 4);
+	unsigned long addr = hmm_map_on_device(p, dev, 8);
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	hmm_forbid_write_on_device(t, addr + PAGE_SIZE, 2);
+	hmm_forbid_write_on_device(t, addr + PAGE_SIZE, 6);
 	dev->keeps = true;
-	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_WRITE), 0);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
 	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
-	hmm_expect_device(t, 1, 2, pfn + 1, READABLE);
-	hmm_expect_device(t, 3, 1, pfn + 3, WRITABLE);
+	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
+	hmm_expect_device(t, 7, 1, pfn + 7, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 6);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 8, ASK_WRITE), 0);
+	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 12);
 	t->ask[2] = ASK_WRITE;
-	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 4), 0);
-	hmm_expect_device(t, 1, 2, pfn + 1, READABLE);
-	KUNIT_EXPECT_GT(test, dev->faults, 0);
+	t->ask[3] = ASK_WRITE;
+	t->ask[5] = ASK_WRITE;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 8), 0);
+	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 15);
 
 	dev->keeps = false;
-	hmm_expect_contents(p, addr, 4);
+	hmm_expect_contents(p, addr, 8);
 }
 
 /* By whom, and what for, is not known: it may be a fault that waits for us. */
@@ -1841,6 +1869,7 @@ static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(own_device_pages_are_reported_in_place),
 	KUNIT_CASE(device_pages_of_others_are_faulted_back),
 	KUNIT_CASE(write_to_a_read_only_device_page_is_a_fault),
+	KUNIT_CASE(write_to_a_watched_device_page_is_a_fault),
 	KUNIT_CASE(own_page_that_its_driver_keeps_is_reported_as_it_is),
 	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),

@@ -539,7 +539,7 @@ void kunit_mm_plant(struct kunit_mm *km, unsigned long addr, pte_t pte)
 }
 
 /**
- * kunit_mm_change() - change present PTEs in place
+ * kunit_mm_change() - change PTEs that are not empty in place
  * @km: address space
  * @addr: first page; the pages lie in one page table
  * @nr: number of pages
@@ -558,7 +558,7 @@ void kunit_mm_change(struct kunit_mm *km, unsigned long addr,
 	start = vma ? get_locked_pte(km->mm, addr, &ptl) : NULL;
 	if (start) {
 		for (ptep = start; changed < nr; changed++, ptep++) {
-			if (!pte_present(ptep_get(ptep)))
+			if (pte_none(ptep_get(ptep)))
 				break;
 			old = ptep_modify_prot_start(vma, addr, ptep);
 			ptep_modify_prot_commit(vma, addr, ptep, old,

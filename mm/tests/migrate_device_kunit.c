@@ -300,6 +300,14 @@ static unsigned long md_to_system(struct md_test *md, unsigned long addr,
 	return md_migrate(md, addr, nr, md_select_device(md), MD_MOVES_ALL);
 }
 
+/* After migrate_device_range() or migrate_device_pfns() */
+static void md_bring_home(struct md_test *md, unsigned long nr)
+{
+	md_copy(md, nr, false, MD_MOVES_ALL);
+	migrate_device_pages(md->src, md->dst, nr);
+	migrate_device_finalize(md->src, md->dst, nr);
+}
+
 static void md_wait_for_others(struct md_test *md)
 {
 	unsigned long end = jiffies + MD_PATIENCE;
@@ -1545,9 +1553,10 @@ static pte_t md_soft_dirty(pte_t pte)
 	return pte_mksoft_dirty(pte);
 }
 
+/* As clear_refs does it */
 static pte_t md_soft_clean(pte_t pte)
 {
-	return pte_clear_soft_dirty(pte);
+	return pte_wrprotect(pte_clear_soft_dirty(pte));
 }
 
 static void soft_dirty_survives(struct kunit *test)
@@ -1563,6 +1572,73 @@ static void soft_dirty_survives(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(md_pte(md, addr, 1)));
+}
+
+static pte_t md_swp_soft_clean(pte_t pte)
+{
+	return pte_swp_clear_soft_dirty(pte);
+}
+
+/* clear_refs leaves the entry writable, and nobody asks what the device does. */
+static void soft_dirty_is_what_the_device_may_have_written(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, 2);
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	kunit_mm_change(md->km, addr, 2, md_swp_soft_clean);
+	for (i = 0; i < 2; i++)
+		KUNIT_ASSERT_TRUE(test, md_device_writes(md, addr, i));
+	/* one by the page table, one by the reverse mapping */
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
+	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	md_bring_home(md, MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+	for (i = 0; i < 2; i++)
+		KUNIT_EXPECT_TRUE(test, pte_soft_dirty(md_pte(md, addr, i)));
+}
+
+static int md_clean_page(struct kunit_mm_thread *thread)
+{
+	struct mm_struct *mm = md_of(thread)->km->mm;
+	spinlock_t *ptl;	/* of the table that @ptep is in */
+	pte_t *ptep;
+
+	mmap_read_lock(mm);
+	ptep = get_locked_pte(mm, thread->addr, &ptl);
+	if (ptep) {
+		set_pte_at(mm, thread->addr, ptep,
+			   pte_swp_clear_soft_dirty(ptep_get(ptep)));
+		pte_unmap_unlock(ptep, ptl);
+	}
+	mmap_read_unlock(mm);
+	return ptep ? 0 : -ENOMEM;
+}
+
+/* What was made clean while it was on its way has to fault to be written to. */
+static void soft_dirty_is_watched_in_between(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct kunit_mm_thread thread;
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	kunit_mm_flags(md->km, addr, 0, VM_SOFTDIRTY);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 1, true, MD_MOVES_NONE);
+	kunit_mm_thread_start(&thread, md->km, addr, md_clean_page);
+	kunit_mm_thread_end(&thread);
+	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	KUNIT_EXPECT_EQ(test, 0UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
+	md_write_word(md, addr, md_pattern(0));
+	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
 }
 
 static void protection_by_userfaultfd_survives(struct kunit *test)
@@ -2403,13 +2479,6 @@ static void a_pin_brings_a_page_back_first(struct kunit *test)
 
 /* From device pages */
 
-static void md_bring_home(struct md_test *md, unsigned long nr)
-{
-	md_copy(md, nr, false, MD_MOVES_ALL);
-	migrate_device_pages(md->src, md->dst, nr);
-	migrate_device_finalize(md->src, md->dst, nr);
-}
-
 static void eviction_brings_every_page_home(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -2738,6 +2807,8 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
 	KUNIT_CASE(setup_says_what_was_writable),
 	KUNIT_CASE(soft_dirty_survives),
+	KUNIT_CASE(soft_dirty_is_what_the_device_may_have_written),
+	KUNIT_CASE(soft_dirty_is_watched_in_between),
 	KUNIT_CASE(protection_by_userfaultfd_survives),
 	KUNIT_CASE(dirty_is_the_folios_on_the_device),
 	KUNIT_CASE(young_is_referenced_on_the_device),

@@ -20,6 +20,7 @@
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -1737,6 +1738,58 @@ TEST_F(files, holes_of_files_do_not_move)
 	EXPECT_EQ(0, file_wrong(self->fd, area, 0));
 }
 
+/* On a file system of its own, which goes with the last user of the file. */
+static int open_huge_file(void)
+{
+	char dir[] = "/tmp/hmm-tests.XXXXXX";
+	int fd = -1;
+
+	if (!mkdtemp(dir))
+		return -1;
+	if (!mount("hmm-tests", dir, "tmpfs", 0, "huge=always")) {
+		fd = open(dir, O_TMPFILE | O_RDWR, 0600);
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	if (fd >= 0 && ftruncate(fd, HUGE_SIZE)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static bool file_is_huge(struct mirror *m, int fd)
+{
+	struct area area;
+
+	if (area_map_file(&area, HUGE_PAGES, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  fd) || cpu_try(area.at, CPU_WRITE))
+		return false;
+	return mirror_place(m, area.at) & HMM_DMIRROR_PROT_PMD;
+}
+
+/* Their pages stay in any case, so there is nothing to split them for. */
+TEST_F(files, large_pages_of_files_stay_whole)
+{
+	int fd = open_huge_file();
+	size_t some = HUGE_PAGES - 1;
+	struct area area;
+
+	if (fd < 0 || !file_is_huge(&self->device, fd))
+		SKIP(return, "no huge page of a file to be had");
+	ASSERT_EQ(0, area_map_file(&area, HUGE_PAGES, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, fd));
+	/* all but the last are mapped one by one */
+	ASSERT_EQ(0, mprotect(area_page(&area, some), PAGE, PROT_READ));
+	area_fill_part(&area, 0, some, 1);
+	ASSERT_FALSE(mirror_place(&self->device, area.at) &
+		     HMM_DMIRROR_PROT_PMD);
+	ask_to_device(&self->device, &area, 0, some);
+	EXPECT_EQ(0, cpu_wrong_part(&area, 0, some, 1));
+	EXPECT_TRUE(file_is_huge(&self->device, fd));
+	close(fd);
+}
+
 TEST_F(files, private_copies_move_and_the_file_keeps_its_own)
 {
 	struct area copy;
@@ -3354,6 +3407,27 @@ TEST_F(page_marks, soft_dirty_tells_of_device_writes)
 	EXPECT_EQ(4, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
 }
 
+/* Even while the page stays there, so that who looks at pagemap misses none. */
+TEST_F(page_marks, soft_dirty_tells_of_writes_to_device_memory)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	if (!pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+		SKIP(return, "no CONFIG_MEM_SOFT_DIRTY");
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_TRUE(clear_marks("4"));
+	ASSERT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	ASSERT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 3, 4, 2));
+	EXPECT_EQ(4, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	EXPECT_EQ(0, cpu_wrong_part(area, 3, 4, 2));
+	EXPECT_EQ(4, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	area_fill_part(area, 3, 8, 3);
+	EXPECT_EQ(8, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+}
+
 TEST_F(page_marks, referenced_survives)
 {
 	struct area *area = &self->area;
@@ -3579,6 +3653,28 @@ TEST_F(swapping, memory_back_from_swap_moves)
 	EXPECT_EQ(0, cpu_wrong(area, 2));
 }
 
+/* Back for a read, a page has its copy in swap on, as long as others need it. */
+TEST_F(swapping, memory_that_others_have_in_swap_moves_after_them)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, swap_out(area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		_exit(peer_hear(&child));
+	ASSERT_EQ(0, cpu_wrong(area, 1));
+	ask_to_device(&self->device, area, 0, SOME);
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+
+	EXPECT_EQ(0, peer_end(&child));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 TEST_F(swapping, memory_back_from_the_device_is_swapped)
 {
 	struct area *area = &self->area;
@@ -3645,6 +3741,37 @@ PROMISES(leaving)
 
 /* As much as a coherent device has, and a bit more. */
 #define MORE_THAN_A_DEVICE	(288UL << 20)
+
+/* 32 MiB, once or again, which are on the device and then nowhere. */
+static bool use_device_memory(struct mirror *m)
+{
+	size_t pages = (32UL << 20) / PAGE;
+	struct area area;
+	long there;
+
+	if (area_map(&area, pages))
+		return false;
+	ask_to_device(m, &area, 0, pages);
+	there = held(m, &area);
+	munmap(area.at, pages * PAGE);
+	munmap(area.buffer, pages * PAGE);
+	return there == (long)pages;
+}
+
+/* Private device memory is RAM behind the scenes. */
+TEST_F(leaving, ram_behind_device_memory_is_free_again)
+{
+	long before;
+	int i;
+
+	ASSERT_TRUE(use_device_memory(&self->device));
+	before = race_read_number("/proc/meminfo", "MemFree");
+	for (i = 0; i < 4; i++)
+		ASSERT_TRUE(use_device_memory(&self->device));
+	/* of the 128 MiB that may be gone, in KiB */
+	EXPECT_GT(64L << 10,
+		  before - race_read_number("/proc/meminfo", "MemFree"));
+}
 
 TEST_F(leaving, exit_gives_device_memory_back)
 {
@@ -4497,7 +4624,9 @@ TEST_F(scarcity, failed_allocation_keeps_memory_in_the_system)
 
 	area_fill(area, 1);
 	FAIL_NEXT_OR_SKIP();
-	ask_to_device(&self->device, area, 0, 1);
+	EXPECT_EQ(-ENOMEM, mirror_call(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_DEV, area->at, 1,
+				       area->buffer));
 	EXPECT_EQ(0, held(&self->device, area));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 
@@ -4532,8 +4661,9 @@ TEST_F(scarcity, failed_allocation_keeps_memory_in_the_device)
 	area_fill(area, 1);
 	ASSERT_EQ(SOME, to_device(&self->device, area));
 	FAIL_NEXT_OR_SKIP();
-	mirror_call(&self->device, HMM_DMIRROR_MIGRATE_TO_SYS, area->at, SOME,
-		    area->buffer);
+	EXPECT_EQ(-ENOMEM, mirror_call(&self->device,
+				       HMM_DMIRROR_MIGRATE_TO_SYS, area->at,
+				       SOME, area->buffer));
 	there = held(&self->device, area);
 	EXPECT_LT(0, there);
 	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
