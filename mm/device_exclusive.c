@@ -76,6 +76,7 @@ enum exclusive_stop {
  * @owner: of the device, for the notifiers
  * @folio: what the walk stopped at, with a reference, to be split, waited for,
  *	or brought home
+ * @whole: large folio that could not be split; only ever compared
  * @wait: wait for pages that are locked, rather than pass them over
  * @unmapped: PTEs were cleared in this page table
  */
@@ -85,6 +86,7 @@ struct exclusive_walk {
 	struct page **pages;
 	void *owner;
 	struct folio *folio;
+	struct folio *whole;
 	bool wait;
 	bool unmapped;
 };
@@ -148,6 +150,8 @@ static int exclusive_page(struct exclusive_walk *ew, unsigned long addr,
 		return EXCLUSIVE_STOP_FAULT;
 	if (!folio_test_anon(folio))
 		return exclusive_refuse(ew, addr, 1, -EOPNOTSUPP);
+	if (folio_test_large(folio) && folio == ew->whole)
+		return exclusive_refuse(ew, addr, 1, -EBUSY);
 	if (folio_test_large(folio))
 		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_SPLIT);
 	if (IS_ENABLED(CONFIG_DEVICE_MIGRATION) &&
@@ -199,6 +203,8 @@ static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 		return exclusive_stop_at(ext, EXCLUSIVE_STOP_FAULT);
 	if (!folio_test_anon(folio))
 		return exclusive_refuse(ew, ext->addr, ext->nr, -EOPNOTSUPP);
+	if (folio == ew->whole)
+		return exclusive_refuse(ew, ext->addr, ext->nr, -EBUSY);
 	return exclusive_stop_at(ext, exclusive_stop_with(ew, folio,
 						EXCLUSIVE_STOP_SPLIT));
 }
@@ -300,6 +306,7 @@ static void exclusive_pass_over(struct exclusive_walk *ew)
 	ew->walk.addr += PAGE_SIZE;
 }
 
+/* Where it fails, the next walk passes over the pages of the folio. */
 static int exclusive_split(struct exclusive_walk *ew)
 {
 	int ret = -EBUSY;
@@ -308,9 +315,8 @@ static int exclusive_split(struct exclusive_walk *ew)
 		ret = split_folio(ew->folio);
 		folio_unlock(ew->folio);
 	}
+	ew->whole = ret ? ew->folio : NULL;
 	folio_put(ew->folio);
-	if (ret)
-		exclusive_pass_over(ew);
 	return 0;
 }
 
@@ -395,9 +401,10 @@ static int exclusive_range(struct exclusive_walk *ew, unsigned long end)
  * mmu_interval_read_retry(), and then unlocks and puts each page. Until that is
  * done it must not take the mmap lock, begin to read another sequence, or remove
  * a notifier: fork() waits for these page locks with the mmap lock held and an
- * invalidation begun. And since pages are faulted in while those before them are
- * locked, what dev_pagemap_ops::migrate_to_ram() takes must not be held by who
- * faults on pages that are exclusive.
+ * invalidation begun. And since pages are faulted in, waited for and brought home
+ * while those before them are locked, what dev_pagemap_ops::migrate_to_ram()
+ * takes must not be held by who faults on pages that are exclusive, and no page
+ * of an earlier call may still be locked.
  *
  * From then on an access by the CPU takes the page away again.
  *

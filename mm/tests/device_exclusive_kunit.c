@@ -496,8 +496,12 @@ static void a_large_folio_that_is_pinned_cannot_be_had(struct kunit *test)
 	folio_get(folio);
 	page = de_try_make(de, addr + PAGE_SIZE);
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EBUSY), page);
-	KUNIT_EXPECT_EQ(test, 4, de_make_range(de, addr, addr + 4 * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, 4));
+	de_watch(de, addr, DE_PAGES);
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, DE_PAGES));
+	/* one split is tried, and not one for each page */
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
 	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	folio_put(folio);
