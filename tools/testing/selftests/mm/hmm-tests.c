@@ -23,6 +23,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 
 #include <mm/gup_test.h>
@@ -3889,6 +3890,41 @@ static int unplug(struct mirror *m, const struct area *area)
 			   area->buffer);
 }
 
+static void signal_taken(int number)
+{
+}
+
+/* A page that does not come home is waited for, by who is able to give up. */
+TEST_F(leaving, unplugging_can_be_interrupted)
+{
+	struct sigaction action = { .sa_handler = signal_taken };
+	struct itimerval soon = { { 0, 100000 }, { 0, 100000 } }, never = {};
+	struct area *area = &self->area;
+	struct iovec page = { .iov_base = area->at, .iov_len = PAGE };
+	int pair[2];
+
+	if (!self->device.coherent)
+		SKIP(return, "private memory has no users that keep it there");
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, pipe(pair));
+	ASSERT_EQ(PAGE, vmsplice(pair[1], &page, 1, 0));
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	EXPECT_EQ(-EINTR, mirror_call_once(&self->device, HMM_DMIRROR_RELEASE,
+					   area->at, SOME, area->buffer));
+	setitimer(ITIMER_REAL, &never, NULL);
+	EXPECT_EQ(1, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+
+	/* and the device is as good as ever */
+	ASSERT_EQ(PAGE, read(pair[0], area->buffer, PAGE));
+	EXPECT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(0, unplug(&self->device, area));
+	EXPECT_EQ(0, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 TEST_F(leaving, unplugging_brings_memory_home)
 {
 	struct area *area = &self->area;
@@ -4357,6 +4393,42 @@ TEST_F(hostile_input, unknown_requests_are_refused)
 	}
 }
 
+TEST_F(hostile_input, unknown_flags_are_refused)
+{
+	struct mirror *m = &self->device;
+	struct area *area = &self->area;
+	int ret = mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, 0, NULL);
+
+	if (ret == -ENOTTY || ret == -EINVAL)
+		SKIP(return, "the driver has no HMM_DMIRROR_FLAGS");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(-EINVAL, mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, 2,
+					    NULL));
+	EXPECT_EQ(-EINVAL, mirror_call_once(m, HMM_DMIRROR_FLAGS, area->at, ~0ULL,
+					    NULL));
+	area_fill(area, 1);
+	EXPECT_EQ(SOME, to_device(m, area));
+}
+
+/* Only the driver says how far it came. */
+TEST_F(hostile_input, results_in_a_command_are_not_believed)
+{
+	struct area *area = &self->area;
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)area->at,
+		.ptr = (uintptr_t)area->buffer,
+		.npages = SOME,
+		.cpages = SOME / 2,
+		.faults = ~0ULL,
+	};
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, ioctl(self->device.fd, HMM_DMIRROR_READ, &cmd));
+	EXPECT_EQ(SOME, cmd.cpages);
+	EXPECT_GE(SOME, cmd.faults);
+	EXPECT_EQ(0, contents_wrong(area->buffer, 0, SOME, 1));
+}
+
 TEST_F(hostile_input, buffer_may_be_in_device_memory)
 {
 	struct area data, *area = &self->area;
@@ -4444,6 +4516,10 @@ TEST_F(hostile_input, mappings_of_the_file_do_not_move)
 				 area->buffer));
 	EXPECT_EQ(0, contents_wrong(area->buffer, 0, 2, 1));
 	EXPECT_EQ(0, contents_wrong(at, 0, 2, 1));
+	/* neither does one become larger than it was made, nor very large */
+	EXPECT_EQ(MAP_FAILED, mremap(at, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, 8UL << 20, PROT_READ, MAP_SHARED,
+				   self->device.fd, 0));
 }
 
 TEST_F(hostile_input, a_process_may_have_many_files)
