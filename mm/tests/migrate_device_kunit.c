@@ -1792,6 +1792,14 @@ static void disposable_pages_become_ordinary_ones(struct kunit *test)
 	md_expect_contents(md, addr, 1);
 }
 
+static void md_expect_droppable(struct md_test *md, unsigned long addr,
+				unsigned long i)
+{
+	struct folio *folio = md_nth_folio(md, addr, i);
+
+	KUNIT_EXPECT_FALSE(md->test, folio_test_swapbacked(folio));
+}
+
 /* Memory of MAP_DROPPABLE, which must not get to swap. */
 static void droppable_pages_stay_droppable(struct kunit *test)
 {
@@ -1807,12 +1815,10 @@ static void droppable_pages_stay_droppable(struct kunit *test)
 	/* one page, and one hole */
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	for (i = 0; i < 2; i++)
-		KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(
-						md_nth_folio(md, addr, i)));
+		md_expect_droppable(md, addr, i);
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	for (i = 0; i < 2; i++)
-		KUNIT_EXPECT_FALSE(test, folio_test_swapbacked(
-						md_nth_folio(md, addr, i)));
+		md_expect_droppable(md, addr, i);
 	md_expect_contents(md, addr, 1);
 }
 
