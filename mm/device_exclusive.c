@@ -118,6 +118,15 @@ static int exclusive_stop_with(struct exclusive_walk *ew, struct folio *folio,
 	return why;
 }
 
+/* What could not be split the last time is passed over, page by page or whole. */
+static int exclusive_large(struct exclusive_walk *ew, struct folio *folio,
+			   unsigned long addr, unsigned long nr)
+{
+	if (folio == ew->whole)
+		return exclusive_refuse(ew, addr, nr, -EBUSY);
+	return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_SPLIT);
+}
+
 /* The reference of the PTE becomes that of the entry. */
 static void exclusive_replace(struct vm_area_struct *vma, unsigned long addr,
 			      pte_t *ptep, struct folio *folio)
@@ -150,10 +159,8 @@ static int exclusive_page(struct exclusive_walk *ew, unsigned long addr,
 		return EXCLUSIVE_STOP_FAULT;
 	if (!folio_test_anon(folio))
 		return exclusive_refuse(ew, addr, 1, -EOPNOTSUPP);
-	if (folio_test_large(folio) && folio == ew->whole)
-		return exclusive_refuse(ew, addr, 1, -EBUSY);
 	if (folio_test_large(folio))
-		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_SPLIT);
+		return exclusive_large(ew, folio, addr, 1);
 	if (IS_ENABLED(CONFIG_DEVICE_MIGRATION) &&
 	    folio_is_device_coherent(folio))
 		return exclusive_stop_with(ew, folio, EXCLUSIVE_STOP_HOME);
@@ -196,6 +203,7 @@ static int exclusive_stop_at(struct device_extent *ext, int why)
 static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 {
 	struct folio *folio = pfn_folio(ext->pfn);
+	int ret;
 
 	if (folio_test_hugetlb(folio))
 		return exclusive_refuse(ew, ext->addr, ext->nr, -EOPNOTSUPP);
@@ -203,10 +211,8 @@ static int exclusive_huge(struct exclusive_walk *ew, struct device_extent *ext)
 		return exclusive_stop_at(ext, EXCLUSIVE_STOP_FAULT);
 	if (!folio_test_anon(folio))
 		return exclusive_refuse(ew, ext->addr, ext->nr, -EOPNOTSUPP);
-	if (folio == ew->whole)
-		return exclusive_refuse(ew, ext->addr, ext->nr, -EBUSY);
-	return exclusive_stop_at(ext, exclusive_stop_with(ew, folio,
-						EXCLUSIVE_STOP_SPLIT));
+	ret = exclusive_large(ew, folio, ext->addr, ext->nr);
+	return ret ? exclusive_stop_at(ext, ret) : 0;
 }
 
 /*
