@@ -101,7 +101,8 @@ enum device_extent_kind {
  * @nr: number of base pages; an operation may lower it to what it consumed
  * @pfn: pfn of the first page, for kinds that have pages; else 0
  * @kind: what is there
- * @perm: DEVICE_EXTENT_WRITE and DEVICE_EXTENT_DIRTY
+ * @perm: DEVICE_EXTENT_WRITE and DEVICE_EXTENT_DIRTY; the former not for private
+ *	pages that are soft-clean where that is watched
  * @order: order of the mapping; for a hole, 0 if there is a table of PTEs
  * @pmdp: entry of the PMD level, NULL in hugetlb VMAs, above PMDs, no VMA
  * @ptep: first entry of a run of PTEs; NULL for larger leaves and holes in

@@ -250,9 +250,10 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 
 /*
  * The pages that a report of the owner's pages stopped at, since they are to be
- * written to and are read-only: after fork(). A fault brings each home, unless the
- * driver will not have it, as it may while it looks pages up. Those that have been
- * faulted once are reported as they are, or there would be no end of it.
+ * written to and are read-only: after fork(), or where clear_refs watches. A fault
+ * brings each home, unless the driver will not have it, as it may while it looks
+ * pages up. Those that have been faulted once are reported as they are, or there
+ * would be no end of it.
  */
 static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext)
 {
@@ -448,8 +449,8 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * for which nothing is requested is never faulted, and COW is broken only for
  * those that are to be written to.
  *
- * A private page of the caller's own that is to be written to and is read-only is
- * faulted once. If the driver's migrate_to_ram() leaves it where it is, it is
+ * A private page of the caller's own that is to be written to and is read-only, or
+ * soft-clean where that is watched, is faulted once. If the driver's migrate_to_ram() leaves it where it is, it is
  * reported without HMM_PFN_WRITE, which a driver has to look at.
  *
  * No reference is taken. The results may be used under the driver's lock after
