@@ -1619,12 +1619,6 @@ static pte_t hmm_forbid_write(pte_t pte)
 	return swp_entry_to_pte(entry);
 }
 
-static void hmm_forbid_write_on_device(struct hmm_test *t, unsigned long addr,
-				       unsigned long nr)
-{
-	kunit_mm_change(t->km, addr, nr, hmm_forbid_write);
-}
-
 static void hmm_expect_device(struct hmm_test *t, unsigned long i,
 			      unsigned long nr, unsigned long pfn,
 			      unsigned long flags)
@@ -1687,7 +1681,7 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	hmm_forbid_write_on_device(t, addr, 4);
+	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_READ), 0);
 	hmm_expect_device(t, 0, 4, pfn, READABLE);
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
@@ -1697,11 +1691,6 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 		hmm_expect_page(t, i, WRITABLE);
 	KUNIT_EXPECT_EQ(test, dev->faults, 4);
 	hmm_expect_contents(p, addr, 4);
-}
-
-static pte_t hmm_soft_clean(pte_t pte)
-{
-	return pte_swp_clear_soft_dirty(pte);
 }
 
 /* Otherwise the device writes, and nothing says so while the page is there. */
@@ -1716,7 +1705,7 @@ static void write_to_a_watched_device_page_is_a_fault(struct kunit *test)
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
 		kunit_skip(test, "no soft-dirty bit in this kernel");
 	t->range.dev_private_owner = dev;
-	kunit_mm_change(t->km, addr + PAGE_SIZE, 1, hmm_soft_clean);
+	kunit_mm_change(t->km, addr + PAGE_SIZE, 1, pte_swp_clear_soft_dirty);
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 3), 0);
 	hmm_expect_device(t, 0, 3, pfn, WRITABLE);
 
@@ -1744,7 +1733,7 @@ static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *te
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	hmm_forbid_write_on_device(t, addr + PAGE_SIZE, 6);
+	kunit_mm_change(t->km, addr + PAGE_SIZE, 6, hmm_forbid_write);
 	dev->keeps = true;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
 	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
@@ -1775,7 +1764,7 @@ static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	hmm_forbid_write_on_device(t, addr, 1);
+	kunit_mm_change(t->km, addr, 1, hmm_forbid_write);
 	lock_page(page);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 1, ASK_WRITE), -EBUSY);
 	t->range.pfn_flags_mask = 0;
@@ -1796,7 +1785,7 @@ static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	hmm_forbid_write_on_device(t, addr, 6);
+	kunit_mm_change(t->km, addr, 6, hmm_forbid_write);
 	t->ask[1] = ASK_READ;
 	t->ask[2] = ASK_WRITE;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), 0);

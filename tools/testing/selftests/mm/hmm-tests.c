@@ -3890,14 +3890,14 @@ static int unplug(struct mirror *m, const struct area *area)
 			   area->buffer);
 }
 
-static void signal_taken(int number)
+static void do_nothing(int number)
 {
 }
 
 /* A page that does not come home is waited for, by who is able to give up. */
 TEST_F(leaving, unplugging_can_be_interrupted)
 {
-	struct sigaction action = { .sa_handler = signal_taken };
+	struct sigaction action = { .sa_handler = do_nothing };
 	struct itimerval soon = { { 0, 100000 }, { 0, 100000 } }, never = {};
 	struct area *area = &self->area;
 	struct iovec page = { .iov_base = area->at, .iov_len = PAGE };
@@ -3982,10 +3982,6 @@ TEST_F(leaving, unplugging_one_device_leaves_the_other)
 	EXPECT_EQ(30, held(&self->other, area));
 	EXPECT_EQ(0, device_wrong(&self->other, area, 1));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
-}
-
-static void do_nothing(int number)
-{
 }
 
 /*
@@ -4095,15 +4091,21 @@ TEST_F(leaving, device_is_unplugged_while_in_use)
 
 PROMISES(hostile_input)
 
+/* For those who look at the command itself */
+static struct hmm_dmirror_cmd area_command(const struct area *area)
+{
+	return (struct hmm_dmirror_cmd) {
+		.addr = (uintptr_t)area->at,
+		.ptr = (uintptr_t)area->buffer,
+		.npages = area->pages,
+	};
+}
+
 /* What could be done is done, and the program is told how much that is. */
 TEST_F(hostile_input, buffer_that_ends_early_is_used_so_far)
 {
 	struct area *area = &self->area;
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)area->at,
-		.ptr = (uintptr_t)area->buffer,
-		.npages = SOME,
-	};
+	struct hmm_dmirror_cmd cmd = area_command(area);
 
 	area_fill(area, 1);
 	contents_fill(area->buffer, 0, SOME, 2);
@@ -4359,11 +4361,7 @@ TEST_F(hostile_input, bad_commands_are_refused)
 TEST_F(hostile_input, command_that_cannot_be_answered_is_an_error)
 {
 	struct area *area = &self->area, page;
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)area->at,
-		.ptr = (uintptr_t)area->buffer,
-		.npages = SOME,
-	};
+	struct hmm_dmirror_cmd cmd = area_command(area);
 
 	area_fill(area, 1);
 	ASSERT_EQ(0, area_map(&page, 1));
@@ -4414,15 +4412,11 @@ TEST_F(hostile_input, unknown_flags_are_refused)
 TEST_F(hostile_input, results_in_a_command_are_not_believed)
 {
 	struct area *area = &self->area;
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)area->at,
-		.ptr = (uintptr_t)area->buffer,
-		.npages = SOME,
-		.cpages = SOME / 2,
-		.faults = ~0ULL,
-	};
+	struct hmm_dmirror_cmd cmd = area_command(area);
 
 	area_fill(area, 1);
+	cmd.cpages = SOME / 2;
+	cmd.faults = ~0ULL;
 	ASSERT_EQ(0, ioctl(self->device.fd, HMM_DMIRROR_READ, &cmd));
 	EXPECT_EQ(SOME, cmd.cpages);
 	EXPECT_GE(SOME, cmd.faults);
