@@ -1651,16 +1651,17 @@ static unsigned long device_lock_pfn(unsigned long pfn)
 /*
  * Keep the anon_vma, see the head of the file.
  *
- * Return: the entry; 0 if the page is one that nobody has mapped any more. It
- * is let go of then, and free with that.
+ * Return: the entry; 0 if the page is one that nobody has mapped any more, or
+ * ever had: all device memory that is in use is anonymous, so it is a destination
+ * that was refused. It is let go of then, and free with that.
  */
 static unsigned long device_get_anon_vma(unsigned long mpfn)
 {
 	struct folio *folio = migrate_entry_folio(mpfn);
 
-	if (!folio || !folio_test_anon(folio))
+	if (!folio)
 		return mpfn;
-	if (folio_get_anon_vma(folio))
+	if (folio_test_anon(folio) && folio_get_anon_vma(folio))
 		return mpfn | MIGRATE_PFN_ANON_VMA;
 	folio_unlock(folio);
 	folio_put(folio);
