@@ -450,8 +450,9 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * those that are to be written to.
  *
  * A private page of the caller's own that is to be written to and is read-only, or
- * soft-clean where that is watched, is faulted once. If the driver's migrate_to_ram() leaves it where it is, it is
- * reported without HMM_PFN_WRITE, which a driver has to look at.
+ * soft-clean where that is watched, is faulted once. If the driver's
+ * migrate_to_ram() leaves it where it is, it is reported without HMM_PFN_WRITE,
+ * which a driver has to look at.
  *
  * No reference is taken. The results may be used under the driver's lock after
  * mmu_interval_read_retry() has returned false for @range->notifier_seq.
