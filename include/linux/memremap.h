@@ -152,22 +152,6 @@ struct dev_pagemap {
 	};
 };
 
-/**
- * page_pgmap - the pagemap that a device page belongs to
- * @page: a page of ZONE_DEVICE, a tail page too
- *
- * Only the head page of a folio has the pointer: in a tail page its place is
- * taken by the one to the head.
- *
- * Context: a reference to the page or the pagemap, or the RCU read lock from
- * before the page was found on
- * Return: the pagemap, without a reference
- */
-static inline struct dev_pagemap *page_pgmap(const struct page *page)
-{
-	return page_folio(page)->page.pgmap;
-}
-
 static inline bool page_is_device_type(const struct page *page,
 				       enum memory_type type)
 {
