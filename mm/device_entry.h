@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What a page-table entry keeps when it becomes an entry of another kind.
+ *
+ * What this file owns
+ *
+ *   Six properties of a mapped page, in the entries that device memory and
+ *   exclusive access use, and the conversions between those entries. No other
+ *   file decides what a conversion keeps.
+ *
+ * Where a property is stored
+ *
+ *			present	  migration	private		exclusive
+ *	write		PTE bit	  entry type	entry type	entry type
+ *	soft-dirty	PTE bit	  swap PTE bit	swap PTE bit	swap PTE bit
+ *	uffd-wp		PTE bit	  swap PTE bit	swap PTE bit	swap PTE bit
+ *	dirty		PTE bit	  entry bit (1)	folio (2)	folio (2)
+ *	young		PTE bit	  entry bit (1)	folio		folio
+ *	anon-exclusive	page flag entry type	page flag	page flag
+ *
+ *   (1) where the architecture has room for it, see
+ *	 migration_entry_supports_ad(); the folio has it in any case
+ *   (2) a device leaves no trace of its writes, so a writable entry counts as
+ *	 dirty
+ *
+ * Rules
+ *
+ *   - The CPU or a device may write only while the entry is writable.
+ *   - A writable entry is not uffd-wp. Setting uffd-wp makes it read-only.
+ *   - Where soft-dirty is tracked, a writable entry is soft-dirty. Clearing
+ *     soft-dirty makes it read-only.
+ *   - Hence a page that was written since the last protect or clear is always
+ *     found without uffd-wp and with soft-dirty: while it is on the device,
+ *     while it moves, and afterwards.
+ *   - Code that makes an entry read-only invalidates the mirrors before it
+ *     drops the page-table lock or announces the change; then the device
+ *     faults before its next write.
+ *
+ * What a conversion does; "=" is kept, "+" set, "-" cleared
+ *
+ *					write	soft-d.	uffd-wp	dirty	young
+ *	present to migration		=	=	=	=	=
+ *	private to migration		=	= (a)	=	= (a)	-
+ *	exclusive to migration		=	= (a)	=	= (a)	-
+ *	migration to present		= (b)	=	=	=	=
+ *	migration to private		=	=	=	folio	folio
+ *	present to exclusive		+ (c)	+	- (c)	folio	folio
+ *	exclusive handed over		+ (c)	+	- (c)	folio	folio
+ *	exclusive to present		=	= (a)	=	= (a)	-
+ *	exclusive to swap		swap	= (a)	=	folio	folio
+ *	hole to private			VMA	+	-	folio	folio
+ *	made read-only (d)		-	=	=	=	=
+ *	uffd-wp set			-	=	+	=	=
+ *	soft-dirty cleared		-	-	=	=	=
+ *	write fault in place		+	+	- (e)	folio	folio
+ *
+ *   (a) set if the entry is writable, as the device may have written
+ *   (b) not if soft-dirty is tracked and clear
+ *   (c) an entry that is not writable is not converted, but faulted
+ *   (d) by mprotect(), by fork() in parent and child
+ *   (e) the fault has resolved it, or waited for the handler to do so
+ *
+ * Locks
+ *
+ *   The page-table lock of the entry. The page of a migration entry is locked.
+ */
+#ifndef _MM_DEVICE_ENTRY_H
+#define _MM_DEVICE_ENTRY_H
+
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+
+#include "internal.h"
+
+/*
+ * Entries without their marks, alike for PTEs and PMDs.
+ */
+
+/* Does the entry, of any kind that is not present, allow writing? */
+static __always_inline bool device_entry_writable(swp_entry_t entry)
+{
+	return is_writable_device_private_entry(entry) ||
+	       is_writable_device_exclusive_entry(entry) ||
+	       is_writable_migration_entry(entry);
+}
+
+/* A writable page is anon-exclusive, or not anonymous. */
+static __always_inline swp_entry_t
+device_entry_migration(unsigned long pfn, bool write, bool exclusive)
+{
+	if (write)
+		return make_writable_migration_entry(pfn);
+	if (exclusive)
+		return make_readable_exclusive_migration_entry(pfn);
+	return make_readable_migration_entry(pfn);
+}
+
+static __always_inline swp_entry_t device_entry_private(unsigned long pfn,
+							bool write)
+{
+	if (write)
+		return make_writable_device_private_entry(pfn);
+	return make_readable_device_private_entry(pfn);
+}
+
+/* The offset of a migration entry has young and dirty in it: keep it whole. */
+static inline swp_entry_t device_entry_wrprotect(swp_entry_t entry)
+{
+	pgoff_t offset = swp_offset(entry);
+
+	if (is_writable_device_private_entry(entry))
+		return make_readable_device_private_entry(offset);
+	if (is_writable_device_exclusive_entry(entry))
+		return make_readable_device_exclusive_entry(offset);
+	if (!is_writable_migration_entry(entry))
+		return entry;
+	if (folio_test_anon(pfn_swap_entry_folio(entry)))
+		return make_readable_exclusive_migration_entry(offset);
+	return make_readable_migration_entry(offset);
+}
+
+/*
+ * The marks of trackers, soft-dirty and uffd-wp, from one entry to another.
+ */
+
+/* From an entry that is not present to another one */
+static __always_inline pte_t device_pte_swp_marks(pte_t new, pte_t old)
+{
+	if (pte_swp_soft_dirty(old))
+		new = pte_swp_mksoft_dirty(new);
+	if (pte_swp_uffd_wp(old))
+		new = pte_swp_mkuffd_wp(new);
+	return new;
+}
+
+/* From a present entry to one that is not */
+static __always_inline pte_t device_pte_save_marks(pte_t new, pte_t old)
+{
+	if (pte_soft_dirty(old))
+		new = pte_swp_mksoft_dirty(new);
+	if (pte_uffd_wp(old))
+		new = pte_swp_mkuffd_wp(new);
+	return new;
+}
+
+/* Back to a present one. Making it dirty may have made it soft-dirty. */
+static __always_inline pte_t device_pte_restore_marks(pte_t new, pte_t old)
+{
+	if (pte_swp_soft_dirty(old))
+		new = pte_mksoft_dirty(new);
+	else
+		new = pte_clear_soft_dirty(new);
+	if (pte_swp_uffd_wp(old))
+		new = pte_mkuffd_wp(new);
+	return new;
+}
+
+/*
+ * To migration entries. @entry is what device_entry_migration() made.
+ */
+
+/* The caller notes in the folio that the page is dirty or young. */
+static __always_inline pte_t
+device_pte_present_to_migration(swp_entry_t entry, pte_t old)
+{
+	if (pte_young(old))
+		entry = make_migration_entry_young(entry);
+	if (pte_dirty(old))
+		entry = make_migration_entry_dirty(entry);
+	return device_pte_save_marks(swp_entry_to_pte(entry), old);
+}
+
+/* From a private or an exclusive entry */
+static __always_inline pte_t
+device_pte_swp_to_migration(swp_entry_t entry, pte_t old, struct folio *folio)
+{
+	if (is_writable_migration_entry(entry)) {
+		folio_mark_dirty(folio);
+		entry = make_migration_entry_dirty(entry);
+		old = pte_swp_mksoft_dirty(old);
+	}
+	return device_pte_swp_marks(swp_entry_to_pte(entry), old);
+}
+
+/*
+ * From migration entries. Everything is taken from the entry as it is now, as it
+ * may have been protected, cleaned or copied by fork() since it was made.
+ */
+
+static __always_inline pte_t
+device_pte_migration_to_present(struct vm_area_struct *vma, struct folio *folio,
+				struct page *page, pte_t old)
+{
+	swp_entry_t entry = pte_to_swp_entry(old);
+	pte_t pte = mk_pte(page, READ_ONCE(vma->vm_page_prot));
+
+	if (!is_migration_entry_young(entry))
+		pte = pte_mkold(pte);
+	if (is_migration_entry_dirty(entry) && folio_test_dirty(folio))
+		pte = pte_mkdirty(pte);
+	pte = device_pte_restore_marks(pte, old);
+	if (is_writable_migration_entry(entry) && !pte_swp_uffd_wp(old) &&
+	    !pte_needs_soft_dirty_wp(vma, pte))
+		pte = pte_mkwrite(pte, vma);
+	return pte;
+}
+
+static __always_inline pte_t device_pte_migration_to_private(unsigned long pfn,
+							     pte_t old)
+{
+	bool write = is_writable_migration_entry(pte_to_swp_entry(old));
+	swp_entry_t entry = device_entry_private(pfn, write);
+
+	return device_pte_swp_marks(swp_entry_to_pte(entry), old);
+}
+
+/*
+ * To private entries.
+ */
+
+/* A new page, filled by the driver, counts as written. */
+static __always_inline pte_t device_pte_new_private(unsigned long pfn,
+						    bool write)
+{
+	swp_entry_t entry = device_entry_private(pfn, write);
+
+	return pte_swp_mksoft_dirty(swp_entry_to_pte(entry));
+}
+
+/**
+ * device_pte_private_mkwrite() - let the device write to its page
+ * @old: device-private entry
+ *
+ * For a write fault that leaves the page on the device. The caller has checked
+ * that the VMA allows writing, that the page is anon-exclusive, and, if @old is
+ * uffd-wp, that the VMA resolves that by itself or no longer watches.
+ *
+ * Return: the entry to set; nothing needs to be flushed or invalidated
+ */
+static __always_inline pte_t device_pte_private_mkwrite(pte_t old)
+{
+	unsigned long pfn = swp_offset_pfn(pte_to_swp_entry(old));
+
+	return device_pte_new_private(pfn, true);
+}
+
+/*
+ * Exclusive access.
+ */
+
+/* @old is writable. */
+static __always_inline pte_t
+device_pte_present_to_exclusive(pte_t old, struct folio *folio)
+{
+	unsigned long pfn = pte_pfn(old);
+	swp_entry_t entry = make_writable_device_exclusive_entry(pfn);
+
+	folio_mark_dirty(folio);
+	return pte_swp_mksoft_dirty(swp_entry_to_pte(entry));
+}
+
+static __always_inline pte_t
+device_pte_exclusive_to_present(struct vm_area_struct *vma, struct folio *folio,
+				struct page *page, pte_t old)
+{
+	pte_t pte = pte_mkold(mk_pte(page, READ_ONCE(vma->vm_page_prot)));
+
+	if (!is_writable_device_exclusive_entry(pte_to_swp_entry(old)))
+		return device_pte_restore_marks(pte, old);
+	folio_mark_dirty(folio);
+	pte = pte_mksoft_dirty(pte_mkdirty(pte));
+	if (pte_swp_uffd_wp(old))
+		return pte_mkuffd_wp(pte);
+	return maybe_mkwrite(pte, vma);
+}
+
+/* @entry is the slot in swap that reclaim gave the page. */
+static __always_inline pte_t
+device_pte_exclusive_to_swap(swp_entry_t entry, pte_t old, struct folio *folio,
+			     bool anon_exclusive)
+{
+	pte_t pte = swp_entry_to_pte(entry);
+
+	if (is_writable_device_exclusive_entry(pte_to_swp_entry(old))) {
+		folio_mark_dirty(folio);
+		old = pte_swp_mksoft_dirty(old);
+	}
+	if (anon_exclusive)
+		pte = pte_swp_mkexclusive(pte);
+	return device_pte_swp_marks(pte, old);
+}
+
+/*
+ * Changes of an entry that is not present and keeps its kind.
+ */
+
+static inline pte_t device_pte_swp_wrprotect(pte_t old)
+{
+	swp_entry_t entry = pte_to_swp_entry(old);
+
+	if (likely(!device_entry_writable(entry)))
+		return old;
+	entry = device_entry_wrprotect(entry);
+	return device_pte_swp_marks(swp_entry_to_pte(entry), old);
+}
+
+/* From now on the device must fault before it writes. */
+static inline pte_t device_pte_swp_mkuffd_wp(pte_t old)
+{
+	return pte_swp_mkuffd_wp(device_pte_swp_wrprotect(old));
+}
+
+static inline pte_t device_pte_swp_clear_soft_dirty(pte_t old)
+{
+	return pte_swp_clear_soft_dirty(device_pte_swp_wrprotect(old));
+}
+
+/* May a device be told that it can write to the page of this private entry? */
+static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
+						     pte_t pte)
+{
+	if (!is_writable_device_private_entry(pte_to_swp_entry(pte)) ||
+	    pte_swp_uffd_wp(pte))
+		return false;
+	return !vma_soft_dirty_enabled(vma) || pte_swp_soft_dirty(pte);
+}
+
+#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
+static __always_inline pmd_t device_pmd_swp_marks(pmd_t new, pmd_t old)
+{
+	if (pmd_swp_soft_dirty(old))
+		new = pmd_swp_mksoft_dirty(new);
+	if (pmd_swp_uffd_wp(old))
+		new = pmd_swp_mkuffd_wp(new);
+	return new;
+}
+
+static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
+{
+	swp_entry_t entry = pmd_to_swp_entry(old);
+
+	if (likely(!device_entry_writable(entry)))
+		return old;
+	entry = device_entry_wrprotect(entry);
+	return device_pmd_swp_marks(swp_entry_to_pmd(entry), old);
+}
+
+static inline pmd_t device_pmd_swp_mkuffd_wp(pmd_t old)
+{
+	return pmd_swp_mkuffd_wp(device_pmd_swp_wrprotect(old));
+}
+
+static inline pmd_t device_pmd_swp_clear_soft_dirty(pmd_t old)
+{
+	return pmd_swp_clear_soft_dirty(device_pmd_swp_wrprotect(old));
+}
+#endif /* CONFIG_ARCH_ENABLE_THP_MIGRATION */
+
+#endif /* _MM_DEVICE_ENTRY_H */
