@@ -14,6 +14,7 @@
 #include <linux/swapops.h>
 
 #include "internal.h"
+#include "device_entry.h"
 #include "device_walk.h"
 
 static enum device_extent_kind device_marker_kind(swp_entry_t entry)
@@ -73,16 +74,12 @@ static unsigned long device_private_run(pte_t *ptep, pte_t pte,
 	return nr;
 }
 
-/*
- * What clear_refs has made clean and watches is not to be written to before a
- * fault has made it soft-dirty, which its entry alone does not tell.
- */
 static void device_extent_decode_private(struct device_walk *walk,
 					 struct device_extent *ext, pte_t pte,
 					 unsigned long max)
 {
 	ext->nr = device_private_run(ext->ptep, pte, max);
-	if (vma_soft_dirty_enabled(walk->vma) && !pte_swp_soft_dirty(pte))
+	if (!device_pte_private_write(walk->vma, pte))
 		ext->perm = 0;
 }
 

@@ -99,6 +99,7 @@
 #include <asm/tlbflush.h>
 
 #include "internal.h"
+#include "device_entry.h"
 #include "device_walk.h"
 #include "migrate_bulk.h"
 
@@ -157,18 +158,6 @@ static __always_inline bool folio_is_private(const struct folio *folio)
 {
 	return folio_on_device(folio) &&
 	       folio->page.pgmap->type == MEMORY_DEVICE_PRIVATE;
-}
-
-/* An entry that is not present takes the place of another. */
-static pte_t migrate_swap_pte(swp_entry_t entry, pte_t old)
-{
-	pte_t pte = swp_entry_to_pte(entry);
-
-	if (pte_swp_soft_dirty(old))
-		pte = pte_swp_mksoft_dirty(pte);
-	if (pte_swp_uffd_wp(old))
-		pte = pte_swp_mkuffd_wp(pte);
-	return pte;
 }
 
 static void migrate_table_begin(struct device_walk *walk)
@@ -253,42 +242,6 @@ static __always_inline void collect_note_accessed(struct folio *folio,
 		folio_set_referenced(folio);
 }
 
-static swp_entry_t collect_entry(unsigned long pfn, bool write, bool exclusive)
-{
-	if (write)
-		return make_writable_migration_entry(pfn);
-	if (exclusive)
-		return make_readable_exclusive_migration_entry(pfn);
-	return make_readable_migration_entry(pfn);
-}
-
-static pte_t collect_pte_from_present(swp_entry_t entry, pte_t old)
-{
-	pte_t pte;
-
-	if (pte_young(old))
-		entry = make_migration_entry_young(entry);
-	if (pte_dirty(old))
-		entry = make_migration_entry_dirty(entry);
-	pte = swp_entry_to_pte(entry);
-	if (pte_soft_dirty(old))
-		pte = pte_swp_mksoft_dirty(pte);
-	if (pte_uffd_wp(old))
-		pte = pte_swp_mkuffd_wp(pte);
-	return pte;
-}
-
-/* A device that could write has written: nothing but the page knows of it. */
-static pte_t collect_pte_from_private(swp_entry_t entry, pte_t old,
-				      struct folio *folio)
-{
-	if (!is_writable_migration_entry(entry))
-		return migrate_swap_pte(entry, old);
-	folio_mark_dirty(folio);
-	entry = make_migration_entry_dirty(entry);
-	return pte_swp_mksoft_dirty(migrate_swap_pte(entry, old));
-}
-
 /*
  * Replace the mapping of a locked page by a migration entry. Order matters for
  * anonymous-exclusive pages: the PTE is cleared, then pins are looked for, and
@@ -321,13 +274,13 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 		is_writable_device_private_entry(pte_to_swp_entry(old));
 	if (write)
 		mpfn |= MIGRATE_PFN_WRITE;
-	entry = collect_entry(pfn, write, exclusive);
+	entry = device_entry_migration(pfn, write, exclusive);
 	if (present) {
 		collect_note_accessed(folio, old);
-		new = collect_pte_from_present(entry, old);
+		new = device_pte_present_to_migration(entry, old);
 		mc->unmapped = true;
 	} else {
-		new = collect_pte_from_private(entry, old, folio);
+		new = device_pte_swp_to_migration(entry, old, folio);
 	}
 	set_pte_at(vma->vm_mm, addr, ptep, new);
 
@@ -1103,17 +1056,12 @@ static __always_inline pte_t populate_pte(struct vm_area_struct *vma,
 					  struct folio *folio)
 {
 	bool write = vma->vm_flags & VM_WRITE;
-	unsigned long pfn = folio_pfn(folio);
 	pte_t pte;
 
-	if (!folio_is_private(folio)) {
-		pte = mk_pte(&folio->page, vma->vm_page_prot);
-		return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
-	}
-	pte = swp_entry_to_pte(write ?
-			       make_writable_device_private_entry(pfn) :
-			       make_readable_device_private_entry(pfn));
-	return pte_swp_mksoft_dirty(pte);
+	if (folio_is_private(folio))
+		return device_pte_new_private(folio_pfn(folio), write);
+	pte = mk_pte(&folio->page, vma->vm_page_prot);
+	return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
 }
 
 static __always_inline void populate_one(struct migrate_populate *mp,
@@ -1334,42 +1282,6 @@ EXPORT_SYMBOL(migrate_device_pages);
  * Finalize: page tables, locks, references.
  */
 
-static __always_inline pte_t restore_private_pte(struct folio *folio,
-						 bool write, pte_t old)
-{
-	unsigned long pfn = folio_pfn(folio);
-	swp_entry_t entry;
-
-	if (write)
-		entry = make_writable_device_private_entry(pfn);
-	else
-		entry = make_readable_device_private_entry(pfn);
-	return migrate_swap_pte(entry, old);
-}
-
-static __always_inline pte_t restore_present_pte(struct vm_area_struct *vma,
-						 struct folio *folio,
-						 swp_entry_t entry, pte_t old)
-{
-	pte_t pte = mk_pte(&folio->page, READ_ONCE(vma->vm_page_prot));
-
-	if (!is_migration_entry_young(entry))
-		pte = pte_mkold(pte);
-	if (is_migration_entry_dirty(entry) && folio_test_dirty(folio))
-		pte = pte_mkdirty(pte);
-	/* Last, since what is dirty is made soft-dirty, too. */
-	if (pte_swp_soft_dirty(old))
-		pte = pte_mksoft_dirty(pte);
-	else
-		pte = pte_clear_soft_dirty(pte);
-	if (pte_swp_uffd_wp(old))
-		pte = pte_mkuffd_wp(pte);
-	else if (is_writable_migration_entry(entry) &&
-		 !pte_needs_soft_dirty_wp(vma, pte))
-		pte = pte_mkwrite(pte, vma);
-	return pte;
-}
-
 /**
  * struct migrate_restore - state of the restoration in place
  * @walk: where the walk stands
@@ -1389,23 +1301,22 @@ static inline struct migrate_restore *to_restore(struct device_walk *walk)
 	return container_of(walk, struct migrate_restore, walk);
 }
 
-/* Everything is taken from the entry as it is now: it may have changed. */
+/* @old is the entry as it is now: it may have changed since setup. */
 static __always_inline void
 restore_pte(struct migrate_restore *mr, struct folio *folio,
-	    unsigned long addr, pte_t *ptep, swp_entry_t entry)
+	    unsigned long addr, pte_t *ptep, pte_t old)
 {
 	struct vm_area_struct *vma = mr->walk.vma;
-	pte_t pte, old = ptep_get(ptep);
 	rmap_t rmap = RMAP_EXCLUSIVE;
+	pte_t pte;
 
-	if (is_readable_migration_entry(entry))
+	if (is_readable_migration_entry(pte_to_swp_entry(old)))
 		rmap = RMAP_NONE;
 	if (folio_is_private(folio))
-		pte = restore_private_pte(folio,
-					  is_writable_migration_entry(entry),
-					  old);
+		pte = device_pte_migration_to_private(folio_pfn(folio), old);
 	else
-		pte = restore_present_pte(vma, folio, entry, old);
+		pte = device_pte_migration_to_present(vma, folio, &folio->page,
+						      old);
 	mapped_add_rmap(&mr->mapped, folio, vma, rmap);
 	set_pte_at(vma->vm_mm, addr, ptep, pte);
 	update_mmu_cache(vma, addr, ptep);
@@ -1418,7 +1329,7 @@ restore_pte(struct migrate_restore *mr, struct folio *folio,
  */
 static __always_inline void
 restore_one(struct migrate_restore *mr, unsigned long i, unsigned long addr,
-	    pte_t *ptep, swp_entry_t entry)
+	    pte_t *ptep, pte_t old)
 {
 	struct migrate_batch *mb = mr->mb;
 	struct folio *folio = migrate_entry_folio(batch_moved(mb, i) ?
@@ -1426,7 +1337,7 @@ restore_one(struct migrate_restore *mr, unsigned long i, unsigned long addr,
 
 	if (!folio_on_device(folio))
 		relist_add(&mr->relist, folio, mr->walk.vma);
-	restore_pte(mr, folio, addr, ptep, entry);
+	restore_pte(mr, folio, addr, ptep, old);
 	batch_unlock(mb, folio);
 	mb->dst[i] |= MIGRATE_PFN_RESTORED;
 }
@@ -1449,13 +1360,11 @@ restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	for (i = 0; i < max; i++, addr += PAGE_SIZE) {
 		unsigned long mpfn = mr->mb->src[first + i];
 		pte_t pte = ptep_get(ptep + i);
-		swp_entry_t entry;
 
 		if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
 			continue;
-		entry = pte_to_swp_entry(pte);
-		if (restore_due(mpfn, entry))
-			restore_one(mr, first + i, addr, ptep + i, entry);
+		if (restore_due(mpfn, pte_to_swp_entry(pte)))
+			restore_one(mr, first + i, addr, ptep + i, pte);
 	}
 	return max;
 }
