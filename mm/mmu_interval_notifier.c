@@ -155,6 +155,12 @@ static void tree_remove(struct mmu_intervals *intervals,
 		empty_hull(intervals);
 }
 
+/*
+ * The number of an mm without history, even. The first subscription then has
+ * 1. With 0 it would have ULONG_MAX, which drivers use for "no number yet".
+ */
+#define INTERVALS_FIRST_SEQ	2
+
 /**
  * mmu_intervals_init() - Make an empty set of interval subscriptions
  * @intervals: Zeroed memory, not yet visible to anybody
@@ -162,6 +168,7 @@ static void tree_remove(struct mmu_intervals *intervals,
 void mmu_intervals_init(struct mmu_intervals *intervals)
 {
 	spin_lock_init(&intervals->lock);
+	intervals->seq = INTERVALS_FIRST_SEQ;
 	init_waitqueue_head(&intervals->thawed);
 	span_tree_init(&intervals->tree);
 	empty_hull(intervals);

@@ -703,6 +703,20 @@ static void test_all_are_woken(struct kunit *test)
 	unsubscribe(&f->mirror[0]);
 }
 
+/* Drivers use ULONG_MAX and 0 for "no number yet". */
+static void test_first_number_is_a_number(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	unsigned long seq;
+
+	subscribe(test, &f->mirror[0], &one_step);
+	seq = mmu_interval_read_begin(&f->mirror[0].sub);
+	KUNIT_EXPECT_NE(test, seq, ULONG_MAX);
+	KUNIT_EXPECT_NE(test, seq, 0UL);
+	KUNIT_EXPECT_FALSE(test, must_retry(&f->mirror[0], seq));
+	unsubscribe(&f->mirror[0]);
+}
+
 /* One round with the number of the mm at @seq: even, nothing running. */
 static void wrap_round(struct kunit *test, unsigned long seq)
 {
@@ -1333,6 +1347,7 @@ static struct kunit_case notifier_test_cases[] = {
 	KUNIT_CASE(test_read_waits_for_last),
 	KUNIT_CASE(test_read_waits_for_last_uncovering),
 	KUNIT_CASE(test_all_are_woken),
+	KUNIT_CASE(test_first_number_is_a_number),
 	KUNIT_CASE(test_number_wraps),
 	KUNIT_CASE(test_insert_while_running),
 	KUNIT_CASE(test_insert_remove_while_running),
