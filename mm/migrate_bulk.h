@@ -251,6 +251,25 @@ struct migrate_relist {
 	struct folio *folios[MIGRATE_LRU_BATCH];
 };
 
+/*
+ * What lru_add() does for a folio that is mlocked. The folio was not when it was
+ * queued, but it has been unlocked since: a fault on the swap cache may have
+ * mapped it where VM_LOCKED is set. __mlock_folio() leaves a folio that is on
+ * no list to the one that puts it on a list. As in lru_add(), the look comes
+ * with the lruvec locked and before PG_lru is set, so that __munlock_folio()
+ * does not clear PG_mlocked of a listed folio behind it.
+ */
+static __always_inline void relist_cull_mlocked(struct folio *folio)
+{
+	if (likely(!folio_test_mlocked(folio)))
+		return;
+	folio_clear_active(folio);
+	folio_set_unevictable(folio);
+	/* It may be counted already: reclaim mends what is too low. */
+	folio->mlock_count = 0;
+	__count_vm_event(UNEVICTABLE_PGCULLED);
+}
+
 static inline void relist_flush(struct migrate_relist *relist)
 {
 	struct migrate_lru_size size = {};
@@ -258,12 +277,15 @@ static inline void relist_flush(struct migrate_relist *relist)
 
 	for (i = 0; i < relist->nr; i++) {
 		struct folio *folio = relist->folios[i];
-		enum lru_list lru = folio_lru_list(folio);
+		enum lru_list lru;
 
 		lru_size_lock(&size, folio);
+		relist_cull_mlocked(folio);
+		lru = folio_lru_list(folio);
 		if (!lru_gen_add_folio(size.lruvec, folio, false)) {
 			lru_size_add(&size, folio, lru, 1);
-			list_add(&folio->lru, &size.lruvec->lists[lru]);
+			if (lru != LRU_UNEVICTABLE)
+				list_add(&folio->lru, &size.lruvec->lists[lru]);
 		}
 		trace_mm_lru_insertion(folio);
 		folio_set_lru(folio);
