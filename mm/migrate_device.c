@@ -166,6 +166,17 @@ static void migrate_table_begin(struct device_walk *walk)
 }
 
 /*
+ * Mapping and unmapping in an mlocked VMA leaves references in a batch of this
+ * CPU, which look like pins. Drop them before the page-table lock is dropped:
+ * after that, this may be another CPU.
+ */
+static void migrate_drain_mlock(const struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & VM_LOCKED)
+		mlock_drain_local();
+}
+
+/*
  * Collect: from page tables into src[].
  */
 
@@ -454,6 +465,7 @@ static void collect_table_end(struct device_walk *walk, unsigned long start,
 	if (mc->unmapped)
 		flush_tlb_range(walk->vma, start, end);
 	mc->unmapped = false;
+	migrate_drain_mlock(walk->vma);
 }
 
 static const struct device_walk_ops collect_ops = {
@@ -505,10 +517,6 @@ static unsigned long migrate_vma_collect(struct migrate_vma *args)
 		cond_resched();
 	}
 	mmu_notifier_invalidate_range_end(&range);
-
-	/* Pages that left an mlocked VMA may sit in a batch with a reference. */
-	if (args->vma->vm_flags & VM_LOCKED)
-		mlock_drain_local();
 	return mc.pages;
 }
 
@@ -687,14 +695,36 @@ static __always_inline bool batch_movable(const struct migrate_batch *mb,
 	       folio_ref_count(folio) == expected;
 }
 
-/* One more look, without the batches of this CPU, which have references, too. */
+/*
+ * Batches of mlock() and munlock() have references, and stay on the CPU where
+ * they began until that has more of the kind to do.
+ */
+static bool batch_is_mlocked(const struct migrate_batch *mb,
+			     struct folio *folio)
+{
+	if (folio_on_device(folio) || folio_maybe_dma_pinned(folio))
+		return false;
+	return folio_test_mlocked(folio) ||
+	       (mb->args && mb->args->vma->vm_flags & VM_LOCKED);
+}
+
+/*
+ * One more look, without the references of the batches of this CPU, and, for
+ * mlocked memory, of all CPUs.
+ */
 static bool batch_movable_after_all(struct migrate_batch *mb,
 				    struct folio *folio)
 {
-	if (mb->drained_here)
+	if (!mb->drained_here) {
+		mb->drained_here = true;
+		lru_add_drain();
+		if (batch_movable(mb, folio))
+			return true;
+	}
+	if (mb->drained || !batch_is_mlocked(mb, folio))
 		return false;
-	mb->drained_here = true;
-	lru_add_drain();
+	mb->drained = true;
+	lru_add_drain_all();
 	return batch_movable(mb, folio);
 }
 
@@ -1383,6 +1413,7 @@ static void restore_table_end(struct device_walk *walk, unsigned long start,
 	arch_leave_lazy_mmu_mode();
 	mapped_flush(&mr->mapped);
 	relist_flush(&mr->relist);
+	migrate_drain_mlock(walk->vma);
 }
 
 static const struct device_walk_ops restore_ops = {
@@ -1419,8 +1450,6 @@ static void migrate_restore_in_place(struct migrate_batch *mb)
 	if (first < args->npages)
 		device_walk_vma(&mr.walk, args->start + (first << PAGE_SHIFT),
 				args->end, &restore_ops);
-	if (args->vma->vm_flags & VM_LOCKED)
-		mlock_drain_local();
 }
 
 /* What was mapped has been let go of; what is left is the other page, if any. */
