@@ -161,7 +161,7 @@ static __always_inline pte_t device_pte_restore_marks(pte_t new, pte_t old)
  * To migration entries. @entry is what device_entry_migration() made.
  */
 
-/* The caller notes in the folio that the page is dirty or young. */
+/* The caller notes in the folio that the page is dirty. */
 static __always_inline pte_t
 device_pte_present_to_migration(swp_entry_t entry, pte_t old)
 {
@@ -207,6 +207,7 @@ device_pte_migration_to_present(struct vm_area_struct *vma, struct folio *folio,
 	return pte;
 }
 
+/* The caller notes in the folio that the page is young. */
 static __always_inline pte_t device_pte_migration_to_private(unsigned long pfn,
 							     pte_t old)
 {

@@ -236,21 +236,19 @@ static __always_inline bool collect_wants(const struct migrate_vma *args,
 	return args->flags & MIGRATE_VMA_SELECT_SYSTEM;
 }
 
-/* What the hardware noted in a PTE that is gone goes to the folio. */
-static __always_inline void collect_note_accessed(struct folio *folio,
-						  pte_t pte)
+/*
+ * A PTE that is gone may have been the only one to know that the page is dirty.
+ * Its age is kept in the migration entry: see restore_note_accessed().
+ */
+static __always_inline void collect_note_dirty(struct folio *folio, pte_t pte)
 {
-	/* Nobody but the folio itself is told about anonymous memory. */
-	if (pte_dirty(pte) && folio_test_anon(folio))
-		folio_set_dirty(folio);
-	else if (pte_dirty(pte))
-		folio_mark_dirty(folio);
-	if (!pte_young(pte))
+	if (!pte_dirty(pte))
 		return;
-	if (folio_test_idle(folio))
-		folio_clear_idle(folio);
-	if (!folio_test_referenced(folio))
-		folio_set_referenced(folio);
+	/* Nobody but the folio itself is told about anonymous memory. */
+	if (folio_test_anon(folio))
+		folio_set_dirty(folio);
+	else
+		folio_mark_dirty(folio);
 }
 
 /*
@@ -287,7 +285,7 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 		mpfn |= MIGRATE_PFN_WRITE;
 	entry = device_entry_migration(pfn, write, exclusive);
 	if (present) {
-		collect_note_accessed(folio, old);
+		collect_note_dirty(folio, old);
 		new = device_pte_present_to_migration(entry, old);
 		mc->unmapped = true;
 	} else {
@@ -1331,6 +1329,22 @@ static inline struct migrate_restore *to_restore(struct device_walk *walk)
 	return container_of(walk, struct migrate_restore, walk);
 }
 
+/*
+ * A device-private entry has no bit for the age of the page, so the folio is
+ * told. Only once the page has moved: where it stays, or moves to memory with
+ * PTEs of its own, the PTE is young again, and the page must not age twice.
+ */
+static __always_inline void restore_note_accessed(struct folio *folio,
+						  pte_t old)
+{
+	if (!is_migration_entry_young(pte_to_swp_entry(old)))
+		return;
+	if (folio_test_idle(folio))
+		folio_clear_idle(folio);
+	if (!folio_test_referenced(folio))
+		folio_set_referenced(folio);
+}
+
 /* @old is the entry as it is now: it may have changed since setup. */
 static __always_inline void
 restore_pte(struct migrate_restore *mr, struct folio *folio,
@@ -1342,11 +1356,13 @@ restore_pte(struct migrate_restore *mr, struct folio *folio,
 
 	if (is_readable_migration_entry(pte_to_swp_entry(old)))
 		rmap = RMAP_NONE;
-	if (folio_is_private(folio))
+	if (folio_is_private(folio)) {
+		restore_note_accessed(folio, old);
 		pte = device_pte_migration_to_private(folio_pfn(folio), old);
-	else
+	} else {
 		pte = device_pte_migration_to_present(vma, folio, &folio->page,
 						      old);
+	}
 	mapped_add_rmap(&mr->mapped, folio, vma, rmap);
 	set_pte_at(vma->vm_mm, addr, ptep, pte);
 	update_mmu_cache(vma, addr, ptep);
