@@ -31,6 +31,7 @@
 #include <linux/vmstat.h>
 
 #include "../internal.h"
+#include "../migrate_bulk.h"
 #include "kunit_mm.h"
 
 #define MD_PAGES	64UL
@@ -1724,6 +1725,49 @@ static void a_page_that_stays_keeps_its_age_and_dirt(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_dirty(md_pte(md, addr, 1)));
 }
 
+static void md_expect_age_of_stayer(struct md_test *md, unsigned long addr)
+{
+	KUNIT_EXPECT_TRUE(md->test, pte_young(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_FALSE(md->test, folio_test_referenced(md_folio(md, addr)));
+}
+
+/* Its PTE is young again: with PG_referenced it would look accessed twice. */
+static void page_that_stays_is_not_aged_twice(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct folio *folio = md_folio(md, addr);
+
+	lru_add_drain_all();
+	folio_clear_referenced(folio);
+	KUNIT_EXPECT_EQ(test, 0UL, md_migrate(md, addr, 1,
+					      MIGRATE_VMA_SELECT_SYSTEM,
+					      MD_MOVES_NONE));
+	md_expect_age_of_stayer(md, addr);
+
+	lru_add_drain_all();
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, 1));
+	folio_put(folio);
+	md_expect_age_of_stayer(md, addr);
+}
+
+/* Two mappings: each is restored by the reverse mapping. */
+static void age_of_shared_page_survives_on_device(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct mm_struct *child;
+
+	lru_add_drain_all();
+	folio_clear_referenced(md_folio(md, addr));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	KUNIT_ASSERT_TRUE(test, pte_young(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(md_folio(md, addr)));
+	kunit_mm_exit(md->km, child);
+}
+
 static bool md_is_exclusive(struct md_test *md, unsigned long addr)
 {
 	return PageAnonExclusive(&md_folio(md, addr)->page);
@@ -1773,6 +1817,98 @@ static void mlocked_memory_comes_back_mlocked(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
 	KUNIT_EXPECT_TRUE(test, folio_test_mlocked(md_folio(md, addr)));
 	md_expect_contents(md, addr, 1);
+}
+
+static long md_mlock_folio(void *folio)
+{
+	mlock_folio(folio);
+	return 0;
+}
+
+static long md_munlock_folio(void *folio)
+{
+	munlock_folio(folio);
+	return 0;
+}
+
+/* Return: pages that move while batches of another CPU have references. */
+static unsigned long md_move_from_batches(struct md_test *md,
+					  unsigned long addr, unsigned long nr,
+					  long (*batch)(void *folio))
+{
+	unsigned long i, moved;
+	unsigned int cpu;
+
+	lru_add_drain_all();
+	migrate_disable();
+	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
+	for (i = 0; i < nr; i++)
+		work_on_cpu(cpu, batch, md_nth_folio(md, addr, i));
+	moved = md_to_device(md, addr, nr);
+	migrate_enable();
+	return moved;
+}
+
+/* As after mlock() on another CPU */
+static void page_moves_out_of_mlock_batch_of_another_cpu(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 8);
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs a second CPU");
+	kunit_mm_flags(md->km, addr, VM_LOCKED, 0);
+	KUNIT_EXPECT_EQ(test, 8UL,
+			md_move_from_batches(md, addr, 8, md_mlock_folio));
+	KUNIT_EXPECT_EQ(test, 8UL, md_to_system(md, addr, 8));
+	KUNIT_EXPECT_TRUE(test, folio_test_mlocked(md_folio(md, addr)));
+	md_expect_contents(md, addr, 8);
+}
+
+/* As after munlock() on another CPU */
+static void page_moves_out_of_munlock_batch_of_another_cpu(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, 8);
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs a second CPU");
+	lru_add_drain_all();
+	for (i = 0; i < 8; i++)
+		mlock_folio(md_nth_folio(md, addr, i));
+	KUNIT_EXPECT_EQ(test, 8UL,
+			md_move_from_batches(md, addr, 8, md_munlock_folio));
+	KUNIT_EXPECT_EQ(test, 8UL, md_to_system(md, addr, 8));
+	KUNIT_EXPECT_FALSE(test, folio_test_mlocked(md_folio(md, addr)));
+	md_expect_contents(md, addr, 8);
+}
+
+/* A page is unlocked before it is listed, so others may mlock it in between. */
+static void page_mlocked_before_it_is_listed_is_unevictable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct migrate_relist relist = {};
+	struct folio *folio = md_folio(md, addr);
+
+	lru_add_drain_all();
+	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(folio));
+	migrate_disable();
+	relist_add(&relist, folio, vma_lookup(md->km->mm, addr));
+	mlock_folio(folio);
+	mlock_drain_local();
+	migrate_enable();
+	relist_flush(&relist);
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_unevictable(folio));
+
+	munlock_folio(folio);
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_unevictable(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_mlocked(folio));
+	folio_put(folio);
 }
 
 static void disposable_pages_become_ordinary_ones(struct kunit *test)
@@ -2804,9 +2940,14 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(dirty_is_the_folios_on_the_device),
 	KUNIT_CASE(young_is_referenced_on_the_device),
 	KUNIT_CASE(a_page_that_stays_keeps_its_age_and_dirt),
+	KUNIT_CASE(page_that_stays_is_not_aged_twice),
+	KUNIT_CASE(age_of_shared_page_survives_on_device),
 	KUNIT_CASE(read_only_memory_stays_exclusive),
 	KUNIT_CASE(memory_that_was_shared_does_not_become_exclusive),
 	KUNIT_CASE(mlocked_memory_comes_back_mlocked),
+	KUNIT_CASE(page_moves_out_of_mlock_batch_of_another_cpu),
+	KUNIT_CASE(page_moves_out_of_munlock_batch_of_another_cpu),
+	KUNIT_CASE(page_mlocked_before_it_is_listed_is_unevictable),
 	KUNIT_CASE(disposable_pages_become_ordinary_ones),
 	KUNIT_CASE(droppable_pages_stay_droppable),
 	KUNIT_CASE(device_pages_are_free_of_marks),
