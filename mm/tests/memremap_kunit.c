@@ -899,6 +899,7 @@ static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
 	struct mhp_params params = { .pgprot = PAGE_KERNEL };
 	struct dev_pagemap *pgmap = new_pgmap(t, type);
 	void *addr;
+	u64 at;
 	int ret;
 
 	set_range(pgmap, 0, t->base, SUB);
@@ -923,6 +924,9 @@ static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
 	expect_pfn_gone(t, last_pfn(pgmap, 1));
 	KUNIT_EXPECT_FALSE(t->test, pfn_valid(first_pfn(pgmap, 2)));
 	KUNIT_EXPECT_FALSE(t->test, pfn_is_device_memory(last_pfn(pgmap, 2)));
+	for (at = 0; at < 4 * SUB; at += SUB)
+		KUNIT_EXPECT_FALSE(t->test,
+				   in_linear_mapping(pgmap->ranges[2].start + at));
 
 	mem_hotplug_begin();
 	__remove_pages(PHYS_PFN(t->base + SZ_128M), PHYS_PFN(SUB), NULL, pgmap);
@@ -938,6 +942,39 @@ static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
 static void memremap_test_fail_halfway(struct kunit *test)
 {
 	fail_in_hotplug(test->priv, *(const enum memory_type *)test->param_value);
+}
+
+/* Memory that somebody else has plugged in, in the middle of a range */
+static void memremap_test_present_keeps_mapping(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct mhp_params params = { .pgprot = PAGE_KERNEL };
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	u64 present = t->base + SZ_128M;
+	void *addr;
+	int ret;
+
+	params.pgmap = pgmap;
+	mem_hotplug_begin();
+	ret = arch_add_memory(numa_mem_id(), present, SUB, &params);
+	mem_hotplug_done();
+	KUNIT_ASSERT_EQ(test, ret, 0);
+
+	set_range(pgmap, 0, present - 2 * SUB, 4 * SUB);
+	addr = memremap_pages(pgmap, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EEXIST);
+	KUNIT_EXPECT_TRUE(test, pfn_valid(PHYS_PFN(present)));
+	KUNIT_EXPECT_EQ(test, in_linear_mapping(present),
+			IS_ENABLED(CONFIG_X86_64));
+	expect_pfn_gone(t, PHYS_PFN(present - 2 * SUB));
+	expect_pfn_gone(t, PHYS_PFN(present - SUB));
+	expect_pfn_gone(t, PHYS_PFN(present + SUB));
+
+	mem_hotplug_begin();
+	arch_remove_memory(present, SUB, NULL, pgmap);
+	mem_hotplug_done();
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
 }
 
 /*
@@ -1670,6 +1707,7 @@ static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE(memremap_test_overlap),
 	KUNIT_CASE(memremap_test_overlap_dying),
 	KUNIT_CASE_PARAM(memremap_test_fail_halfway, type_gen_params),
+	KUNIT_CASE(memremap_test_present_keeps_mapping),
 	KUNIT_CASE(memremap_test_no_memory),
 	KUNIT_CASE(memremap_test_race),
 	KUNIT_CASE(memremap_test_page_life),
