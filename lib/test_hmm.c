@@ -98,14 +98,8 @@
 /* Pages that are faulted or migrated at once. */
 #define BATCH_PAGES	64
 
-/* Pages that the device has mapped from the first one that it missed on. */
+/* How far ahead of its accesses the device has pages mapped, see work_ahead() */
 #define AHEAD_PAGES	4096
-
-/*
- * From so many pages on, a command is ended by a signal that does not kill. A
- * program that gives the whole command again must get somewhere.
- */
-#define SIGNAL_PAGES	1024
 
 /* Pages that may be mapped from a device file. */
 #define MMAP_PAGES	1024
@@ -867,7 +861,7 @@ static const struct dmirror_access access_exclusive = {
  * @access: how pages are accessed
  * @end: end of the range
  * @ahead: how far pages have been looked up before they are wanted
- * @ahead_end: where it is to end
+ * @looks_ahead: it does so: there was a fault, and nothing went wrong since
  * @bounce: page between the device and the program's buffer, which must not be
  *	touched under a lock: it may be on the device, too
  */
@@ -877,7 +871,7 @@ struct dmirror_work {
 	const struct dmirror_access *access;
 	unsigned long end;
 	unsigned long ahead;
-	unsigned long ahead_end;
+	bool looks_ahead;
 	struct page *bounce;
 };
 
@@ -886,13 +880,15 @@ static unsigned long cmd_end(const struct hmm_dmirror_cmd *cmd)
 	return cmd->addr + (cmd->npages << PAGE_SHIFT);
 }
 
-/* Commands may be as long as the address space: signals end them. */
-static int check_signals(unsigned long done)
+/*
+ * Commands may be as long as the address space, so a signal that kills ends
+ * them. Any other one does not: a program with a timer that is faster than the
+ * command would begin again and again, and never get to the end.
+ */
+static int check_signals(void)
 {
 	cond_resched();
-	if (fatal_signal_pending(current))
-		return -EINTR;
-	return done >= SIGNAL_PAGES && signal_pending(current) ? -EINTR : 0;
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 static unsigned long work_addr(const struct dmirror_work *work)
@@ -960,25 +956,40 @@ static int work_fault(struct dmirror_work *work)
 	}
 	if (!ret && work->ahead < pass.range.end) {
 		work->ahead = pass.range.end;
-		work->ahead_end = min(work->end, addr + AHEAD_PAGES * PAGE_SIZE);
+		work->looks_ahead = true;
 	}
 	return 0;
 }
 
-/* After a fault, look up what will be wanted next, and do it once. */
+/* Where pages have to be looked up to now: a batch further each batch. */
+static unsigned long work_ahead(const struct dmirror_work *work)
+{
+	unsigned long ahead = work_addr(work) + AHEAD_PAGES * PAGE_SIZE;
+
+	if (!work->looks_ahead)
+		return 0;
+	return min(work->end, ALIGN_DOWN(ahead, BATCH_PAGES * PAGE_SIZE));
+}
+
+/*
+ * After a fault, look up what will be wanted next before it is missed: a command
+ * that nobody disturbs counts one fault, whatever its length.
+ */
 static void work_look_ahead(struct dmirror_work *work)
 {
+	unsigned long end, goal = work_ahead(work);
 	struct dmirror_pass pass;
-	unsigned long end;
 
-	while (work->ahead < work->ahead_end && !fatal_signal_pending(current)) {
-		end = work_exclusive(work, work->ahead, work->ahead_end);
+	while (work->ahead < goal && !fatal_signal_pending(current)) {
+		end = work_exclusive(work, work->ahead, goal);
 		if (end == work->ahead) {
 			work->ahead += PAGE_SIZE;
 			continue;
 		}
-		if (work_pass(work, &pass, work->ahead, end))
-			work->ahead_end = 0;
+		if (work_pass(work, &pass, work->ahead, end)) {
+			work->looks_ahead = false;
+			goal = 0;
+		}
 		work->ahead = pass.range.end;
 	}
 }
@@ -1026,7 +1037,7 @@ static int work_page(struct dmirror_work *work)
 	void *bounce = page_address(work->bounce);
 	int ret;
 
-	ret = check_signals(work->cmd->cpages);
+	ret = check_signals();
 	if (ret)
 		return ret;
 	if (work->access->write &&
@@ -1109,7 +1120,7 @@ static int move_range(struct dmirror_move *move,
 	long ret = 0;
 
 	while (ret >= 0 && addr < end) {
-		ret = check_signals((addr - cmd->addr) >> PAGE_SHIFT);
+		ret = check_signals();
 		if (ret)
 			break;
 		ret = to_device ? move_batch_to_device(move, addr, end) :
@@ -1212,7 +1223,7 @@ static int dmirror_snapshot(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd)
 		pass_init(&pass, mirror, addr, end);
 		pass.prots = prots;
 		pass.use = snapshot_take;
-		ret = pass_run(&pass) ?: check_signals(cmd->cpages);
+		ret = pass_run(&pass) ?: check_signals();
 		if (ret)
 			return ret;
 		if (copy_to_user(to + cmd->cpages, prots, pass_npages(&pass)))
@@ -1280,7 +1291,7 @@ static int dmirror_exclusive(struct dmirror *mirror,
 	int ret = 0;
 
 	for (i = 0; i < cmd->npages && !ret; i++)
-		ret = check_signals(i) ?:
+		ret = check_signals() ?:
 		      exclusive_page(mirror, cmd->addr + (i << PAGE_SHIFT));
 	if (ret)
 		return ret;
@@ -1300,7 +1311,7 @@ static int dmirror_check_exclusive(struct dmirror *mirror,
 	xa_for_each_range(&mirror->pt, index, entry, first,
 			  first + cmd->npages - 1) {
 		cmd->cpages = index - first;
-		ret = check_signals(cmd->cpages);
+		ret = check_signals();
 		if (ret)
 			return ret;
 		if (dpt_allows(entry, DPT_ATOMIC))

@@ -166,6 +166,28 @@ TEST_F(mirroring, what_is_mapped_needs_no_second_fault)
 			       !self->device.faults));
 }
 
+#define LONG_PAGES	(3 * 4096UL)
+
+/* From a page table of the device that has nothing of the area. */
+static bool one_fault(struct mirror *m, const struct area *area,
+		      unsigned long request)
+{
+	madvise(area->at, area->pages * PAGE, MADV_DONTNEED);
+	return !mirror_call(m, request, area->at, area->pages, area->buffer) &&
+	       m->pages == area->pages && m->faults == 1;
+}
+
+TEST_F(mirroring, long_command_counts_one_fault)
+{
+	struct area area;
+
+	ASSERT_EQ(0, area_map(&area, LONG_PAGES));
+	EXPECT_TRUE(eventually(one_fault(&self->device, &area,
+					 HMM_DMIRROR_READ)));
+	EXPECT_TRUE(eventually(one_fault(&self->device, &area,
+					 HMM_DMIRROR_WRITE)));
+}
+
 TEST_F(mirroring, looking_faults_nothing_in)
 {
 	unsigned char places[SOME];
@@ -3923,6 +3945,39 @@ TEST_F(leaving, unplugging_can_be_interrupted)
 	EXPECT_EQ(0, unplug(&self->device, area));
 	EXPECT_EQ(0, held(&self->device, area));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/* A program with a timer that is faster than the command gets to its end. */
+TEST_F(leaving, long_commands_are_not_ended_by_a_timer)
+{
+	static const unsigned long requests[] = {
+		HMM_DMIRROR_WRITE, HMM_DMIRROR_READ, HMM_DMIRROR_READ_UNLOCKED,
+		HMM_DMIRROR_SNAPSHOT, HMM_DMIRROR_MIGRATE_TO_DEV,
+		HMM_DMIRROR_MIGRATE_TO_SYS, HMM_DMIRROR_CHECK_EXCLUSIVE,
+	};
+	struct sigaction action = { .sa_handler = do_nothing };
+	struct itimerval often = { { 0, 1000 }, { 0, 1000 } }, never = {};
+	struct area area;
+	unsigned int i;
+	int ret;
+
+	ASSERT_EQ(0, area_map(&area, LONG_PAGES));
+	area_fill(&area, 1);
+	sigaction(SIGALRM, &action, NULL);
+	for (i = 0; i < sizeof(requests) / sizeof(*requests); i++) {
+		unsigned int tries = TRIES;
+
+		setitimer(ITIMER_REAL, &often, NULL);
+		do {
+			ret = mirror_call_once(&self->device, requests[i],
+					       area.at, LONG_PAGES,
+					       area.buffer);
+		} while ((ret == -EBUSY || ret == -ENOENT) && --tries);
+		setitimer(ITIMER_REAL, &never, NULL);
+		EXPECT_EQ(0, ret) {
+			TH_LOG("request %u", i);
+		}
+	}
 }
 
 TEST_F(leaving, unplugging_brings_memory_home)
