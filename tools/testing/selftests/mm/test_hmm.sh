@@ -12,6 +12,7 @@ here=$(dirname "$0")
 huge_pages_needed=4
 huge_pages=/proc/sys/vm/nr_hugepages
 skip=4
+removal_limit=120	# seconds
 
 usage()
 {
@@ -73,13 +74,29 @@ make_huge_pages()
 	echo $((huge_pages_before + huge_pages_needed)) >$huge_pages
 }
 
+# A removal that waits for memory cannot be killed, so it is left behind.
+remove_module()
+{
+	modprobe -r $module &
+	seconds=0
+	while kill -0 $! 2>/dev/null; do
+		if [ $seconds -ge $removal_limit ]; then
+			note "$module is not removed after $removal_limit s"
+			return 1
+		fi
+		sleep 1
+		seconds=$((seconds + 1))
+	done
+	wait $!
+}
+
 take_back()
 {
 	# shellcheck disable=SC2086
 	[ -z "$nodes" ] || rm -f $nodes
 	[ -z "$huge_pages_before" ] || echo "$huge_pages_before" >$huge_pages
 	[ -n "$mine" ] || return 0
-	if ! modprobe -r $module; then
+	if ! remove_module; then
 		note "$module cannot be removed"
 		return 1
 	fi
