@@ -52,6 +52,7 @@
 #define CALL_PAGES	512UL
 #define CALL_SIZE	(CALL_PAGES << PAGE_SHIFT)
 #define DEVICE_SIZE	SZ_128M
+#define DEVICE_PAGES	(DEVICE_SIZE >> PAGE_SHIFT)
 #define NR_NOTIFIERS	4096UL
 #define ORDER_64K	(ilog2(SZ_64K) - PAGE_SHIFT)
 #define ORDER_2M	HPAGE_PMD_ORDER
@@ -105,6 +106,7 @@ struct bench {
 	struct dev_pagemap pgmap;
 	unsigned long first_pfn;	/* of device memory */
 	unsigned long used;		/* device pages handed out */
+	bool downwards;			/* they are, see device_page() */
 	atomic_long_t freed;		/* and given back */
 
 	struct mutex fault_lock;	/* of what follows */
@@ -118,6 +120,7 @@ struct bench {
  * @content: of the area before the work
  * @order: of the folios which the area is filled with, before any migration
  * @move_order: of the folios that migrate, and that are in device memory
+ * @again: the pages have been in device memory and back before
  * @work: done on the area and metered; NULL if user space reads the area
  * @after: the area's content after the work
  */
@@ -126,6 +129,7 @@ struct bench_row {
 	enum hmm_bench_content content;
 	unsigned int order;
 	unsigned int move_order;
+	bool again;
 	int (*work)(struct bench *bench);
 	enum hmm_bench_content after;
 };
@@ -304,16 +308,23 @@ static int events_start(void)
 
 /* ---- Device memory ---- */
 
+/*
+ * From the bottom up as long as the device is new. After that a driver's free
+ * list has the pages in the order in which they were given back, so that the
+ * last one comes first: from the top down.
+ */
 static struct page *device_page(struct bench *bench, unsigned int order)
 {
 	unsigned long at = ALIGN(bench->used, 1UL << order);
 	struct page *page;
 
-	if (at + (1UL << order) > DEVICE_SIZE >> PAGE_SHIFT)
+	if (at + (1UL << order) > DEVICE_PAGES)
 		return NULL;
 	/* What alignment skips is never handed out, hence free already. */
 	atomic_long_add(at - bench->used, &bench->freed);
 	bench->used = at + (1UL << order);
+	if (bench->downwards)
+		at = DEVICE_PAGES - bench->used;
 	page = pfn_to_page(bench->first_pfn + at);
 #ifdef MIGRATE_PFN_COMPOUND
 	zone_device_folio_init(page_folio(page), &bench->pgmap, order);
@@ -447,36 +458,112 @@ static const struct dev_pagemap_ops device_ops = {
 	.migrate_to_ram = device_to_ram,
 };
 
-static int device_open(struct bench *bench)
+static int pgmap_request(struct bench *bench, struct dev_pagemap *pgmap)
 {
 	struct resource *res;
-	void *addr;
 
 	res = request_free_mem_region(&iomem_resource, DEVICE_SIZE,
 				      "hmm_bench");
 	if (IS_ERR(res))
 		return PTR_ERR(res);
-	bench->pgmap.type = MEMORY_DEVICE_PRIVATE;
-	bench->pgmap.range.start = res->start;
-	bench->pgmap.range.end = res->end;
-	bench->pgmap.nr_range = 1;
-	bench->pgmap.ops = &device_ops;
-	bench->pgmap.owner = bench;
+	pgmap->type = MEMORY_DEVICE_PRIVATE;
+	pgmap->range.start = res->start;
+	pgmap->range.end = res->end;
+	pgmap->nr_range = 1;
+	pgmap->ops = &device_ops;
+	pgmap->owner = bench;
+	return 0;
+}
+
+static void pgmap_release(const struct dev_pagemap *pgmap)
+{
+	release_mem_region(pgmap->range.start, range_len(&pgmap->range));
+}
+
+static int device_open(struct bench *bench)
+{
+	void *addr;
+	int err;
+
+	err = pgmap_request(bench, &bench->pgmap);
+	if (err)
+		return err;
 	addr = memremap_pages(&bench->pgmap, numa_node_id());
 	if (IS_ERR(addr)) {
-		release_mem_region(res->start, resource_size(res));
+		pgmap_release(&bench->pgmap);
 		return PTR_ERR(addr);
 	}
-	bench->first_pfn = PHYS_PFN(res->start);
+	bench->first_pfn = PHYS_PFN(bench->pgmap.range.start);
 	return 0;
 }
 
 static void device_close(struct bench *bench)
 {
-	struct range range = bench->pgmap.range;
-
 	memunmap_pages(&bench->pgmap);
-	release_mem_region(range.start, range_len(&range));
+	pgmap_release(&bench->pgmap);
+}
+
+/* The CPU time of this task: a sleep brings it up to date. */
+static u64 task_ticks(void)
+{
+	schedule_timeout_uninterruptible(1);
+	return current->se.sum_exec_runtime;
+}
+
+/*
+ * Windows that last for many ticks of the timer, which are little beside them,
+ * and that sleep, which does not count.
+ */
+static u64 long_start(struct meter *meter)
+{
+	u64 before = task_ticks();
+
+	meter_start(meter);
+	return before;
+}
+
+static void long_stop(struct meter *meter, u64 before)
+{
+	meter_lap(meter);
+	meter->ticks += task_ticks() - before;
+	meter->units += DEVICE_PAGES;
+}
+
+static int pgmap_map_unmap(struct bench *bench, struct dev_pagemap *pgmap)
+{
+	struct meter *map = &bench->meters[0], *unmap = &bench->meters[1];
+	void *addr;
+	u64 before;
+
+	map->name = "map";
+	before = long_start(map);
+	addr = memremap_pages(pgmap, numa_node_id());
+	long_stop(map, before);
+	if (IS_ERR(addr))
+		return PTR_ERR(addr);
+
+	unmap->name = "unmap";
+	before = long_start(unmap);
+	memunmap_pages(pgmap);
+	long_stop(unmap, before);
+	return 0;
+}
+
+/* Another device of the same size comes and goes. */
+static int plug_and_unplug(struct bench *bench)
+{
+	struct dev_pagemap *pgmap = kzalloc(sizeof(*pgmap), GFP_KERNEL);
+	int err;
+
+	if (!pgmap)
+		return -ENOMEM;
+	err = pgmap_request(bench, pgmap);
+	if (!err) {
+		err = pgmap_map_unmap(bench, pgmap);
+		pgmap_release(pgmap);
+	}
+	kfree(pgmap);
+	return err;
 }
 
 /* ---- The area ---- */
@@ -848,6 +935,11 @@ static int evict(struct bench *bench)
 
 /* ---- The table ---- */
 
+#define ROW_AGAIN(row_name, before, what, behind) {			\
+	.name = row_name, .content = HMM_BENCH_ ## before,		\
+	.again = true, .work = what, .after = HMM_BENCH_ ## behind,	\
+}
+
 #define ROW(row_name, before, fill_order, moves, what, behind) {	\
 	.name = row_name, .content = HMM_BENCH_ ## before,		\
 	.order = fill_order, .move_order = moves,			\
@@ -864,6 +956,8 @@ static const struct bench_row bench_rows[] = {
 	ROW("to_device_4k", SYSTEM, 0, 0, to_device, DEVICE),
 	ROW("to_device_split", SYSTEM, ORDER_2M, 0, to_device, DEVICE),
 	ROW("to_system_4k", DEVICE, 0, 0, to_system, SYSTEM),
+	ROW_AGAIN("to_device_again_4k", SYSTEM, to_device, DEVICE),
+	ROW_AGAIN("to_system_again_4k", DEVICE, to_system, SYSTEM),
 	ROW("hole_4k", HOLES, 0, 0, to_device, DEVICE),
 	ROW("cpu_fault_4k", DEVICE, 0, 0, NULL, SYSTEM),
 	ROW("evict_4k", DEVICE, 0, 0, evict, SYSTEM),
@@ -873,6 +967,7 @@ static const struct bench_row bench_rows[] = {
 	ROW("to_system_2m", DEVICE, ORDER_2M, ORDER_2M, to_system, SYSTEM),
 	ROW("hole_2m", HOLES, ORDER_2M, ORDER_2M, to_device, DEVICE),
 	ROW("cpu_fault_2m", DEVICE, ORDER_2M, ORDER_2M, NULL, SYSTEM),
+	ROW("memremap", HOLES, 0, 0, plug_and_unplug, HOLES),
 };
 
 static int bench_query(void __user *arg)
@@ -904,6 +999,16 @@ static void row_end(struct bench *bench)
 	bench->mm = NULL;
 }
 
+static int row_first_trip(struct bench *bench)
+{
+	int err = to_device(bench);
+
+	if (!err)
+		err = to_system(bench);
+	bench->downwards = true;
+	return err;
+}
+
 static int row_prepare(struct bench *bench)
 {
 	const struct bench_row *row = bench->row;
@@ -914,6 +1019,8 @@ static int row_prepare(struct bench *bench)
 	if (row->content == HMM_BENCH_HOLES)
 		return 0;
 	err = area_each(bench, area_filled_call);
+	if (!err && row->again)
+		err = row_first_trip(bench);
 	if (!err && row->content == HMM_BENCH_DEVICE)
 		err = to_device(bench);
 	memset(bench->meters, 0, sizeof(bench->meters));
@@ -938,6 +1045,7 @@ static int bench_start(struct bench *bench, void __user *arg)
 	err = device_is_empty(bench) ? 0 : -EUCLEAN;
 	if (!err) {
 		bench->used = 0;
+		bench->downwards = false;
 		atomic_long_set(&bench->freed, 0);
 		bench->row = &bench_rows[start.row];
 		bench->mm = current->mm;

@@ -10,12 +10,12 @@ static_assert(__same_type(&hmm_range_fault_unlocked_timeout,
 			  int (*)(struct hmm_range *range,
 				  unsigned long timeout)));
 static_assert(__same_type(&hmm_range_fault, int (*)(struct hmm_range *range)));
-static_assert(HMM_PFN_VALID == BIT(BITS_PER_LONG - 1));
-static_assert(HMM_PFN_WRITE == BIT(BITS_PER_LONG - 2));
-static_assert(HMM_PFN_ERROR == BIT(BITS_PER_LONG - 3));
+static_assert(BIT(BITS_PER_LONG - 1) == HMM_PFN_VALID);
+static_assert(BIT(BITS_PER_LONG - 2) == HMM_PFN_WRITE);
+static_assert(BIT(BITS_PER_LONG - 3) == HMM_PFN_ERROR);
 #ifdef CONFIG_64BIT
-static_assert(HMM_PFN_DMA_MAPPED == BIT(BITS_PER_LONG - 4));
-static_assert(HMM_PFN_P2PDMA == BIT(BITS_PER_LONG - 5));
-static_assert(HMM_PFN_P2PDMA_BUS == BIT(BITS_PER_LONG - 6));
-static_assert(HMM_PFN_ORDER_SHIFT == BITS_PER_LONG - 11);
+static_assert(BIT(BITS_PER_LONG - 4) == HMM_PFN_DMA_MAPPED);
+static_assert(BIT(BITS_PER_LONG - 5) == HMM_PFN_P2PDMA);
+static_assert(BIT(BITS_PER_LONG - 6) == HMM_PFN_P2PDMA_BUS);
+static_assert(BITS_PER_LONG - 11 == HMM_PFN_ORDER_SHIFT);
 #endif

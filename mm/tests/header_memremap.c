@@ -6,13 +6,11 @@
  */
 #include <linux/memremap.h>
 
-#define ops_member(name)	(&((struct dev_pagemap_ops *)0)->name)
-
 static_assert(__same_type(&zone_device_folio_init,
 			  void (*)(struct folio *folio,
 				   struct dev_pagemap *pgmap,
 				   unsigned int order)));
-static_assert(__same_type(ops_member(folio_free),
-			  void (**)(struct folio *folio)));
-static_assert(__same_type(ops_member(folio_split),
-			  void (**)(struct folio *head, struct folio *tail)));
+static_assert(__same_type(typeof_member(struct dev_pagemap_ops, folio_free),
+			  void (*)(struct folio *folio)));
+static_assert(__same_type(typeof_member(struct dev_pagemap_ops, folio_split),
+			  void (*)(struct folio *head, struct folio *tail)));

@@ -6,16 +6,14 @@
  */
 #include <linux/mmu_notifier.h>
 
-#define ops_member(name)	(&((struct mmu_interval_notifier_ops *)0)->name)
-#define finish_member(name)	(&((struct mmu_interval_notifier_finish *)0)->name)
-
-static_assert(__same_type(finish_member(link), struct llist_node *));
-static_assert(__same_type(finish_member(notifier),
-			  struct mmu_interval_notifier **));
-static_assert(__same_type(ops_member(invalidate_start),
-	bool (**)(struct mmu_interval_notifier *interval_sub,
-		  const struct mmu_notifier_range *range,
-		  unsigned long cur_seq,
-		  struct mmu_interval_notifier_finish **finish)));
-static_assert(__same_type(ops_member(invalidate_finish),
-	void (**)(struct mmu_interval_notifier_finish *finish)));
+static_assert(__same_type(((struct mmu_interval_notifier_finish *)0)->link,
+			  struct llist_node));
+static_assert(__same_type(((struct mmu_interval_notifier_finish *)0)->notifier,
+			  struct mmu_interval_notifier *));
+static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_start,
+			  bool (*)(struct mmu_interval_notifier *interval_sub,
+				   const struct mmu_notifier_range *range,
+				   unsigned long cur_seq,
+				   struct mmu_interval_notifier_finish **finish)));
+static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_finish,
+			  void (*)(struct mmu_interval_notifier_finish *finish)));
