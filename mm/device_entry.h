@@ -328,7 +328,10 @@ static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
 	return !vma_soft_dirty_enabled(vma) || pte_swp_soft_dirty(pte);
 }
 
-#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
+/*
+ * The same for PMDs.
+ */
+
 static __always_inline pmd_t device_pmd_swp_marks(pmd_t new, pmd_t old)
 {
 	if (pmd_swp_soft_dirty(old))
@@ -357,6 +360,5 @@ static inline pmd_t device_pmd_swp_clear_soft_dirty(pmd_t old)
 {
 	return pmd_swp_clear_soft_dirty(device_pmd_swp_wrprotect(old));
 }
-#endif /* CONFIG_ARCH_ENABLE_THP_MIGRATION */
 
 #endif /* _MM_DEVICE_ENTRY_H */
