@@ -252,6 +252,26 @@ static __always_inline void collect_note_dirty(struct folio *folio, pte_t pte)
 }
 
 /*
+ * NUMA hinting takes the write permission away with all others. Give it back
+ * as do_numa_page() does, while PG_anon_exclusive is still what it was.
+ */
+static __always_inline bool collect_may_write(struct vm_area_struct *vma,
+					      unsigned long addr, pte_t pte)
+{
+	if (!pte_present(pte))
+		return is_writable_device_private_entry(pte_to_swp_entry(pte));
+	if (likely(pte_write(pte)))
+		return true;
+	if (!pte_protnone(pte))
+		return false;
+	pte = pte_modify(pte, vma->vm_page_prot);
+	if (pte_write(pte))
+		return true;
+	return vma_wants_manual_pte_write_upgrade(vma) &&
+	       can_change_pte_writable(vma, addr, pte);
+}
+
+/*
  * Replace the mapping of a locked page by a migration entry. Order matters for
  * anonymous-exclusive pages: the PTE is cleared, then pins are looked for, and
  * only then is there a migration entry.
@@ -265,12 +285,12 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 	struct vm_area_struct *vma = mc->walk.vma;
 	bool anon = folio_test_anon(folio);
 	bool exclusive = anon && PageAnonExclusive(&folio->page);
-	bool present = pte_present(ptep_get(ptep));
+	pte_t new, old = ptep_get(ptep);
+	bool present = pte_present(old);
+	bool write = collect_may_write(vma, addr, old);
 	unsigned long pfn = folio_pfn(folio);
 	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
 	swp_entry_t entry;
-	pte_t old, new;
-	bool write;
 
 	if (present)
 		flush_cache_page(vma, addr, pfn);
@@ -279,8 +299,6 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 		set_pte_at(vma->vm_mm, addr, ptep, old);
 		return 0;
 	}
-	write = present ? pte_write(old) :
-		is_writable_device_private_entry(pte_to_swp_entry(old));
 	if (write)
 		mpfn |= MIGRATE_PFN_WRITE;
 	entry = device_entry_migration(pfn, write, exclusive);
