@@ -19,8 +19,9 @@
  *   --------------------  -------------------  ----------------------------
  *   present               VALID (WRITE)        same; see below for WRITE
  *   zero page             VALID                same, or a write fault
- *   own device-private    VALID (WRITE)        same, or a write fault, after
- *                                              which it may still lack WRITE
+ *   own device-private    VALID (WRITE)        same, made writable in place, or
+ *                                              a write fault, after which it
+ *                                              may still lack WRITE
  *   hole, swap, marker,   0                    fault
  *   PROT_NONE, exclusive,
  *   migration, others'
@@ -56,6 +57,7 @@
 #include <linux/slab.h>
 
 #include "device_walk.h"
+#include "device_write.h"
 
 #define HMM_PFN_REQ	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
 
@@ -249,11 +251,10 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 }
 
 /*
- * The pages that a report of the owner's pages stopped at, since they are to be
- * written to and are read-only: after fork(), or where clear_refs watches. A fault
- * brings each home, unless the driver will not have it, as it may while it looks
- * pages up. Those that have been faulted once are reported as they are, or there
- * would be no end of it.
+ * A report of the owner's pages stopped at pages to be written to that are
+ * read-only, or soft-clean where that is watched. They are made writable, or
+ * faulted, once. If the fault leaves a page on the device, as the driver may
+ * have it while it looks pages up, report it without WRITE instead of looping.
  */
 static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext)
 {
@@ -353,6 +354,32 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 	return -EBUSY;
 }
 
+/*
+ * The pages that the walk stopped at are the caller's own. They stay on the
+ * device if they can, and are faulted if they are shared or watched.
+ */
+static int hmm_fault_own_pages(struct hmm_walk *hw, struct vm_area_struct *vma)
+{
+	unsigned long addr = hw->walk.addr;
+	unsigned long end = addr + (hw->fault_nr << PAGE_SHIFT);
+	int ret;
+
+	while (addr < end) {
+		ret = hmm_may_go_on(hw) ?:
+		      device_make_writable(vma, &addr, end,
+					   hw->range->dev_private_owner);
+		if (ret == -EBUSY)
+			hw->own_locked = true;
+		if (ret != DEVICE_WRITE_FAULT)
+			return ret;
+		ret = hmm_fault_own(hw, vma, addr);
+		if (ret)
+			return ret;
+		addr += PAGE_SIZE;
+	}
+	return 0;
+}
+
 /* One fault. -EAGAIN if the mmap lock is gone; the page may be there or not. */
 static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 			  unsigned long addr)
@@ -360,8 +387,6 @@ static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 	unsigned int flags = hw->fault_flags;
 	vm_fault_t fault;
 
-	if (hw->fault_own)
-		return hmm_fault_own(hw, vma, addr);
 	if (hw->fault_write)
 		flags |= FAULT_FLAG_WRITE;
 	fault = handle_mm_fault(vma, addr, flags, NULL);
@@ -387,6 +412,8 @@ static int hmm_fault_pages(struct hmm_walk *hw)
 
 	if (hw->fault_write && !(vma->vm_flags & VM_WRITE))
 		return -EPERM;
+	if (hw->fault_own)
+		return hmm_fault_own_pages(hw, vma);
 	for (; !ret && nr; nr--, addr += PAGE_SIZE)
 		ret = hmm_may_go_on(hw) ?: hmm_fault_page(hw, vma, addr);
 	return ret;
@@ -449,10 +476,11 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * for which nothing is requested is never faulted, and COW is broken only for
  * those that are to be written to.
  *
- * A private page of the caller's own that is to be written to and is read-only, or
- * soft-clean where that is watched, is faulted once. If the driver's
- * migrate_to_ram() leaves it where it is, it is reported without HMM_PFN_WRITE,
- * which a driver has to look at.
+ * A private page of the caller's own that is to be written to stays on the
+ * device if no other process has it: a read-only entry becomes writable, and
+ * soft-dirty, in place. Otherwise, or if userfaultfd watches it, it is faulted
+ * once. If the driver's migrate_to_ram() leaves it where it is, it is reported
+ * without HMM_PFN_WRITE, which a driver has to look at.
  *
  * No reference is taken. The results may be used under the driver's lock after
  * mmu_interval_read_retry() has returned false for @range->notifier_seq.

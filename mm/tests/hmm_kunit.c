@@ -1609,7 +1609,7 @@ static void hmm_expect_contents(struct hmm_private_test *p, unsigned long addr,
 	}
 }
 
-/* Writing is forbidden to the entries, as fork() leaves them. */
+/* Writing is forbidden to the entries, as mprotect() leaves them. */
 static pte_t hmm_forbid_write(pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
@@ -1617,6 +1617,17 @@ static pte_t hmm_forbid_write(pte_t pte)
 	if (is_writable_device_private_entry(entry))
 		entry = make_readable_device_private_entry(swp_offset(entry));
 	return swp_entry_to_pte(entry);
+}
+
+/* With a child, which has the pages until it exits or the test ends. */
+static struct mm_struct *hmm_share(struct hmm_private_test *p,
+				   unsigned long addr)
+{
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(p->t->km->test, 0,
+			kunit_mm_fork(p->t->km, addr, &child));
+	return child;
 }
 
 static void hmm_expect_device(struct hmm_test *t, unsigned long i,
@@ -1672,7 +1683,28 @@ static void device_pages_of_others_are_faulted_back(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
-static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
+static void own_page_becomes_writable_on_the_device(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long pfn = dev->next;
+	unsigned long addr = hmm_map_on_device(p, dev, 4);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_READ), 0);
+	hmm_expect_device(t, 0, 4, pfn, READABLE);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_WRITE), 0);
+	hmm_expect_device(t, 0, 4, pfn, WRITABLE);
+	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_WRITE), 0);
+	hmm_expect_device(t, 0, 4, pfn, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+	hmm_expect_contents(p, addr, 4);
+}
+
+static void write_to_a_shared_device_page_is_a_fault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -1681,7 +1713,7 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
+	hmm_share(p, addr);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_READ), 0);
 	hmm_expect_device(t, 0, 4, pfn, READABLE);
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
@@ -1694,7 +1726,7 @@ static void write_to_a_read_only_device_page_is_a_fault(struct kunit *test)
 }
 
 /* Otherwise the device writes, and nothing says so while the page is there. */
-static void write_to_a_watched_device_page_is_a_fault(struct kunit *test)
+static void write_to_a_watched_device_page_makes_it_soft_dirty(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -1714,13 +1746,14 @@ static void write_to_a_watched_device_page_is_a_fault(struct kunit *test)
 	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
 	hmm_expect_device(t, 1, 1, pfn + 1, READABLE);
 	hmm_expect_device(t, 2, 1, pfn + 2, WRITABLE);
-	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+	KUNIT_EXPECT_FALSE(test, pte_swp_soft_dirty(kunit_mm_pte(t->km, addr +
+								 PAGE_SIZE)));
 
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_WRITE), 0);
-	KUNIT_EXPECT_EQ(test, dev->faults, 1);
-	hmm_expect_page(t, 1, WRITABLE);
-	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(t->km, addr +
-							    PAGE_SIZE)));
+	hmm_expect_device(t, 0, 3, pfn, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(kunit_mm_pte(t->km, addr +
+								PAGE_SIZE)));
 	hmm_expect_contents(p, addr, 3);
 }
 
@@ -1733,22 +1766,20 @@ static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *te
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	kunit_mm_change(t->km, addr + PAGE_SIZE, 6, hmm_forbid_write);
+	hmm_share(p, addr);
 	dev->keeps = true;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
-	hmm_expect_device(t, 0, 1, pfn, WRITABLE);
-	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
-	hmm_expect_device(t, 7, 1, pfn + 7, WRITABLE);
-	KUNIT_EXPECT_EQ(test, dev->faults, 6);
+	hmm_expect_device(t, 0, 8, pfn, READABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 8);
 	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 8, ASK_WRITE), 0);
-	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
-	KUNIT_EXPECT_EQ(test, dev->faults, 12);
+	hmm_expect_device(t, 0, 8, pfn, READABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 16);
 	t->ask[2] = ASK_WRITE;
 	t->ask[3] = ASK_WRITE;
 	t->ask[5] = ASK_WRITE;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 8), 0);
-	hmm_expect_device(t, 1, 6, pfn + 1, READABLE);
-	KUNIT_EXPECT_EQ(test, dev->faults, 15);
+	hmm_expect_device(t, 0, 8, pfn, READABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 19);
 
 	dev->keeps = false;
 	hmm_expect_contents(p, addr, 8);
@@ -1764,7 +1795,7 @@ static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	kunit_mm_change(t->km, addr, 1, hmm_forbid_write);
+	kunit_mm_exit(t->km, hmm_share(p, addr));
 	lock_page(page);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 1, ASK_WRITE), -EBUSY);
 	t->range.pfn_flags_mask = 0;
@@ -1772,7 +1803,8 @@ static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
 	unlock_page(page);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 1, ASK_WRITE), 0);
-	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_device(t, 0, 1, page_to_pfn(page), WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
 	hmm_expect_contents(p, addr, 1);
 }
 
@@ -1785,7 +1817,7 @@ static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
-	kunit_mm_change(t->km, addr, 6, hmm_forbid_write);
+	hmm_share(p, addr);
 	t->ask[1] = ASK_READ;
 	t->ask[2] = ASK_WRITE;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), 0);
@@ -1857,8 +1889,9 @@ static void exclusive_page_is_given_back_on_request(struct kunit *test)
 static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(own_device_pages_are_reported_in_place),
 	KUNIT_CASE(device_pages_of_others_are_faulted_back),
-	KUNIT_CASE(write_to_a_read_only_device_page_is_a_fault),
-	KUNIT_CASE(write_to_a_watched_device_page_is_a_fault),
+	KUNIT_CASE(own_page_becomes_writable_on_the_device),
+	KUNIT_CASE(write_to_a_shared_device_page_is_a_fault),
+	KUNIT_CASE(write_to_a_watched_device_page_makes_it_soft_dirty),
 	KUNIT_CASE(own_page_that_its_driver_keeps_is_reported_as_it_is),
 	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),

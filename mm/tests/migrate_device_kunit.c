@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * KUnit tests of mm/migrate_device.c: the three steps of a migration, with
- * each outcome forced, on memory of a real address space.
+ * each outcome forced, on memory of a real address space. The suite
+ * device_write tests mm/device_write.c on the same device.
  *
  * The device here has a page of host memory behind each of its pages, in
  * page->zone_device_data, so that contents can be followed. Every test ends
@@ -24,12 +25,14 @@
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/sched/coredump.h>
+#include <linux/sched/sysctl.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/uaccess.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
 
+#include "../device_write.h"
 #include "../internal.h"
 #include "../migrate_bulk.h"
 #include "kunit_mm.h"
@@ -2884,6 +2887,392 @@ static void fork_shares_coherent_memory_until_one_writes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
 }
 
+/*
+ * Write access of a device to its own memory, see device_write.c.
+ */
+
+/* @addr receives where it stopped. */
+static int md_make_writable(struct md_test *md, unsigned long *addr,
+			    unsigned long nr, void *owner)
+{
+	unsigned long end = *addr + (nr << PAGE_SHIFT);
+	int ret;
+
+	mmap_read_lock(md->km->mm);
+	ret = device_make_writable(vma_lookup(md->km->mm, *addr), addr, end,
+				   owner);
+	mmap_read_unlock(md->km->mm);
+	return ret;
+}
+
+static unsigned long md_count_writable(struct md_test *md, unsigned long addr,
+				       unsigned long nr)
+{
+	unsigned long i, writable = 0;
+
+	for (i = 0; i < nr; i++)
+		writable += md_device_writes(md, addr, i);
+	return writable;
+}
+
+/* All of the pages become writable where they are, by one call. */
+static void md_expect_made_writable(struct md_test *md, unsigned long addr,
+				    unsigned long nr)
+{
+	unsigned long i, stop = addr;
+
+	KUNIT_EXPECT_EQ(md->test, 0, md_make_writable(md, &stop, nr, md));
+	KUNIT_EXPECT_EQ(md->test, stop, addr + (nr << PAGE_SHIFT));
+	KUNIT_EXPECT_EQ(md->test, nr, md_count_writable(md, addr, nr));
+	for (i = 0; i < nr; i++) {
+		struct folio *folio = md_nth_folio(md, addr, i);
+
+		KUNIT_EXPECT_TRUE(md->test, PageAnonExclusive(&folio->page));
+		KUNIT_EXPECT_FALSE(md->test, folio_test_locked(folio));
+		if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+			KUNIT_EXPECT_TRUE(md->test,
+					  pte_swp_soft_dirty(md_pte(md, addr,
+								    i)));
+	}
+	KUNIT_EXPECT_EQ(md->test, 0, atomic_read(&md->calls));
+}
+
+/* The first page stays read-only, for a reason that is @ret. */
+static void md_expect_not_made_writable(struct md_test *md, unsigned long addr,
+					int ret)
+{
+	unsigned long stop = addr;
+
+	KUNIT_EXPECT_EQ(md->test, ret, md_make_writable(md, &stop, 1, md));
+	KUNIT_EXPECT_EQ(md->test, addr, stop);
+	KUNIT_EXPECT_FALSE(md->test, md_device_writes(md, addr, 0));
+}
+
+/* The pages have been in a child that has gone. */
+static void md_share_once(struct md_test *md, unsigned long addr)
+{
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(md->test, 0, kunit_mm_fork(md->km, addr, &child));
+	kunit_mm_exit(md->km, child);
+}
+
+static void private_page_is_made_writable_after_mprotect(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ);
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ | VM_WRITE);
+	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, MD_PAGES));
+	md_expect_made_writable(md, addr, MD_PAGES);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km, addr)));
+	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
+}
+
+static void page_migrated_read_only_is_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ | VM_WRITE);
+	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, MD_PAGES));
+	md_expect_made_writable(md, addr, MD_PAGES);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void shared_page_is_not_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct mm_struct *child;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	md_expect_not_made_writable(md, addr, DEVICE_WRITE_FAULT);
+	kunit_mm_exit(md->km, child);
+	md_expect_made_writable(md, addr, MD_PAGES);
+	md_expect_contents(md, addr, MD_PAGES);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* The page goes over to the anon_vma of the process that has it alone. */
+static void child_makes_writable_what_its_parent_gave_up(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	struct mm_struct *parent = md->km->mm, *child;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
+	kunit_mm_zap(md->km, addr, MD_PAGES);
+	kunit_mm_enter(md->km, child);
+	md_expect_made_writable(md, addr, MD_PAGES);
+	KUNIT_EXPECT_PTR_EQ(test, vma_lookup(child, addr)->anon_vma,
+			    folio_anon_vma(md_folio(md, addr)));
+	md_expect_contents(md, addr, MD_PAGES);
+	kunit_mm_enter(md->km, parent);
+	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
+}
+
+/* The holder may be a fault of the CPU. An exclusive page needs no lock. */
+static void locked_page_is_not_waited_for(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 3), stop = addr;
+	struct folio *folio;
+
+	KUNIT_EXPECT_EQ(test, 3UL, md_to_device(md, addr, 3));
+	md_share_once(md, addr);
+	folio = md_nth_folio(md, addr, 1);
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, -EBUSY, md_make_writable(md, &stop, 3, md));
+	KUNIT_EXPECT_EQ(test, addr + PAGE_SIZE, stop);
+	KUNIT_EXPECT_EQ(test, 1UL, md_count_writable(md, addr, 3));
+	folio_unlock(folio);
+	md_expect_made_writable(md, addr, 3);
+
+	kunit_mm_protect(md->km, addr, 3, VM_READ);
+	kunit_mm_protect(md->km, addr, 3, VM_READ | VM_WRITE);
+	folio_lock(folio);
+	stop = addr;
+	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, 3, md));
+	folio_unlock(folio);
+	KUNIT_EXPECT_EQ(test, 3UL, md_count_writable(md, addr, 3));
+}
+
+static void page_with_a_reference_is_made_writable_if_exclusive(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct folio *folio;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	folio = md_folio(md, addr);
+	md_share_once(md, addr);
+	folio_get(folio);
+	md_expect_not_made_writable(md, addr, DEVICE_WRITE_FAULT);
+	folio_put(folio);
+	md_expect_made_writable(md, addr, 1);
+
+	kunit_mm_protect(md->km, addr, 1, VM_READ);
+	kunit_mm_protect(md->km, addr, 1, VM_READ | VM_WRITE);
+	folio_get(folio);
+	md_expect_made_writable(md, addr, 1);
+	folio_put(folio);
+}
+
+static void page_that_userfaultfd_watches_is_not_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	kunit_mm_protect(md->km, addr, 2, VM_READ);
+	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
+	kunit_mm_change(md->km, addr, 1, pte_swp_mkuffd_wp);
+	kunit_mm_flags(md->km, addr, VM_UFFD_WP, 0);
+	md_expect_not_made_writable(md, addr, DEVICE_WRITE_FAULT);
+	KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(md_pte(md, addr, 0)));
+	md_expect_made_writable(md, addr + PAGE_SIZE, 1);
+
+	kunit_mm_flags(md->km, addr, 0, VM_UFFD_WP);
+	md_expect_made_writable(md, addr, 2);
+	KUNIT_EXPECT_FALSE(test, pte_swp_uffd_wp(md_pte(md, addr, 0)));
+}
+
+static void writable_page_is_made_soft_dirty(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	kunit_mm_change(md->km, addr, 1, pte_swp_clear_soft_dirty);
+	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+	md_expect_made_writable(md, addr, 2);
+}
+
+static void page_of_another_owner_is_passed_over(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2), stop = addr;
+
+	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
+	kunit_mm_protect(md->km, addr, 2, VM_READ);
+	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
+	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, 2, test));
+	KUNIT_EXPECT_EQ(test, addr + 2 * PAGE_SIZE, stop);
+	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, 2));
+}
+
+static void other_entries_are_passed_over(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES), stop = addr;
+	pte_t present;
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+	md_share_once(md, addr);
+	kunit_mm_zap(md->km, addr + 2 * PAGE_SIZE, 1);
+	present = md_pte(md, addr, 0);
+	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, MD_PAGES, md));
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_count_writable(md, addr, MD_PAGES));
+	KUNIT_EXPECT_TRUE(test, pte_same(present, md_pte(md, addr, 0)));
+	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 2)));
+}
+
+/*
+ * NUMA hinting
+ */
+
+#ifdef CONFIG_NUMA_BALANCING
+static void md_reset_balancing(void *data)
+{
+	sysctl_numa_balancing_mode = (long)data;
+}
+
+/* One scan of the range, whatever node its pages are on. */
+static void md_hint(struct md_test *md, unsigned long addr, unsigned long nr)
+{
+	struct mm_struct *mm = md->km->mm;
+
+	if (!(sysctl_numa_balancing_mode & NUMA_BALANCING_NORMAL)) {
+		kunit_add_action(md->test, md_reset_balancing,
+				 (void *)(long)sysctl_numa_balancing_mode);
+		sysctl_numa_balancing_mode |= NUMA_BALANCING_NORMAL;
+	}
+	mmap_read_lock(mm);
+	change_prot_numa(vma_lookup(mm, addr), addr, addr + (nr << PAGE_SHIFT));
+	mmap_read_unlock(mm);
+}
+#else
+static void md_hint(struct md_test *md, unsigned long addr, unsigned long nr)
+{
+	kunit_skip(md->test, "no NUMA balancing in this kernel");
+}
+#endif
+
+static void numa_scan_leaves_private_pages_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = md_memory_map(md, MD_PAGES);
+
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_migrate(md, addr, MD_PAGES,
+				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+	md_hint(md, addr, MD_PAGES);
+	for (i = 0; i < MD_PAGES; i += 2)
+		KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, i)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
+			md_count_writable(md, addr, MD_PAGES));
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void numa_scan_leaves_exclusive_pages_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct page *page = NULL;
+
+	mmap_read_lock(md->km->mm);
+	make_device_exclusive_range(md->km->mm, addr, addr + PAGE_SIZE, &page,
+				    md);
+	mmap_read_unlock(md->km->mm);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	unlock_page(page);
+	put_page(page);
+	md_hint(md, addr, 2);
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
+	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(
+			  pte_to_swp_entry(md_pte(md, addr, 0))));
+	md_expect_contents(md, addr, 2);
+}
+
+static int md_hint_one(struct kunit_mm_thread *thread)
+{
+	md_hint(md_of(thread), thread->addr, 1);
+	return 0;
+}
+
+static void numa_scan_leaves_migrating_pages_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 2);
+	struct kunit_mm_thread thread;
+
+	md_hint(md, addr + PAGE_SIZE, 1);
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 1, true, MD_MOVES_ALL);
+	kunit_mm_thread_start(&thread, md->km, addr, md_hint_one);
+	kunit_mm_thread_end(&thread);
+	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
+	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+}
+
+static void hinted_page_keeps_its_write_permission(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+
+	md_hint(md, addr, MD_PAGES);
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 0)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
+	KUNIT_EXPECT_TRUE(test, md->src[0] & MIGRATE_PFN_WRITE);
+	md_expect_contents(md, addr, MD_PAGES);
+}
+
+static void hinted_huge_page_keeps_its_write_permission(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no THP available");
+	md_hint(md, addr, HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
+}
+
+/* Nor do pages get a permission that a fault would refuse. */
+static void hinted_page_without_write_permission_gets_none(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long shared = md_memory_map(md, 1);
+	unsigned long fixed = md_memory_map(md, 1);
+	struct mm_struct *child;
+
+	md_hint(md, shared, 1);
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, shared, &child));
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, shared, 0)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, shared, 1));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, shared, 0));
+	md_expect_not_made_writable(md, shared, DEVICE_WRITE_FAULT);
+
+	kunit_mm_protect(md->km, fixed, 1, VM_READ);
+	md_hint(md, fixed, 1);
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, fixed, 0)));
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, fixed, 1));
+	KUNIT_EXPECT_FALSE(test, md_device_writes(md, fixed, 0));
+}
+
 static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_round_trip_keeps_contents_and_counts),
 	KUNIT_CASE(the_cpu_brings_pages_back_one_by_one),
@@ -3011,4 +3400,31 @@ static struct kunit_suite migrate_device_coherent_suite = {
 	.test_cases = migrate_device_coherent_cases,
 };
 
-kunit_test_suites(&migrate_device_suite, &migrate_device_coherent_suite);
+static struct kunit_case device_write_cases[] = {
+	KUNIT_CASE(private_page_is_made_writable_after_mprotect),
+	KUNIT_CASE(page_migrated_read_only_is_made_writable),
+	KUNIT_CASE(shared_page_is_not_made_writable),
+	KUNIT_CASE(child_makes_writable_what_its_parent_gave_up),
+	KUNIT_CASE(locked_page_is_not_waited_for),
+	KUNIT_CASE(page_with_a_reference_is_made_writable_if_exclusive),
+	KUNIT_CASE(page_that_userfaultfd_watches_is_not_made_writable),
+	KUNIT_CASE(writable_page_is_made_soft_dirty),
+	KUNIT_CASE(page_of_another_owner_is_passed_over),
+	KUNIT_CASE(other_entries_are_passed_over),
+	KUNIT_CASE(numa_scan_leaves_private_pages_writable),
+	KUNIT_CASE(numa_scan_leaves_exclusive_pages_writable),
+	KUNIT_CASE(numa_scan_leaves_migrating_pages_writable),
+	KUNIT_CASE(hinted_page_keeps_its_write_permission),
+	KUNIT_CASE(hinted_huge_page_keeps_its_write_permission),
+	KUNIT_CASE(hinted_page_without_write_permission_gets_none),
+	{}
+};
+
+static struct kunit_suite device_write_suite = {
+	.name = "device_write",
+	.init = md_init,
+	.test_cases = device_write_cases,
+};
+
+kunit_test_suites(&migrate_device_suite, &migrate_device_coherent_suite,
+		  &device_write_suite);
