@@ -1366,6 +1366,444 @@ TEST_F(migration, merged_pages_stay_where_ksmd_can_read_them)
 }
 
 /*
+ * Device memory stays on the device unless somebody needs it elsewhere
+ */
+
+PROMISES(staying)
+
+static int protect(const struct area *area, size_t page, size_t pages, int prot)
+{
+	return mprotect(area_page(area, page), pages * PAGE, prot) ? -errno : 0;
+}
+
+/* The device writes to all of the memory, which does not move for that. */
+static void check_written_in_place(struct __test_metadata *_metadata,
+				   struct mirror *m, struct area *area,
+				   uint64_t contents)
+{
+	EXPECT_EQ((long)area->pages, held(m, area));
+	ASSERT_EQ(0, device_fill(m, area, contents));
+	EXPECT_EQ((long)area->pages, held(m, area));
+	EXPECT_EQ(mirror_local(m) | HMM_DMIRROR_PROT_WRITE,
+		  mirror_place(m, area->at));
+}
+
+TEST_F(staying, memory_stays_after_mprotect)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ | PROT_WRITE));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	ASSERT_EQ(0, protect(area, 10, 20, PROT_NONE));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ | PROT_WRITE));
+	check_written_in_place(_metadata, &self->device, area, 3);
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(staying, memory_of_several_mappings_stays)
+{
+	struct area *area = &self->area;
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ));
+	for (i = 0; i < SOME; i += 10)
+		ASSERT_EQ(0, protect(area, i, 10, PROT_READ | PROT_WRITE |
+				     (i % 20 ? PROT_EXEC : 0)));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(staying, memory_migrated_read_only_stays)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(-EPERM, device_fill(&self->device, area, 2));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ | PROT_WRITE));
+	check_written_in_place(_metadata, &self->device, area, 3);
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+TEST_F(staying, memory_stays_after_mremap)
+{
+	struct area *area = &self->area;
+	unsigned char *to = area_reserve(SOME);
+
+	ASSERT_NE(NULL, to);
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ));
+	ASSERT_EQ(to, mremap(area->at, SOME * PAGE, SOME * PAGE,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+	area->at = to;
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ | PROT_WRITE));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+TEST_F(staying, memory_stays_after_the_child_exits)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		_exit(0);
+	ASSERT_EQ(0, peer_end(&child));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* The other program runs until it reads the end of its input. */
+TEST_F(staying, memory_stays_after_the_child_executes)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		dup2(child.sock, STDIN_FILENO);
+		dup2(child.sock, STDOUT_FILENO);
+		execlp("sh", "sh", "-c", "echo; read end; exit 0", NULL);
+		_exit(127);
+	}
+	ASSERT_TRUE(peer_hear(&child));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+TEST_F(staying, memory_stays_after_vfork)
+{
+	struct area *area = &self->area;
+	pid_t child;
+	int status;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	child = vfork();
+	if (!child) {
+		execlp("true", "true", NULL);
+		_exit(127);
+	}
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* The parent migrates, forks, and unmaps its own. */
+TEST_F(staying, memory_stays_for_the_child_that_has_it_alone)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	struct mirror own;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		ASSERT_EQ(0, mirror_open(&own, variant->device));
+		ASSERT_TRUE(peer_hear(&child));
+		check_written_in_place(_metadata, &own, area, 2);
+		EXPECT_EQ(0, cpu_wrong(area, 2));
+		_exit(!__test_passed(_metadata));
+	}
+	ASSERT_EQ(0, munmap(area->at, SOME * PAGE));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(false, peer_hear(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+/* Every second page is the parent's alone: the child has discarded it. */
+TEST_F(staying, only_shared_memory_is_copied)
+{
+	struct area *area = &self->area;
+	struct peer child;
+	long kept = 0;
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid) {
+		for (i = 0; i < SOME; i += 2)
+			madvise(area_page(area, i), PAGE, MADV_DONTNEED);
+		peer_tell(&child);
+		peer_hear(&child);
+		for (i = 1; i < SOME; i += 2)
+			EXPECT_EQ(0, cpu_wrong_part(area, i, 1, 1));
+		_exit(!__test_passed(_metadata));
+	}
+	ASSERT_TRUE(peer_hear(&child));
+	ASSERT_EQ(0, device_fill(&self->device, area, 2));
+	for (i = 0; i < SOME; i += 2)
+		kept += held_part(&self->device, area, i, 1);
+	EXPECT_EQ(SOME / 2, kept);
+	EXPECT_EQ(SOME / 2, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+	ASSERT_TRUE(peer_tell(&child));
+	EXPECT_EQ(0, peer_end(&child));
+}
+
+/* Each has a page table of its own, which a new permission does not upset. */
+TEST_F(staying, memory_stays_for_two_mirrors_of_one_device)
+{
+	struct area *area = &self->area;
+	struct mirror second;
+
+	ASSERT_EQ(0, mirror_open(&second, variant->device));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ));
+	EXPECT_EQ(0, device_wrong(&second, area, 1));
+	ASSERT_EQ(0, protect(area, 0, SOME, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, device_wrong(&second, area, 1));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, device_wrong(&second, area, 2));
+	check_written_in_place(_metadata, &second, area, 3);
+	EXPECT_EQ(0, device_wrong(&self->device, area, 3));
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+	mirror_close(&second);
+}
+
+TEST_F(staying, soft_dirty_memory_stays)
+{
+	struct area *area = &self->area;
+
+	area_fill(area, 1);
+	if (!pagemap_count(area, PAGEMAP_SOFT_DIRTY))
+		SKIP(return, "no CONFIG_MEM_SOFT_DIRTY");
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, race_write_file("/proc/self/clear_refs", "4"));
+	ASSERT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_SOFT_DIRTY));
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
+/* None of this needs the contents. */
+TEST_F(staying, memory_stays_when_advice_is_given)
+{
+	static const int advice[] = { MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED,
+				      MADV_NORMAL, MADV_DONTFORK, MADV_DOFORK,
+				      MADV_NOHUGEPAGE, MADV_DONTDUMP };
+	struct area *area = &self->area;
+	struct iovec range = { area->at, SOME * PAGE };
+	unsigned char resident[SOME];
+	int pidfd = syscall(SYS_pidfd_open, getpid(), 0);
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	for (i = 0; i < sizeof(advice) / sizeof(*advice); i++) {
+		EXPECT_EQ(0, madvise(area->at, SOME * PAGE, advice[i]));
+		EXPECT_EQ(SOME, held(&self->device, area));
+	}
+	EXPECT_EQ(SOME * PAGE, syscall(SYS_process_madvise, pidfd, &range, 1,
+				       MADV_PAGEOUT, 0));
+	EXPECT_EQ(0, mincore(area->at, SOME * PAGE, resident));
+	EXPECT_LE(0, smaps_pages(area->at, "Rss"));
+	EXPECT_EQ(0, race_write_file("/proc/self/clear_refs", "1"));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	close(pidfd);
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
+/*
+ * A range that a huge page would fit into, with small pages in it, of which
+ * the first few are on the device.
+ */
+static void map_collapsible(struct __test_metadata *_metadata, struct mirror *m,
+			    struct area *area)
+{
+	ASSERT_EQ(0, area_map(area, HUGE_PAGES));
+	ASSERT_EQ(0, madvise(area->at, HUGE_SIZE, MADV_NOHUGEPAGE));
+	area_fill(area, 1);
+	if (m)
+		ASSERT_EQ(8, to_device_part(m, area, 0, 8));
+}
+
+TEST_F(staying, memory_is_not_collapsed)
+{
+	struct area area;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	map_collapsible(_metadata, &self->device, &area);
+	ASSERT_EQ(0, madvise(area.at, HUGE_SIZE, MADV_HUGEPAGE));
+	EXPECT_EQ(-1, madvise(area.at, HUGE_SIZE, MADV_COLLAPSE));
+	EXPECT_EQ(8, held(&self->device, &area));
+	EXPECT_EQ(0, smaps_pages(area.at, "AnonHugePages"));
+	EXPECT_EQ(0, device_wrong(&self->device, &area, 1));
+
+	ASSERT_EQ(0, to_system(&self->device, &area));
+	EXPECT_TRUE(eventually(!madvise(area.at, HUGE_SIZE, MADV_COLLAPSE)));
+	EXPECT_EQ(HUGE_PAGES, smaps_pages(area.at, "AnonHugePages"));
+	EXPECT_EQ(0, cpu_wrong(&area, 1));
+}
+
+#define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
+
+/* It collapses a range beside this one in the meantime. */
+TEST_F(staying, memory_is_not_collapsed_by_khugepaged)
+{
+	long sleep = race_read_number(KHUGEPAGED "scan_sleep_millisecs", NULL);
+	struct area area, beside;
+	char text[24];
+	long scans;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	map_collapsible(_metadata, &self->device, &area);
+	map_collapsible(_metadata, NULL, &beside);
+	ASSERT_EQ(0, madvise(area.at, HUGE_SIZE, MADV_HUGEPAGE));
+	ASSERT_EQ(0, madvise(beside.at, HUGE_SIZE, MADV_HUGEPAGE));
+	ASSERT_EQ(0, race_write_file(KHUGEPAGED "scan_sleep_millisecs", "10"));
+	EXPECT_TRUE(eventually((area_fill(&beside, 1),
+				smaps_pages(beside.at, "AnonHugePages"))));
+	scans = race_read_number(KHUGEPAGED "full_scans", NULL);
+	EXPECT_TRUE(eventually(race_read_number(KHUGEPAGED "full_scans",
+						NULL) >= scans + 2));
+	snprintf(text, sizeof(text), "%ld", sleep);
+	race_write_file(KHUGEPAGED "scan_sleep_millisecs", text);
+	EXPECT_EQ(8, held(&self->device, &area));
+	EXPECT_EQ(0, device_wrong(&self->device, &area, 1));
+	EXPECT_EQ(0, cpu_wrong(&area, 1));
+	EXPECT_EQ(0, cpu_wrong(&beside, 1));
+}
+
+/*
+ * NUMA balancing
+ */
+
+#define BALANCING "/proc/sys/kernel/numa_balancing"
+
+/* Scans follow the CPU time of a process: spend some. */
+static void spin_ms(unsigned int ms)
+{
+	struct timespec now, end;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+	end.tv_nsec += ms * 1000000L;
+	end.tv_sec += end.tv_nsec / 1000000000L;
+	end.tv_nsec %= 1000000000L;
+	do {
+		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	} while (now.tv_sec < end.tv_sec ||
+		 (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+}
+
+static int run_on_cpu(unsigned int cpu)
+{
+	unsigned long mask = 1UL << cpu;
+
+	return syscall(SYS_sched_setaffinity, 0, sizeof(mask), &mask) < 0 ?
+	       -errno : 0;
+}
+
+/*
+ * How many of the pages the CPU has no access to for the time being. Of those
+ * that stay on the other node every single one is, once a scan has passed.
+ */
+static long hinted(struct mirror *m, const struct area *area)
+{
+	long count = 0;
+	size_t i;
+
+	for (i = 1; i < area->pages; i += 2)
+		count += mirror_place(m, area_page(area, i)) ==
+			 HMM_DMIRROR_PROT_NONE;
+	return count;
+}
+
+/* What is the matter with balancing here, or NULL. */
+static const char *balancing_begin(long *mode)
+{
+	*mode = race_read_number(BALANCING, NULL);
+	if (*mode < 0)
+		return "no CONFIG_NUMA_BALANCING";
+	if (access("/sys/devices/system/node/node1", F_OK) || run_on_cpu(1))
+		return "there is no second node with a CPU";
+	return race_write_file(BALANCING, "1") ?
+	       "balancing cannot be switched on" : NULL;
+}
+
+static void balancing_end(long mode)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%ld", mode);
+	race_write_file(BALANCING, text);
+}
+
+/*
+ * Every second page is in the system, on node 0, and the process runs on node
+ * 1: those pages tell that a scan has passed over the device's.
+ */
+static void wait_for_scan(struct __test_metadata *_metadata, struct mirror *m,
+			  struct area *area)
+{
+	long updates = race_read_number("/proc/vmstat", "numa_pte_updates");
+	unsigned int i;
+
+	for (i = 0; i < 300 && hinted(m, area) < SOME / 2; i++)
+		spin_ms(100);
+	ASSERT_EQ(SOME / 2, hinted(m, area));
+	ASSERT_LE(updates + SOME / 2,
+		  race_read_number("/proc/vmstat", "numa_pte_updates"));
+}
+
+TEST_F(staying, numa_balancing_leaves_memory_writable)
+{
+	struct area *area = &self->area;
+	const char *lack;
+	long mode;
+	size_t i;
+
+	ASSERT_EQ(0, run_on_cpu(0));
+	madvise(area->at, SOME * PAGE, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
+	lack = balancing_begin(&mode);
+	if (lack)
+		SKIP(return, "%s", lack);
+	for (i = 0; i < SOME; i += 2)
+		ASSERT_EQ(1, to_device_part(&self->device, area, i, 1));
+	wait_for_scan(_metadata, &self->device, area);
+	for (i = 0; i < SOME; i += 2)
+		EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_WRITE,
+			  mirror_place(&self->device, area_page(area, i)));
+	for (i = 0; i < SOME; i += 2)
+		EXPECT_EQ(0, device_fill_part(&self->device, area, i, 1, 2));
+	EXPECT_EQ(SOME / 2, held(&self->device, area));
+
+	/* What a scan has hinted at keeps its permission on the way. */
+	ASSERT_EQ(SOME / 2, hinted(&self->device, area));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	for (i = 1; i < SOME; i += 2)
+		EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_WRITE,
+			  mirror_place(&self->device, area_page(area, i)));
+	balancing_end(mode);
+	check_written_in_place(_metadata, &self->device, area, 3);
+	EXPECT_EQ(0, cpu_wrong(area, 3));
+}
+
+/*
  * Faulting back: the CPU gets at memory wherever it is
  */
 
