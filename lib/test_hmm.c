@@ -846,6 +846,13 @@ static const struct dmirror_access access_write = {
 	.write = true,
 };
 
+static const struct dmirror_access access_write_unlocked = {
+	.request = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE,
+	.need = DPT_WRITE,
+	.write = true,
+	.unlocked = true,
+};
+
 static const struct dmirror_access access_migrated = {
 	.need = DPT_LOCAL,
 };
@@ -1373,6 +1380,8 @@ static int dmirror_command(struct dmirror *mirror, unsigned int request,
 		return dmirror_access(mirror, cmd, &access_read_unlocked);
 	case HMM_DMIRROR_WRITE:
 		return dmirror_access(mirror, cmd, &access_write);
+	case HMM_DMIRROR_WRITE_UNLOCKED:
+		return dmirror_access(mirror, cmd, &access_write_unlocked);
 	case HMM_DMIRROR_MIGRATE_TO_DEV:
 		return dmirror_migrate_to_device(mirror, cmd);
 	case HMM_DMIRROR_MIGRATE_TO_SYS:
@@ -1396,7 +1405,7 @@ static long dmirror_ioctl(struct file *file, unsigned int request,
 	int ret;
 
 	if (request != HMM_DMIRROR_COMMAND(_IOC_NR(request)) ||
-	    _IOC_NR(request) > _IOC_NR(HMM_DMIRROR_READ_UNLOCKED))
+	    _IOC_NR(request) > _IOC_NR(HMM_DMIRROR_WRITE_UNLOCKED))
 		return -ENOTTY;
 	if (copy_from_user(&cmd, user, sizeof(cmd)))
 		return -EFAULT;

@@ -68,8 +68,9 @@ struct hmm_dmirror_cmd {
 /* FLAGS: @npages is a set of HMM_DMIRROR_FLAG bits for this open file. */
 #define HMM_DMIRROR_FLAGS		HMM_DMIRROR_COMMAND(0x08)
 
-/* READ_UNLOCKED: READ by faults that may drop the mmap lock. */
+/* READ_UNLOCKED, WRITE_UNLOCKED: by faults that may drop the mmap lock. */
 #define HMM_DMIRROR_READ_UNLOCKED	HMM_DMIRROR_COMMAND(0x09)
+#define HMM_DMIRROR_WRITE_UNLOCKED	HMM_DMIRROR_COMMAND(0x0a)
 
 /*
  * The next page that a migration by a command of this file wants to allocate,

@@ -2737,6 +2737,7 @@ static const unsigned long requests[] = {
 	HMM_DMIRROR_SNAPSHOT,
 	HMM_DMIRROR_EXCLUSIVE,
 	HMM_DMIRROR_READ_UNLOCKED,
+	HMM_DMIRROR_WRITE_UNLOCKED,
 };
 
 /* How many requests are refused to this process, and with -EBADF. */
