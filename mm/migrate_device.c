@@ -394,7 +394,28 @@ static int collect_ptes(struct device_walk *walk, struct device_extent *ext)
 	return 0;
 }
 
-/* The short cut: what is present and need not be split. */
+/*
+ * The page of an entry, if it has one that can be collected without a look at
+ * its neighbours; else NULL.
+ */
+static __always_inline struct page *collect_pte_page(struct device_walk *walk,
+						     pte_t pte)
+{
+	swp_entry_t entry;
+
+	if (likely(device_pte_ordinary(walk, pte)))
+		return pte_page(pte);
+	if (!is_swap_pte(pte))
+		return NULL;
+	entry = pte_to_swp_entry(pte);
+	return is_device_private_entry(entry) ?
+	       pfn_to_page(swp_offset_pfn(entry)) : NULL;
+}
+
+/*
+ * The short cut: what need not be split. Device memory comes from a free list,
+ * so its pages seldom make a run that would be worth an extent.
+ */
 static __always_inline unsigned long
 collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		 unsigned long max)
@@ -403,12 +424,11 @@ collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	unsigned long nr;
 
 	for (nr = 0; nr < max; nr++) {
-		pte_t pte = ptep_get(ptep + nr);
+		struct page *page = collect_pte_page(walk, ptep_get(ptep + nr));
 
-		if (!device_pte_ordinary(walk, pte) ||
-		    PageCompound(pte_page(pte)))
+		if (!page || PageCompound(page))
 			break;
-		collect_small(mc, (struct folio *)pte_page(pte),
+		collect_small(mc, (struct folio *)page,
 			      addr + (nr << PAGE_SHIFT), ptep + nr);
 	}
 	return nr;
