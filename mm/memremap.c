@@ -854,7 +854,8 @@ void memunmap_pages(struct dev_pagemap *pgmap)
 {
 	pgmap_replace_entries(pgmap, PGMAP_CLAIMED);
 	pgmap_drain(pgmap);
-	synchronize_rcu();
+	/* All CPUs are interrupted anyway, to flush the memory map. */
+	synchronize_rcu_expedited();
 	pgmap_unplug_ranges(pgmap, pgmap->nr_range);
 	pgmap_end(pgmap);
 	pgmap_release_claims(pgmap, pgmap->nr_range);

@@ -375,6 +375,83 @@ static void memremap_test_types(struct kunit *test)
 	expect_nothing_left(t);
 }
 
+/* Nothing is left of what was in the memory map before. */
+static bool page_is_pristine(const struct page *page, int nid, int count)
+{
+	return page_zonenum(page) == ZONE_DEVICE && page_to_nid(page) == nid &&
+	       PageReserved(page) && !PageLocked(page) && !PageLRU(page) &&
+	       page_ref_count(page) == count &&
+	       atomic_read(&page->_mapcount) == -1 &&
+	       !page->mapping && !page->index && !page->private;
+}
+
+static bool free_page_is_pristine(const struct page *page,
+				  struct dev_pagemap *pgmap, int nid)
+{
+	int count = counts_from_zero(pgmap->type) ? 0 : 1;
+
+	return page_is_pristine(page, nid, count) && !PageCompound(page) &&
+	       page->pgmap == pgmap && !page->zone_device_data;
+}
+
+/* Also over the end of a section */
+static void memremap_test_every_page(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	enum memory_type type = *(const enum memory_type *)test->param_value;
+	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	unsigned long pfn, wrong = 0;
+
+	set_range(pgmap, 0, t->base, SUB);
+	set_range(pgmap, 1, t->base + SZ_128M - SUB, 2 * SUB);
+	must_map(t, pgmap);
+	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0); pfn++)
+		wrong += !free_page_is_pristine(pfn_to_page(pfn), pgmap,
+						numa_mem_id());
+	for (pfn = first_pfn(pgmap, 1); pfn <= last_pfn(pgmap, 1); pfn++)
+		wrong += !free_page_is_pristine(pfn_to_page(pfn), pgmap,
+						numa_mem_id());
+	KUNIT_EXPECT_EQ(test, wrong, 0UL);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+static bool tail_is_pristine(struct page *page, struct page *head)
+{
+	return PageTail(page) && compound_head(page) == head &&
+	       page_zonenum(page) == ZONE_DEVICE && PageReserved(page) &&
+	       !page_ref_count(page) && atomic_read(&page->_mapcount) == -1;
+}
+
+static void memremap_test_every_tail(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	unsigned long pfn, i, wrong = 0;
+
+	pgmap->vmemmap_shift = ilog2(PAGES_PER_SUBSECTION);
+	set_range(pgmap, 0, t->base + SZ_128M - SUB, 2 * SUB);
+	must_map(t, pgmap);
+	for (pfn = first_pfn(pgmap, 0); pfn < last_pfn(pgmap, 0);
+	     pfn += PAGES_PER_SUBSECTION) {
+		struct page *head = pfn_to_page(pfn);
+
+		KUNIT_EXPECT_TRUE(test, PageHead(head));
+		KUNIT_EXPECT_EQ(test, page_ref_count(head), 1);
+		KUNIT_EXPECT_EQ(test, compound_order(head),
+				pgmap->vmemmap_shift);
+		KUNIT_EXPECT_TRUE(test,
+				  list_empty(&page_folio(head)->_deferred_list));
+		for (i = 1; i < PAGES_PER_SUBSECTION; i++)
+			wrong += !tail_is_pristine(head + i, head);
+	}
+	KUNIT_EXPECT_EQ(test, wrong, 0UL);
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
 /* The same pagemap again and again, as a driver that is bound anew. */
 static void memremap_test_again(struct kunit *test)
 {
@@ -1696,6 +1773,8 @@ static void memremap_test_exit(struct kunit *test)
 
 static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE_PARAM(memremap_test_types, type_gen_params),
+	KUNIT_CASE_PARAM(memremap_test_every_page, type_gen_params),
+	KUNIT_CASE(memremap_test_every_tail),
 	KUNIT_CASE(memremap_test_again),
 	KUNIT_CASE(memremap_test_several_ranges),
 	KUNIT_CASE(memremap_test_cached_elsewhere),
