@@ -121,6 +121,7 @@ struct bench {
  * @order: of the folios which the area is filled with, before any migration
  * @move_order: of the folios that migrate, and that are in device memory
  * @again: the pages have been in device memory and back before
+ * @cpu_time: of windows that sleep, what the task has of the CPU is metered
  * @work: done on the area and metered; NULL if user space reads the area
  * @after: the area's content after the work
  */
@@ -130,6 +131,7 @@ struct bench_row {
 	unsigned int order;
 	unsigned int move_order;
 	bool again;
+	bool cpu_time;
 	int (*work)(struct bench *bench);
 	enum hmm_bench_content after;
 };
@@ -511,21 +513,23 @@ static u64 task_ticks(void)
 }
 
 /*
- * Windows that last for many ticks of the timer, which are little beside them,
- * and that sleep, which does not count.
+ * Windows that last for many ticks of the timer, which are little beside them.
+ * Such a call sleeps, too: all of the time counts, or only that of the CPU.
  */
 static u64 long_start(struct meter *meter)
 {
-	u64 before = task_ticks();
+	u64 cpu = task_ticks();
 
 	meter_start(meter);
-	return before;
+	return cpu;
 }
 
-static void long_stop(struct meter *meter, u64 before)
+static void long_stop(struct bench *bench, struct meter *meter, u64 cpu)
 {
-	meter_lap(meter);
-	meter->ticks += task_ticks() - before;
+	u64 elapsed = meter_lap(meter);
+
+	cpu = task_ticks() - cpu;
+	meter->ticks += bench->row->cpu_time ? cpu : elapsed;
 	meter->units += DEVICE_PAGES;
 }
 
@@ -533,19 +537,19 @@ static int pgmap_map_unmap(struct bench *bench, struct dev_pagemap *pgmap)
 {
 	struct meter *map = &bench->meters[0], *unmap = &bench->meters[1];
 	void *addr;
-	u64 before;
+	u64 cpu;
 
 	map->name = "map";
-	before = long_start(map);
+	cpu = long_start(map);
 	addr = memremap_pages(pgmap, numa_node_id());
-	long_stop(map, before);
+	long_stop(bench, map, cpu);
 	if (IS_ERR(addr))
 		return PTR_ERR(addr);
 
 	unmap->name = "unmap";
-	before = long_start(unmap);
+	cpu = long_start(unmap);
 	memunmap_pages(pgmap);
-	long_stop(unmap, before);
+	long_stop(bench, unmap, cpu);
 	return 0;
 }
 
@@ -968,6 +972,11 @@ static const struct bench_row bench_rows[] = {
 	ROW("hole_2m", HOLES, ORDER_2M, ORDER_2M, to_device, DEVICE),
 	ROW("cpu_fault_2m", DEVICE, ORDER_2M, ORDER_2M, NULL, SYSTEM),
 	ROW("memremap", HOLES, 0, 0, plug_and_unplug, HOLES),
+	{
+		.name = "memremap_cpu", .content = HMM_BENCH_HOLES,
+		.cpu_time = true, .work = plug_and_unplug,
+		.after = HMM_BENCH_HOLES,
+	},
 };
 
 static int bench_query(void __user *arg)
