@@ -125,4 +125,7 @@ int hmm_range_fault(struct hmm_range *range);
 int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 				     unsigned long timeout);
 
+bool restore_device_exclusive(struct mm_struct *mm, unsigned long addr,
+			      struct page *page);
+
 #endif /* LINUX_HMM_H */

@@ -10,12 +10,14 @@
 #include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/highmem.h>
+#include <linux/hmm.h>
 #include <linux/kthread.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_context.h>
 #include <linux/mmu_notifier.h>
+#include <linux/page_idle.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/sched/signal.h>
@@ -36,6 +38,7 @@
  * @km: address space of the thread that runs the test
  * @notifier: of the device, for the memory of the last de_memory()
  * @made: announcements of exclusive access of our own
+ * @announced: how many pages they covered
  * @revoked: announcements that exclusive access ends
  * @other: invalidations of other kinds
  * @pages: result of a range
@@ -45,6 +48,7 @@ struct de_test {
 	struct kunit_mm *km;
 	struct mmu_interval_notifier notifier;
 	atomic_t made;
+	atomic_t announced;
 	atomic_t revoked;
 	atomic_t other;
 	struct page *pages[HPAGE_PMD_NR];
@@ -56,12 +60,15 @@ static bool de_invalidate(struct mmu_interval_notifier *notifier,
 {
 	struct de_test *de = container_of(notifier, struct de_test, notifier);
 
-	if (range->event != MMU_NOTIFY_EXCLUSIVE)
+	if (range->event != MMU_NOTIFY_EXCLUSIVE) {
 		atomic_inc(&de->other);
-	else if (range->owner == de)
+	} else if (range->owner == de) {
 		atomic_inc(&de->made);
-	else
+		atomic_add((range->end - range->start) >> PAGE_SHIFT,
+			   &de->announced);
+	} else {
 		atomic_inc(&de->revoked);
+	}
 	mmu_interval_set_seq(notifier, seq);
 	return true;
 }
@@ -235,7 +242,7 @@ static bool de_thread_is_done(struct kunit_mm_thread *thread, unsigned int ms)
 
 /* What is returned, and what it costs */
 
-static void a_page_is_locked_referenced_and_unmapped(struct kunit *test)
+static void exclusive_page_keeps_its_mapping(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -250,7 +257,7 @@ static void a_page_is_locked_referenced_and_unmapped(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pfn, page_to_pfn(page));
 	KUNIT_EXPECT_TRUE(test, folio_test_locked(folio));
 	KUNIT_EXPECT_EQ(test, refs + 1, folio_ref_count(folio));
-	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(folio));
 	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(page));
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
@@ -313,14 +320,32 @@ static void a_range_passes_over_locked_pages(struct kunit *test)
 						     addr + 3 * PAGE_SIZE));
 	int refs = folio_ref_count(folio);
 
+	de_watch(de, addr, DE_PAGES);
 	folio_lock(folio);
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
 	KUNIT_EXPECT_NULL(test, de->pages[3]);
 	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	/* nothing changed at the locked page, and nothing was said of it */
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES - 1, atomic_read(&de->announced));
 	folio_unlock(folio);
 	KUNIT_EXPECT_EQ(test, DE_PAGES - 1, de_let_go_range(de, DE_PAGES));
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + 3 * PAGE_SIZE)));
+}
+
+/* Each page has to be faulted in, and the walk stops at each. */
+static void range_of_holes_is_announced_once(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = kunit_mm_map(de->km, DE_PAGES, DE_RW);
+
+	de_watch(de, addr, DE_PAGES);
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES, atomic_read(&de->announced));
 }
 
 static int de_make_in_thread(struct kunit_mm_thread *thread)
@@ -470,56 +495,159 @@ static void every_page_of_a_huge_page_can_be_had(struct kunit *test)
 				de_read(de, addr + i * PAGE_SIZE));
 }
 
-static void a_page_within_a_large_folio_can_be_had(struct kunit *test)
+/* The device gets pages 5 and 6 of a folio that stays as it is. */
+static struct folio *de_give_two_of_large(struct de_test *de,
+					  unsigned long addr)
 {
-	struct de_test *de = test->priv;
-	unsigned long addr = de_huge(de), at = addr + 5 * PAGE_SIZE;
-	unsigned long pfn = kunit_mm_pfn(de->km, at);
+	unsigned long at = addr + 5 * PAGE_SIZE;
+	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct kunit *test = de->test;
+	struct page *page;
 
-	kunit_mm_split_pmd(de->km, addr);
-	KUNIT_ASSERT_TRUE(test, folio_test_large(pfn_folio(pfn)));
-	KUNIT_EXPECT_EQ(test, pfn, page_to_pfn(de_give(de, at)));
-	KUNIT_EXPECT_FALSE(test, folio_test_large(pfn_folio(pfn)));
+	de_device_writes(de_give(de, at), 55);
+	page = de_give(de, at + PAGE_SIZE);
+	de_device_writes(page, 66);
+	KUNIT_EXPECT_PTR_EQ(test, folio, page_folio(page));
+	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, at));
-	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, at + PAGE_SIZE)));
-	KUNIT_EXPECT_EQ(test, at >> PAGE_SHIFT, de_read(de, at));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, at + PAGE_SIZE));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, at - PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_mapcount(folio));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_ref_count(folio));
+	return folio;
 }
 
-static void a_large_folio_that_is_pinned_cannot_be_had(struct kunit *test)
+static void de_expect_large(struct de_test *de, unsigned long addr)
+{
+	unsigned long i, word;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++) {
+		word = i == 5 ? 55 : i == 6 ? 66 : (addr >> PAGE_SHIFT) + i;
+		KUNIT_EXPECT_EQ(de->test, word,
+				de_read(de, addr + i * PAGE_SIZE));
+	}
+}
+
+static void page_of_large_folio_needs_no_split(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+	struct folio *folio;
+
+	kunit_mm_split_pmd(de->km, addr);
+	folio = de_give_two_of_large(de, addr);
+	de_expect_large(de, addr);
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_mapcount(folio));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_ref_count(folio));
+}
+
+static void page_of_huge_page_splits_the_pmd_only(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+
+	de_give_two_of_large(de, addr);
+	KUNIT_EXPECT_FALSE(test, pmd_leaf(kunit_mm_pmd(de->km, addr)));
+	de_expect_large(de, addr);
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+}
+
+static void large_folio_with_exclusive_pages_splits(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+	struct folio *folio = de_give_two_of_large(de, addr);
+
+	de_watch(de, addr, HPAGE_PMD_NR);
+	folio_get(folio);
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, 0, split_folio(folio));
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr + 5 * PAGE_SIZE));
+	de_expect_large(de, addr);
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+}
+
+static void range_splits_large_folio_with_exclusive_pages(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+
+	de_give_two_of_large(de, addr);
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	de_expect_large(de, addr);
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+}
+
+static void zapped_part_of_large_folio_leaves_the_rest(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+	struct folio *folio = de_give_two_of_large(de, addr);
+
+	kunit_mm_zap(de->km, addr + 4 * PAGE_SIZE, 2);
+	KUNIT_EXPECT_EQ(test, rss - 2, de_rss(de));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR - 2, folio_mapcount(folio));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + 6 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 66UL, de_read(de, addr + 6 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr + 5 * PAGE_SIZE));
+}
+
+static void child_shares_large_folio_with_exclusive_pages(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct mm_struct *parent = de->km->mm, *child;
+	unsigned long addr = de_huge(de);
+	struct folio *folio = de_give_two_of_large(de, addr);
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, 2 * HPAGE_PMD_NR, folio_mapcount(folio));
+	kunit_mm_enter(de->km, child);
+	de_expect_large(de, addr);
+	kunit_mm_enter(de->km, parent);
+	de_expect_large(de, addr);
+}
+
+/* Its pages can be had one by one. A range would need a split. */
+static void pinned_large_folio_gives_single_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_huge(de);
 	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
-	int refs = folio_ref_count(folio);
-	struct page *page;
 
 	folio_get(folio);
-	page = de_try_make(de, addr + PAGE_SIZE);
-	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EBUSY), page);
+	de_give(de, addr + PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
 	de_watch(de, addr, DE_PAGES);
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, DE_PAGES));
-	/* one split is tried, and not one for each page */
-	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, addr + PAGE_SIZE));
+	KUNIT_EXPECT_PTR_EQ(test, folio, page_folio(de->pages[0]));
+	de_let_go(de->pages[0]);
 	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	folio_put(folio);
-	if (pmd_leaf(kunit_mm_pmd(de->km, addr)))
-		KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
-	de_give(de, addr + PAGE_SIZE);
-	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_mapcount(folio));
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR, folio_ref_count(folio));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
 /* The CPU */
 
-static void an_access_takes_the_page_back(struct de_test *de,
-					  unsigned long addr)
+static void de_expect_page_is_back(struct de_test *de, unsigned long addr,
+				   unsigned long nr)
 {
 	struct kunit *test = de->test;
 	pte_t pte = de_pte(de, addr);
 
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, (int)nr, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
 	KUNIT_EXPECT_TRUE(test, pte_present(pte));
 	KUNIT_EXPECT_TRUE(test, pte_write(pte));
@@ -527,7 +655,7 @@ static void an_access_takes_the_page_back(struct de_test *de,
 	KUNIT_EXPECT_TRUE(test, pte_dirty(pte));
 	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(pfn_folio(pte_pfn(pte))));
 	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
-	KUNIT_EXPECT_EQ(test, 1UL, de_rss(de));
+	KUNIT_EXPECT_EQ(test, nr, de_rss(de));
 }
 
 static void reading_takes_the_page_back(struct kunit *test)
@@ -541,7 +669,7 @@ static void reading_takes_the_page_back(struct kunit *test)
 	de_device_writes(page, 99);
 	KUNIT_EXPECT_EQ(test, 99UL, de_read(de, addr));
 	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(de->km, addr));
-	an_access_takes_the_page_back(de, addr);
+	de_expect_page_is_back(de, addr, 1);
 }
 
 static void writing_takes_the_page_back(struct kunit *test)
@@ -554,7 +682,7 @@ static void writing_takes_the_page_back(struct kunit *test)
 	page = de_give(de, addr);
 	KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, 98));
 	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(de->km, addr));
-	an_access_takes_the_page_back(de, addr);
+	de_expect_page_is_back(de, addr, 1);
 	KUNIT_EXPECT_EQ(test, 98UL, de_read(de, addr));
 }
 
@@ -569,7 +697,7 @@ static void a_pin_takes_the_page_back(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(addr, 1, FOLL_WRITE,
 						     &pinned));
 	KUNIT_EXPECT_PTR_EQ(test, page, pinned);
-	an_access_takes_the_page_back(de, addr);
+	de_expect_page_is_back(de, addr, 1);
 	unpin_user_page(pinned);
 }
 
@@ -629,27 +757,22 @@ static void fork_takes_the_pages_back(struct kunit *test)
 			de_read(de, addr + PAGE_SIZE));
 }
 
-static int de_let_go_later(struct kunit_mm_thread *thread)
-{
-	msleep(100);
-	de_let_go(thread->page);
-	return 0;
-}
-
-/* Such a lock is held for a short time, and no reason for fork() to fail. */
-static void fork_waits_until_the_device_is_programmed(struct kunit *test)
+/* A driver that is late learns it from the sequence, and has to start again. */
+static void fork_does_not_wait_for_a_locked_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
-	unsigned long addr = de_memory(de, DE_PAGES);
-	struct kunit_mm_thread thread = {
-		.page = de_make(de, addr + PAGE_SIZE),
-	};
-	struct folio *folio = page_folio(thread.page);
+	unsigned long addr = de_memory(de, DE_PAGES), seq;
+	struct page *page;
+	struct folio *folio;
 	struct mm_struct *child;
 
-	kunit_mm_thread_start(&thread, de->km, addr, de_let_go_later);
+	de_watch(de, addr, DE_PAGES);
+	seq = mmu_interval_read_begin(&de->notifier);
+	page = de_make(de, addr + PAGE_SIZE);
+	folio = page_folio(page);
 	KUNIT_EXPECT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
-	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_TRUE(test, mmu_interval_read_retry(&de->notifier, seq));
+	de_let_go(page);
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + PAGE_SIZE)));
 	KUNIT_EXPECT_EQ(test, 2, folio_mapcount(folio));
 	KUNIT_EXPECT_EQ(test, 2, folio_ref_count(folio));
@@ -782,31 +905,231 @@ static void a_page_may_go_while_the_driver_has_it(struct kunit *test)
 
 static struct folio *de_new_folio(struct folio *old, unsigned long data)
 {
-	return folio_alloc(GFP_KERNEL, 0);
+	return folio_alloc(GFP_KERNEL, folio_order(old));
 }
 
-static void such_a_page_does_not_migrate(struct kunit *test)
+static int de_migrate(struct folio *folio)
+{
+	LIST_HEAD(list);
+	int ret;
+
+	if (!folio_isolate_lru(folio))
+		return -EBUSY;
+	list_add(&folio->lru, &list);
+	ret = migrate_pages(&list, de_new_folio, NULL, 0, MIGRATE_SYNC,
+			    MR_SYSCALL, NULL);
+	if (ret)
+		folio_putback_lru(folio);
+	return ret;
+}
+
+static void exclusive_page_migrates(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1), rss = de_rss(de), pfn;
+	struct folio *folio;
+	pte_t pte;
+
+	if (!IS_ENABLED(CONFIG_MIGRATION))
+		kunit_skip(test, "no migration in this kernel");
+	folio = page_folio(de_give(de, addr));
+	pfn = folio_pfn(folio);
+	de_watch(de, addr, 1);
+	de_device_writes(&folio->page, 95);
+	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->other));
+	pte = de_pte(de, addr);
+	KUNIT_ASSERT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_NE(test, pfn, pte_pfn(pte));
+	KUNIT_EXPECT_TRUE(test, pte_write(pte) && pte_dirty(pte));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(pfn_folio(pte_pfn(pte))));
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+	KUNIT_EXPECT_EQ(test, 95UL, de_read(de, addr));
+}
+
+static void read_only_exclusive_page_migrates(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
 	struct folio *folio = page_folio(de_give(de, addr));
-	LIST_HEAD(list);
+	pte_t pte;
 
-	if (!IS_ENABLED(CONFIG_MIGRATION))
-		kunit_skip(test, "no migration in this kernel");
-	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(folio));
-	list_add(&folio->lru, &list);
-	KUNIT_EXPECT_NE(test, 0, migrate_pages(&list, de_new_folio, NULL, 0,
-					       MIGRATE_SYNC, MR_SYSCALL, NULL));
-	folio_putback_lru(folio);
-	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
-	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
-	de_device_writes(&folio->page, 95);
-	KUNIT_EXPECT_EQ(test, 95UL, de_read(de, addr));
+	kunit_mm_protect(de->km, addr, 1, VM_READ);
+	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
+	pte = de_pte(de, addr);
+	KUNIT_ASSERT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_FALSE(test, pte_write(pte));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(pfn_folio(pte_pfn(pte))));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-/* What puts migration entries back finds none, and takes this for none. */
-static void the_entry_is_not_a_migration_entry(struct kunit *test)
+/* The extra reference makes the migration fail after the page is unmapped. */
+static void failed_migration_gives_the_page_to_the_cpu(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1), rss = de_rss(de);
+	struct folio *folio = page_folio(de_give(de, addr));
+	int refs = folio_ref_count(folio);
+	pte_t pte;
+
+	de_watch(de, addr, 1);
+	folio_get(folio);
+	KUNIT_EXPECT_NE(test, 0, de_migrate(folio));
+	folio_put(folio);
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	pte = de_pte(de, addr);
+	KUNIT_ASSERT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_EQ(test, folio_pfn(folio), pte_pfn(pte));
+	KUNIT_EXPECT_TRUE(test, pte_write(pte) && pte_dirty(pte));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(folio));
+	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+}
+
+/* The page cannot be shared, so the entry stays; the device is notified. */
+static void pinned_exclusive_page_stays_exclusive(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = page_folio(de_give(de, addr));
+
+	folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	folio_unlock(folio);
+	folio_ref_sub(folio, GUP_PIN_COUNTING_BIAS);
+	KUNIT_EXPECT_TRUE(test, de_is_writable(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(folio));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+}
+
+static void large_folio_with_exclusive_pages_migrates(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de), rss = de_rss(de);
+	struct folio *folio = de_give_two_of_large(de, addr);
+
+	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
+	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr + 5 * PAGE_SIZE));
+	KUNIT_EXPECT_PTR_NE(test, folio,
+			    pfn_folio(kunit_mm_pfn(de->km, addr)));
+	de_expect_large(de, addr);
+	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
+}
+
+/* The entry has no accessed bit. Looking for one must not change it. */
+static void exclusive_page_is_not_referenced(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1), vm_flags;
+	struct folio *folio = page_folio(de_give(de, addr));
+	pte_t pte = de_pte(de, addr);
+
+	folio_test_clear_young(folio);
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, 0, folio_referenced(folio, 1, NULL, &vm_flags));
+	folio_unlock(folio);
+	KUNIT_EXPECT_TRUE(test, pte_same(pte, de_pte(de, addr)));
+	KUNIT_EXPECT_TRUE(test, folio_test_referenced(folio));
+}
+
+static bool de_marked_uffd_wp(pte_t pte)
+{
+	return pte_present(pte) ? pte_uffd_wp(pte) : pte_swp_uffd_wp(pte);
+}
+
+static void migration_keeps_userfaultfd_protection(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_flags(de->km, addr, VM_UFFD_WP, 0);
+	folio = page_folio(de_give(de, addr));
+	mmap_read_lock(de->km->mm);
+	uffd_wp_range(vma_lookup(de->km->mm, addr), addr, PAGE_SIZE, true);
+	mmap_read_unlock(de->km->mm);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_TRUE(test, de_marked_uffd_wp(de_pte(de, addr)));
+	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
+	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+	KUNIT_EXPECT_TRUE(test, de_marked_uffd_wp(de_pte(de, addr)));
+	KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr)));
+	kunit_mm_flags(de->km, addr, 0, VM_UFFD_WP);
+}
+
+static void migration_keeps_soft_dirty(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1);
+	struct folio *folio = page_folio(de_give(de, addr));
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty marks");
+	kunit_mm_protect(de->km, addr, 1, VM_READ);
+	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(de_pte(de, addr)));
+	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
+	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(de_pte(de, addr)));
+}
+
+#ifdef CONFIG_MEMORY_FAILURE
+static void poisoned_page_is_used_by_nobody(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1), pfn, rss = de_rss(de);
+	pte_t pte;
+
+	pfn = page_to_pfn(de_give(de, addr));
+	de_watch(de, addr, 1);
+	memory_failure(pfn, MF_SW_SIMULATED);
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	pte = de_pte(de, addr);
+	KUNIT_EXPECT_TRUE(test, is_swap_pte(pte) &&
+			  is_hwpoison_entry(pte_to_swp_entry(pte)));
+	KUNIT_EXPECT_EQ(test, rss - 1, de_rss(de));
+	KUNIT_EXPECT_NE(test, 0, kunit_mm_try_read(addr));
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
+	kunit_mm_zap(de->km, addr, 1);
+	KUNIT_EXPECT_EQ(test, 0, unpoison_memory(pfn));
+	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
+}
+
+static void soft_offlined_page_is_replaced(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 1), pfn;
+	struct page *page = de_give(de, addr);
+
+	pfn = page_to_pfn(page);
+	de_watch(de, addr, 1);
+	de_device_writes(page, 94);
+	KUNIT_EXPECT_EQ(test, 0, soft_offline_page(pfn, 0));
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_NE(test, pfn, kunit_mm_pfn(de->km, addr));
+	KUNIT_EXPECT_EQ(test, 94UL, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 0, unpoison_memory(pfn));
+}
+#else
+static void poisoned_page_is_used_by_nobody(struct kunit *test)
+{
+	kunit_skip(test, "no handling of poisoned memory in this kernel");
+}
+
+static void soft_offlined_page_is_replaced(struct kunit *test)
+{
+	kunit_skip(test, "no handling of poisoned memory in this kernel");
+}
+#endif
+
+/* A walk that puts migration entries back takes this entry for none. */
+static void exclusive_entry_is_no_migration_entry(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -817,8 +1140,46 @@ static void the_entry_is_not_a_migration_entry(struct kunit *test)
 	remove_migration_ptes(folio, folio, 0);
 	folio_unlock(folio);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
-	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(folio));
 	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
+}
+
+/* The end that a driver makes itself */
+
+static bool de_restore(struct de_test *de, unsigned long addr,
+		       struct page *page)
+{
+	bool restored;
+
+	lock_page(page);
+	mmap_read_lock(de->km->mm);
+	restored = restore_device_exclusive(de->km->mm, addr, page);
+	mmap_read_unlock(de->km->mm);
+	unlock_page(page);
+	return restored;
+}
+
+static void driver_gives_a_page_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, 2);
+	struct page *page, *other;
+
+	de_watch(de, addr, 2);
+	page = de_give(de, addr);
+	other = de_give(de, addr + PAGE_SIZE);
+	de_device_writes(page, 93);
+	KUNIT_EXPECT_TRUE(test, de_restore(de, addr, page));
+	de_expect_page_is_back(de, addr, 2);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
+	/* no entry, another page's, no mapping */
+	KUNIT_EXPECT_FALSE(test, de_restore(de, addr, page));
+	KUNIT_EXPECT_FALSE(test, de_restore(de, addr + PAGE_SIZE, page));
+	KUNIT_EXPECT_FALSE(test, de_restore(de, addr - PAGE_SIZE, page));
+	KUNIT_EXPECT_FALSE(test, de_restore(de, 0, page));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_TRUE(test, de_restore(de, addr + PAGE_SIZE, other));
+	KUNIT_EXPECT_EQ(test, 93UL, de_read(de, addr));
 }
 
 static void such_a_page_does_not_go_to_a_device(struct kunit *test)
@@ -979,24 +1340,30 @@ static void a_fatal_signal_ends_the_wait(struct kunit *test)
 }
 
 static struct kunit_case device_exclusive_cases[] = {
-	KUNIT_CASE(a_page_is_locked_referenced_and_unmapped),
+	KUNIT_CASE(exclusive_page_keeps_its_mapping),
 	KUNIT_CASE(a_range_is_had_as_a_whole),
 	KUNIT_CASE(pages_are_faulted_in_for_writing),
 	KUNIT_CASE(a_range_passes_over_locked_pages),
+	KUNIT_CASE(range_of_holes_is_announced_once),
 	KUNIT_CASE(a_single_page_is_waited_for),
 	KUNIT_CASE(a_page_can_be_had_again),
 	KUNIT_CASE(an_exclusive_page_is_waited_for),
 	KUNIT_CASE(a_page_that_is_had_again_is_soft_dirty),
 	KUNIT_CASE(a_page_that_was_read_only_can_be_had_again),
 	KUNIT_CASE(every_page_of_a_huge_page_can_be_had),
-	KUNIT_CASE(a_page_within_a_large_folio_can_be_had),
-	KUNIT_CASE(a_large_folio_that_is_pinned_cannot_be_had),
+	KUNIT_CASE(page_of_large_folio_needs_no_split),
+	KUNIT_CASE(page_of_huge_page_splits_the_pmd_only),
+	KUNIT_CASE(large_folio_with_exclusive_pages_splits),
+	KUNIT_CASE(range_splits_large_folio_with_exclusive_pages),
+	KUNIT_CASE(zapped_part_of_large_folio_leaves_the_rest),
+	KUNIT_CASE(child_shares_large_folio_with_exclusive_pages),
+	KUNIT_CASE(pinned_large_folio_gives_single_pages),
 	KUNIT_CASE(reading_takes_the_page_back),
 	KUNIT_CASE(writing_takes_the_page_back),
 	KUNIT_CASE(a_pin_takes_the_page_back),
 	KUNIT_CASE(the_cpu_waits_until_the_device_is_programmed),
 	KUNIT_CASE(fork_takes_the_pages_back),
-	KUNIT_CASE(fork_waits_until_the_device_is_programmed),
+	KUNIT_CASE(fork_does_not_wait_for_a_locked_page),
 	KUNIT_CASE(what_the_device_gets_after_fork_is_the_parents),
 	KUNIT_CASE(mprotect_is_obeyed),
 	KUNIT_CASE(what_the_device_wrote_is_dirty),
@@ -1004,8 +1371,18 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(a_discard_frees_the_page),
 	KUNIT_CASE(munmap_frees_the_page),
 	KUNIT_CASE(a_page_may_go_while_the_driver_has_it),
-	KUNIT_CASE(such_a_page_does_not_migrate),
-	KUNIT_CASE(the_entry_is_not_a_migration_entry),
+	KUNIT_CASE(exclusive_page_migrates),
+	KUNIT_CASE(read_only_exclusive_page_migrates),
+	KUNIT_CASE(failed_migration_gives_the_page_to_the_cpu),
+	KUNIT_CASE(pinned_exclusive_page_stays_exclusive),
+	KUNIT_CASE(large_folio_with_exclusive_pages_migrates),
+	KUNIT_CASE(exclusive_page_is_not_referenced),
+	KUNIT_CASE(migration_keeps_userfaultfd_protection),
+	KUNIT_CASE(migration_keeps_soft_dirty),
+	KUNIT_CASE(poisoned_page_is_used_by_nobody),
+	KUNIT_CASE(soft_offlined_page_is_replaced),
+	KUNIT_CASE(exclusive_entry_is_no_migration_entry),
+	KUNIT_CASE(driver_gives_a_page_back),
 	KUNIT_CASE(such_a_page_does_not_go_to_a_device),
 	KUNIT_CASE(the_end_of_the_process_frees_such_pages),
 	KUNIT_CASE(absurd_ranges_are_refused),
