@@ -30,6 +30,9 @@
  *   the device loses the pages that move, and finds them again by a range
  *   fault, which waits until the pages are where they are going.
  *
+ *   Pages that the device has exclusively when the file is closed are given
+ *   back, so that the CPU does not have to fault on them.
+ *
  *   Two announcements are the mirror's own, which their owner tells. Exclusive
  *   access that it gets itself changes no entry. Of a migration to its device
  *   the entries of device memory are left alone: such pages are not moved. The
@@ -83,6 +86,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -278,6 +282,7 @@ static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
  * @first: the entry of the first page once it is loaded, or NULL
  * @prots: receives the answer to a snapshot
  * @unlocked: faults may drop the mmap lock
+ * @last: no other try follows
  * @deadline: when to give up, in jiffies
  */
 struct dmirror_pass {
@@ -289,6 +294,7 @@ struct dmirror_pass {
 	void *first;
 	u8 *prots;
 	bool unlocked;
+	bool last;
 	unsigned long deadline;
 };
 
@@ -1240,7 +1246,10 @@ static int dmirror_snapshot(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd)
 	return 0;
 }
 
-/* The page is locked until it is in the device's page table. */
+/*
+ * The page is locked until it is in the device's page table, and nobody takes it
+ * over before. If it is not loaded by the last try, the CPU gets it back.
+ */
 static int exclusive_try(struct dmirror_pass *pass)
 {
 	struct mm_struct *mm = pass->range.notifier->mm;
@@ -1253,28 +1262,19 @@ static int exclusive_try(struct dmirror_pass *pass)
 	pass->range.notifier_seq = mmu_interval_read_begin(pass->range.notifier);
 	page = make_device_exclusive(mm, pass->range.start, pass->mirror,
 				     &folio);
-	mmap_read_unlock(mm);
-	if (IS_ERR(page))
+	if (IS_ERR(page)) {
+		mmap_read_unlock(mm);
 		return PTR_ERR(page);
+	}
 	pass->flags = DPT_ATOMIC;
 	pass->pfns[0] = page_to_pfn(page) | HMM_PFN_VALID | HMM_PFN_WRITE;
 	ret = dpt_load(pass);
+	if (ret && (ret != -EBUSY || pass->last))
+		restore_device_exclusive(mm, pass->range.start, page);
 	folio_unlock(folio);
 	folio_put(folio);
+	mmap_read_unlock(mm);
 	return ret;
-}
-
-/* The CPU would find an entry that no device has any use for. */
-static void exclusive_give_up(struct dmirror *mirror, unsigned long addr)
-{
-	struct dmirror_pass pass;
-
-	pass_init(&pass, mirror, addr, addr + PAGE_SIZE);
-	pass.range.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
-	do {
-		pass.pfns[0] = 0;
-	} while (pass_read_locked(&pass) == -EBUSY &&
-		 !fatal_signal_pending(current));
 }
 
 static int exclusive_page(struct dmirror *mirror, unsigned long addr)
@@ -1284,11 +1284,66 @@ static int exclusive_page(struct dmirror *mirror, unsigned long addr)
 
 	pass_init(&pass, mirror, addr, addr + PAGE_SIZE);
 	do {
+		pass.last = pass_is_over(&pass);
 		ret = exclusive_try(&pass);
-	} while (ret == -EBUSY && !pass_is_over(&pass));
-	if (ret)
-		exclusive_give_up(mirror, addr);
+	} while (ret == -EBUSY && !pass.last);
 	return ret;
+}
+
+/* Return: the page if the device still has it exclusively, with a reference. */
+static struct page *exclusive_get(struct dmirror *mirror, unsigned long index)
+{
+	struct page *page = NULL;
+	void *entry;
+
+	xa_lock(&mirror->pt);
+	entry = xa_load(&mirror->pt, index);
+	if (dpt_allows(entry, DPT_ATOMIC)) {
+		page = dpt_page(entry);
+		get_page(page);
+	}
+	xa_unlock(&mirror->pt);
+	return page;
+}
+
+/*
+ * A page that is locked does not pass to another mirror. If this one has it
+ * then, nobody else loses it.
+ */
+static void exclusive_give_back(struct dmirror *mirror, unsigned long index)
+{
+	struct page *page = exclusive_get(mirror, index), *again;
+
+	if (!page)
+		return;
+	lock_page(page);
+	again = exclusive_get(mirror, index);
+	if (again == page)
+		restore_device_exclusive(mirror->notifier.mm,
+					 index << PAGE_SHIFT, page);
+	if (again)
+		put_page(again);
+	unlock_page(page);
+	put_page(page);
+}
+
+/* The device is done with this address space, which may be gone. */
+static void exclusive_give_back_all(struct dmirror *mirror)
+{
+	struct mm_struct *mm = mirror->notifier.mm;
+	unsigned long index;
+	void *entry;
+
+	if (!mmget_not_zero(mm))
+		return;
+	mmap_read_lock(mm);
+	xa_for_each(&mirror->pt, index, entry) {
+		if (dpt_allows(entry, DPT_ATOMIC))
+			exclusive_give_back(mirror, index);
+		cond_resched();
+	}
+	mmap_read_unlock(mm);
+	mmput(mm);
 }
 
 static int dmirror_exclusive(struct dmirror *mirror,
@@ -1476,6 +1531,7 @@ static int dmirror_close(struct inode *inode, struct file *file)
 {
 	struct dmirror *mirror = file->private_data;
 
+	exclusive_give_back_all(mirror);
 	mmu_interval_notifier_remove(&mirror->notifier);
 	dpt_free(mirror);
 	kfree(mirror);
