@@ -24,6 +24,8 @@
 
 /* Bits of /proc/kpageflags and /proc/self/pagemap. */
 #define KPF_SWAPCACHE	13
+#define KPF_MLOCKED	33
+#define PM_SWAP_TYPE	0x1fULL
 #define PM_SWAP		62
 #define PM_PRESENT	63
 #define PM_PFN		((1ULL << 55) - 1)
@@ -165,12 +167,20 @@ static size_t count_flag(char *area, size_t pages, unsigned int flag)
 	return found;
 }
 
+/* Entries of devices look like swap of a type behind those of swap files. */
+static bool is_swapped(char *addr)
+{
+	uint64_t entry = pagemap_entry(addr);
+
+	return entry >> PM_SWAP & 1 && !(entry & PM_SWAP_TYPE);
+}
+
 static size_t count_swapped(char *area, size_t pages)
 {
 	size_t found = 0;
 
 	for (size_t i = 0; i < pages; i++)
-		found += pagemap_entry(page_of(area, i)) >> PM_SWAP & 1;
+		found += is_swapped(page_of(area, i));
 	return found;
 }
 
@@ -519,29 +529,225 @@ static void make_exclusive(char *area, size_t pages)
 	}
 }
 
-/* Reclaim takes everything else; these it must leave alone. */
+/* What the device writes into page @i, and the CPU never did. */
+static uint64_t device_word_of(size_t i)
+{
+	return ~word_of(i);
+}
+
+static void device_writes(char *area, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++)
+		*(uint64_t *)page_of(device.buffer, i) = device_word_of(i);
+	expect(!race_device(device.fd, HMM_DMIRROR_WRITE, area, pages,
+			    device.buffer),
+	       "device write: %s", strerror(errno));
+	for (size_t i = 0; i < pages; i++)
+		expect(has_exclusively(page_of(area, i)),
+		       "page %zu is not exclusive after the device wrote", i);
+}
+
+static void check_device_writes(char *area, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++)
+		expect(*(uint64_t *)page_of(area, i) == device_word_of(i),
+		       "what the device wrote to page %zu is lost", i);
+}
+
+static size_t count_exclusive(char *area, size_t pages)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		found += has_exclusively(page_of(area, i));
+	return found;
+}
+
+static size_t count_present(char *area, size_t pages)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		found += pagemap_entry(page_of(area, i)) >> PM_PRESENT & 1;
+	return found;
+}
+
+/* @how is "hard" or "soft". Return: 0, or -1 if the kernel refuses. */
+static int offline_page(const char *how, uint64_t pfn)
+{
+	char path[64], text[32];
+
+	snprintf(path, sizeof(path),
+		 "/sys/devices/system/memory/%s_offline_page", how);
+	snprintf(text, sizeof(text), "%#llx",
+		 (unsigned long long)(pfn * device.page_size));
+	return race_write_file(path, text);
+}
+
+/* The device wrote last: it loses the pages, and they go to swap. */
 static void exclusive_and_reclaim(void)
 {
-	char *other, *area;
+	char *area;
 
 	enter_cgroup();
-	other = map_filled(MANY);
 	area = map_filled(PAGES);
 	make_exclusive(area, PAGES);
-	for (int i = 0; i < 20 && count_swapped(other, MANY) <= MANY / 2; i++)
+	device_writes(area, PAGES);
+	for (int i = 0; i < 50 && count_swapped(area, PAGES) < PAGES; i++)
 		race_write_file(CGROUP "/memory.reclaim", "16M");
-	expect(count_swapped(other, MANY) > MANY / 2,
-	       "only %zu of %d other pages were reclaimed",
-	       count_swapped(other, MANY), MANY);
-	for (size_t i = 0; i < PAGES; i++)
-		expect(has_exclusively(page_of(area, i)),
-		       "page %zu was taken from the device", i);
-	check_by_cpu(area, PAGES);
-	for (size_t i = 0; i < PAGES; i++)
-		expect(!has_exclusively(page_of(area, i)),
-		       "page %zu is exclusive, and the CPU has read it", i);
-	check_by_cpu(other, MANY);
+	expect(count_swapped(area, PAGES) == PAGES,
+	       "only %zu of %d pages were swapped out",
+	       count_swapped(area, PAGES), PAGES);
+	expect(!count_exclusive(area, PAGES),
+	       "the device still has pages that are swapped out");
+	check_device_writes(area, PAGES);
 	page_out(area, PAGES);
+	check_device_writes(area, PAGES);
+}
+
+/* More memory than there may be, all of it exclusive, with the file open. */
+static void exclusive_under_a_limit(void)
+{
+	size_t chunk = MANY / 4, chunks = 16;
+	char *area;
+
+	enter_cgroup();
+	expect(!race_write_file(CGROUP "/memory.max", "24M"),
+	       "memory.max: %s", strerror(errno));
+	area = map(chunk * chunks);
+	for (size_t i = 0; i < chunks; i++) {
+		char *part = page_of(area, i * chunk);
+
+		fill(part, chunk);
+		expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, part,
+				    chunk, device.buffer),
+		       "exclusive access: %s", strerror(errno));
+	}
+	for (size_t i = 0; i < chunks; i++)
+		check_by_cpu(page_of(area, i * chunk), chunk);
+}
+
+/* Each file gives back its own pages, and none of the other. */
+static void exclusive_and_close(void)
+{
+	char *area = map_filled(PAGES), *half = page_of(area, PAGES / 2);
+	int second = race_open_device(0);
+
+	expect(second >= 0, "a second device file: %s", strerror(errno));
+	expect(!race_device(second, HMM_DMIRROR_EXCLUSIVE, area, PAGES,
+			    device.buffer),
+	       "exclusive access: %s", strerror(errno));
+	expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, half, PAGES / 2,
+			    device.buffer),
+	       "exclusive access: %s", strerror(errno));
+	close(second);
+	expect(count_present(area, PAGES / 2) == PAGES / 2,
+	       "%zu of %d pages are present after close()",
+	       count_present(area, PAGES / 2), PAGES / 2);
+	expect(count_exclusive(half, PAGES / 2) == PAGES / 2,
+	       "close() took pages of another file");
+	check_by_cpu(area, PAGES);
+}
+
+/* A poisoned page has no user left. */
+static void exclusive_and_poison(void)
+{
+	uint64_t pfn;
+	char *area = map_filled(2);
+	int status;
+	pid_t pid;
+
+	pfn = pagemap_entry(area) & PM_PFN;
+	make_exclusive(area, 2);
+	if (offline_page("hard", pfn))
+		exit(SKIP);
+	expect(!has_exclusively(area), "the device has a poisoned page");
+	expect(race_device(device.fd, HMM_DMIRROR_READ, area, 1,
+			   device.buffer) && errno == EFAULT,
+	       "the device reads a poisoned page");
+	pid = fork();
+	expect(pid >= 0, "fork: %s", strerror(errno));
+	if (!pid)
+		_exit(*(volatile char *)area == 0);
+	waitpid(pid, &status, 0);
+	expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS,
+	       "the CPU reads a poisoned page");
+	check_word("the CPU", 1, *(uint64_t *)page_of(area, 1));
+}
+
+static void exclusive_and_soft_offline(void)
+{
+	char *area = map_filled(PAGES);
+	uint64_t pfn = pagemap_entry(area) & PM_PFN;
+
+	make_exclusive(area, PAGES);
+	device_writes(area, PAGES);
+	if (offline_page("soft", pfn))
+		exit(SKIP);
+	expect(!has_exclusively(area), "the device has a page that moved");
+	expect(count_exclusive(area, PAGES) == PAGES - 1,
+	       "other pages were taken from the device");
+	check_device_writes(area, PAGES);
+	expect((pagemap_entry(area) & PM_PFN) != pfn, "the page did not move");
+}
+
+/* kB in the line @key of smaps for the mapping that begins at @area, or -1 */
+static long smaps_kb(const char *area, const char *key)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	bool inside = false;
+	char line[512];
+	long kb = -1;
+
+	expect(file, "smaps: %s", strerror(errno));
+	while (kb < 0 && fgets(line, sizeof(line), file)) {
+		unsigned long start, end;
+
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = start == (uintptr_t)area;
+		else if (inside && !strncmp(line, key, strlen(key)))
+			kb = atol(line + strlen(key));
+	}
+	fclose(file);
+	return kb;
+}
+
+static void exclusive_and_smaps(void)
+{
+	long size = PAGES * device.page_size / 1024;
+	char *area = map_filled(PAGES);
+
+	/* a mapping of its own */
+	madvise(area, PAGES * device.page_size, MADV_DONTDUMP);
+	make_exclusive(area, PAGES);
+	expect(smaps_kb(area, "Rss:") == size, "Rss: %ld kB",
+	       smaps_kb(area, "Rss:"));
+	expect(smaps_kb(area, "Pss:") == size, "Pss: %ld kB",
+	       smaps_kb(area, "Pss:"));
+	expect(smaps_kb(area, "Private_Dirty:") == size,
+	       "Private_Dirty: %ld kB", smaps_kb(area, "Private_Dirty:"));
+	expect(!smaps_kb(area, "Swap:"), "Swap: %ld kB",
+	       smaps_kb(area, "Swap:"));
+}
+
+/* munlock() finds pages that are mapped without being present. */
+static void exclusive_and_mlock(void)
+{
+	size_t size = PAGES * device.page_size;
+	char *area = map_filled(PAGES);
+	uint64_t pfn = pagemap_entry(area) & PM_PFN;
+
+	expect(!mlock(area, size), "mlock: %s", strerror(errno));
+	expect(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1,
+	       "the page is not mlocked");
+	make_exclusive(area, PAGES);
+	expect(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1,
+	       "exclusive access ends mlock()");
+	expect(!munlock(area, size), "munlock: %s", strerror(errno));
+	expect(!(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1),
+	       "the page is mlocked after munlock()");
+	expect(count_exclusive(area, PAGES) == PAGES,
+	       "munlock() took pages from the device");
 	check_by_cpu(area, PAGES);
 }
 
@@ -570,16 +776,20 @@ static void exclusive_and_mremap(void)
 	check_by_cpu(to, PAGES);
 }
 
-static void exclusive_and_migration(void)
+/* Pages that compaction moves are no longer the device's. */
+static void exclusive_and_compaction(void)
 {
 	char *area = map_filled(PAGES);
 
 	make_exclusive(area, PAGES);
+	device_writes(area, PAGES);
 	race_write_file("/proc/sys/vm/compact_memory", "1");
 	for (size_t i = 0; i < PAGES; i++)
-		expect(has_exclusively(page_of(area, i)),
-		       "page %zu was taken from the device", i);
-	check_by_cpu(area, PAGES);
+		expect(has_exclusively(page_of(area, i)) ==
+		       !count_present(page_of(area, i), 1),
+		       "the device and the CPU have page %zu", i);
+	check_device_writes(area, PAGES);
+	fill(area, PAGES);
 	expect(to_device(area, PAGES) == PAGES, "pages do not move afterwards");
 	make_exclusive(area, PAGES);
 	check_by_cpu(area, PAGES);
@@ -603,7 +813,13 @@ static const struct outcome_test {
 	{ "exclusive and reclaim", exclusive_and_reclaim, NEEDS_SWAP },
 	{ "exclusive and swapped out", exclusive_and_swapped_out, NEEDS_SWAP },
 	{ "exclusive and mremap", exclusive_and_mremap, 0 },
-	{ "exclusive and migration", exclusive_and_migration, 0 },
+	{ "exclusive and compaction", exclusive_and_compaction, 0 },
+	{ "exclusive under a limit", exclusive_under_a_limit, NEEDS_SWAP },
+	{ "exclusive and close", exclusive_and_close, 0 },
+	{ "exclusive and poison", exclusive_and_poison, 0 },
+	{ "exclusive and soft offline", exclusive_and_soft_offline, 0 },
+	{ "exclusive and smaps", exclusive_and_smaps, 0 },
+	{ "exclusive and mlock", exclusive_and_mlock, 0 },
 };
 
 #define NR_TESTS	ARRAY_SIZE(tests)
