@@ -39,6 +39,35 @@
  *   Results are written in address order, and never at or behind the address
  *   where a call stops: the entries there are still requests.
  *
+ * Mixed memory
+ *
+ *   Real memory changes its kind at every page: zero pages, holes, pages that
+ *   fork() made read-only. So short runs are the ordinary case. Where all pages
+ *   have one request, hmm_ptes_all() tells from the value of a PTE alone what
+ *   to report, without an extent, and remembers two entries, since kinds that
+ *   alternate mostly are two.
+ *
+ *   A write fault on such memory breaks COW, which invalidates the range for
+ *   which it is done. From then on the sequence is out of date and nothing more
+ *   is reported, but the pass goes on to fault what the rest of the range
+ *   needs, and only then returns -EBUSY. The next call finds all requests met.
+ *   So two calls serve any range that nobody else interferes with.
+ *
+ *   Faults are bounded. A pass only moves forward, and faults a page
+ *   HMM_FAULT_TRIES times at most; a fatal signal and the deadline end it
+ *   before each fault. An invalidation from outside therefore costs no more
+ *   than one pass whose results are dropped. To fault on is no waste then:
+ *   the next call needs the same pages.
+ *
+ * Device-private pages that cannot be made writable
+ *
+ *   The driver may leave an own page on the device when it is faulted. Then it
+ *   is reported without WRITE. It is not even faulted if somebody holds a
+ *   reference, which would keep it from migrating: the attempt may invalidate
+ *   the range, and the caller would start again and again. If the driver
+ *   invalidates in every fault and never moves the page, and if a page of
+ *   another device stays there since it is held, the answer is -EFAULT.
+ *
  * Locks
  *
  *   mmap lock, for reading: held by the caller of hmm_range_fault(), taken and
@@ -46,6 +75,11 @@
  *   it with nothing else held. The walk is lockless; that is sound since
  *   whoever changes an entry invalidates, and the reader of the results asks
  *   mmu_interval_read_retry() under the lock that the invalidation takes.
+ *
+ *   A fault on a device-private page calls dev_pagemap_ops::migrate_to_ram(),
+ *   that of another driver or of the caller's own one, so the caller must not
+ *   hold a lock that these take. It waits for the page lock of another
+ *   driver's page, but never for that of an own one.
  */
 #include <linux/bitmap.h>
 #include <linux/hmm.h>
@@ -55,14 +89,53 @@
 #include <linux/sched/signal.h>
 #include <linux/secretmem.h>
 #include <linux/slab.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
 
+#include "internal.h"
 #include "device_walk.h"
 #include "device_write.h"
 
 #define HMM_PFN_REQ	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
 
-/* What an operation of the walk asks its caller to do. */
+/* What an operation of the walk tells hmm_walk_and_fault(). */
 #define HMM_STOP_TO_FAULT	1
+#define HMM_STOP_STUCK		2
+
+/*
+ * How often a page is faulted in one call. A migration that ends, a hinting
+ * entry and a COW are three faults; a page that still is not there after
+ * another one is left to the next call.
+ */
+#define HMM_FAULT_TRIES		4
+
+/**
+ * struct hmm_stop - the pages that a walk stopped at, to be faulted
+ * @nr: number of pages from hmm_walk::walk.addr on
+ * @write: they will be written to
+ * @own: they are device-private pages of the caller
+ */
+struct hmm_stop {
+	unsigned long nr;
+	bool write;
+	bool own;
+};
+
+/**
+ * struct hmm_tried - the pages that were faulted last
+ * @end: first address behind them
+ * @next: up to here they were faulted in this round
+ * @times: number of rounds so far
+ * @own: as device-private pages of the caller
+ * @invalidated: the range was invalidated meanwhile
+ */
+struct hmm_tried {
+	unsigned long end;
+	unsigned long next;
+	unsigned int times;
+	bool own;
+	bool invalidated;
+};
 
 /**
  * struct hmm_walk - one pass over a range
@@ -70,12 +143,11 @@
  * @range: the caller's range
  * @required: what default_flags require of the flags of every result
  * @per_page: requests are taken from hmm_pfns[] too
- * @fault_nr: pages from @walk.addr on that have to be faulted
- * @fault_write: they are to be written to
- * @fault_whole: what is faulted may bring in more than one page at a time
- * @fault_own: they are private pages of the caller's
- * @own_end: up to where those have been faulted, once
- * @own_locked: it was locked by somebody else, so that the answer is -EBUSY
+ * @busy: the pass ends with -EBUSY: it goes on to fault, not to report
+ * @reported: address up to which results were written when @busy became true
+ * @stop: what the walk stopped for
+ * @tried: what was faulted before
+ * @own_locked: a page of the caller's own was locked by somebody else
  * @fault_flags: flags of the faults, besides FAULT_FLAG_WRITE
  * @unlocked: a fault dropped the mmap lock
  * @bounded: there is a deadline
@@ -86,11 +158,10 @@ struct hmm_walk {
 	struct hmm_range *range;
 	unsigned long required;
 	bool per_page;
-	unsigned long fault_nr;
-	bool fault_write;
-	bool fault_whole;
-	bool fault_own;
-	unsigned long own_end;
+	bool busy;
+	unsigned long reported;
+	struct hmm_stop stop;
+	struct hmm_tried tried;
 	bool own_locked;
 	unsigned int fault_flags;
 	bool unlocked;
@@ -147,96 +218,210 @@ static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 		hmm_fill_one(entry, result);
 }
 
-static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
-		    unsigned long missing)
+/*
+ * What is reported for a PTE, if its value alone tells: not if it maps a page
+ * of a device, or something without a struct page.
+ */
+static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
+					   unsigned long *result)
 {
-	if (!missing)
-		return 0;
-	switch (ext->kind) {
-	case DEVICE_EXTENT_NO_VMA:
-	case DEVICE_EXTENT_SPECIAL:
-		ext->nr = 0;
-		return -EFAULT;
-	default:
-		hw->fault_nr = ext->nr;
-		hw->fault_write = missing & HMM_PFN_REQ_WRITE;
-		hw->fault_whole = ext->order;
-		hw->fault_own = false;
-		ext->nr = 0;
-		return HMM_STOP_TO_FAULT;
+	if (device_pte_ordinary(walk, pte)) {
+		*result = pte_pfn(pte) | HMM_PFN_VALID;
+		if (pte_write(pte) && pte_dirty(pte))
+			*result |= HMM_PFN_WRITE;
+		return true;
 	}
+	*result = 0;
+	if (!pte_present(pte))
+		return pte_none(pte) ||
+		       !is_device_private_entry(pte_to_swp_entry(pte));
+	if (pte_protnone(pte))
+		return true;
+	*result = pte_pfn(pte) | HMM_PFN_VALID;
+	return pte_special(pte) && is_zero_pfn(pte_pfn(pte));
+}
+
+static bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
+		      unsigned long result, bool write)
+{
+	unsigned long missing = hmm_page_required(hw, entry) & ~result;
+
+	return missing && !!(missing & HMM_PFN_REQ_WRITE) == write;
 }
 
 /*
- * Requests differ: report what is met, and stop at the first page that is not,
- * to fault it and those after it that lack the same.
+ * How many pages from page @met of the extent on need the same fault. Pages of
+ * other kinds that follow in the same table count too: one stop for them all.
  */
-static int hmm_report_per_page(struct hmm_walk *hw, struct device_extent *ext,
-			       unsigned long result, unsigned long step)
+static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
+				 unsigned long met, unsigned long result,
+				 bool write)
 {
 	unsigned long *entry = hmm_entry(hw, ext->addr);
-	unsigned long nr = ext->nr, met, missing = 0, lack;
-	int ret;
+	unsigned long nr, end;
 
-	for (met = 0; met < nr; met++) {
-		missing = hmm_page_required(hw, entry[met]) & ~result;
-		if (missing)
+	for (nr = met + 1; nr < ext->nr; nr++)
+		if (!hmm_lacks(hw, entry[nr], result, write))
+			return nr - met;
+	if (!ext->ptep)
+		return nr - met;
+	end = pmd_addr_end(ext->addr, hw->walk.end);
+	for (; nr < (end - ext->addr) >> PAGE_SHIFT; nr++) {
+		pte_t pte = device_pte_get(ext->ptep + nr);
+
+		if (!hmm_pte_result(&hw->walk, pte, &result) ||
+		    !hmm_lacks(hw, entry[nr], result, write))
 			break;
 	}
-	hmm_fill(entry, met, result, step);
-	if (met == nr)
-		return 0;
-
-	for (lack = met + 1; lack < nr; lack++)
-		if ((hmm_page_required(hw, entry[lack]) & ~result) != missing)
-			break;
-	ext->nr = lack - met;
-	ret = hmm_stop(hw, ext, missing);
-	ext->nr = met;
-	return ret;
+	return nr - met;
 }
 
-/* @missing of REQ_WRITE alone: the page is valid, but not to be written to. */
+/*
+ * Page @met of the extent lacks what is asked for it. A fault may bring in a
+ * huge page where there is no table of PTEs yet, so look again after one.
+ */
+static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
+		    unsigned long met, unsigned long result)
+{
+	unsigned long entry = hmm_entry(hw, ext->addr)[met];
+	unsigned long missing = hmm_page_required(hw, entry) & ~result;
+	bool write = missing & HMM_PFN_REQ_WRITE;
+
+	hw->stop = (struct hmm_stop) { .nr = 1, .write = write };
+	if (!ext->order)
+		hw->stop.nr = hmm_lacking(hw, ext, met, result, write);
+	ext->nr = met;
+	if (ext->kind == DEVICE_EXTENT_NO_VMA ||
+	    ext->kind == DEVICE_EXTENT_SPECIAL)
+		return -EFAULT;
+	return HMM_STOP_TO_FAULT;
+}
+
+/* How many of @nr pages from @entry on are served by @result. */
+static unsigned long hmm_met(struct hmm_walk *hw, const unsigned long *entry,
+			     unsigned long nr, unsigned long result)
+{
+	unsigned long met = 0;
+
+	if (likely(!hw->per_page))
+		return hw->required & ~result ? 0 : nr;
+	while (met < nr && !(hmm_page_required(hw, entry[met]) & ~result))
+		met++;
+	return met;
+}
+
 static int hmm_report(struct hmm_walk *hw, struct device_extent *ext,
 		      unsigned long result, unsigned long step)
 {
-	unsigned long missing = hw->required & ~result;
+	unsigned long *entry = hmm_entry(hw, ext->addr);
+	unsigned long met = hmm_met(hw, entry, ext->nr, result);
 
-	if (unlikely(hw->per_page))
-		return hmm_report_per_page(hw, ext, result, step);
-	if (unlikely(missing))
-		return hmm_stop(hw, ext, missing);
-	hmm_fill(hmm_entry(hw, ext->addr), ext->nr, result, step);
-	return 0;
+	if (likely(!hw->busy))
+		hmm_fill(entry, met, result, step);
+	return likely(met == ext->nr) ? 0 : hmm_stop(hw, ext, met, result);
+}
+
+/* Entries whose requests differ, or that are looked at only to be faulted. */
+static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
+				   pte_t *ptep, unsigned long max)
+{
+	unsigned long nr, result;
+
+	for (nr = 0; nr < max; nr++) {
+		pte_t pte = device_pte_get(ptep + nr);
+
+		if (!hmm_pte_result(&hw->walk, pte, &result) ||
+		    hmm_page_required(hw, entry[nr]) & ~result)
+			break;
+		if (!hw->busy)
+			hmm_fill_one(entry + nr, result);
+	}
+	return nr;
+}
+
+/**
+ * struct hmm_alike - two entries that were seen before, and their results
+ * @like: a present one, for those that differ from it in the pfn only
+ * @flags: of their results
+ * @other: for those that are the same: nothing, or the zero page
+ * @result: of those
+ */
+struct hmm_alike {
+	struct device_pte_like like;
+	unsigned long flags;
+	pte_t other;
+	unsigned long result;
+};
+
+/* To begin with, a page that serves every request, and nothing. */
+static __always_inline struct hmm_alike hmm_alike_init(void)
+{
+	pte_t pte = pte_mkdirty(pte_mkwrite_novma(pfn_pte(0, PAGE_SHARED)));
+
+	return (struct hmm_alike) {
+		.like = device_pte_like(pte),
+		.flags = HMM_PFN_VALID | HMM_PFN_WRITE,
+		.other = __pte(0),
+	};
+}
+
+/* An entry unlike the one before: the result if it is of use, and remember. */
+static __always_inline bool hmm_pte_unlike(struct hmm_walk *hw,
+					   struct hmm_alike *alike, pte_t pte,
+					   unsigned long *result)
+{
+	if (pte_same(pte, alike->other)) {
+		*result = alike->result;
+		return !(hw->required & ~*result);
+	}
+	if (!hmm_pte_result(&hw->walk, pte, result) || hw->required & ~*result)
+		return false;
+	if (device_pte_ordinary(&hw->walk, pte)) {
+		alike->like = device_pte_like(pte);
+		alike->flags = *result & (HMM_PFN_VALID | HMM_PFN_WRITE);
+	} else {
+		alike->other = pte;
+		alike->result = *result;
+	}
+	return true;
 }
 
 /*
- * The hot path: PTEs that differ from the first in nothing but the pfn, with
- * one request for all that they meet. The pages need not follow each other.
+ * The hot path: one request for all, which each of these entries meets. Most
+ * are like one of the two before, in whatever order they come.
  */
+static unsigned long hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry,
+				  pte_t *ptep, unsigned long max)
+{
+	struct hmm_alike alike = hmm_alike_init();
+	unsigned long nr, result;
+
+	for (nr = 0; nr < max; nr++) {
+		pte_t pte = device_pte_get(ptep + nr);
+
+		if (likely(device_pte_is_like(alike.like, pte, &result)))
+			result |= alike.flags;
+		else if (!hmm_pte_unlike(hw, &alike, pte, &result))
+			break;
+		hmm_fill_one(entry + nr, result);
+	}
+	return nr;
+}
+
 static __always_inline unsigned long
 hmm_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	 unsigned long max)
 {
 	struct hmm_walk *hw = to_hmm_walk(walk);
 	unsigned long *entry = hmm_entry(hw, addr);
-	pte_t first = device_pte_get(ptep);
-	struct device_pte_like like = device_pte_like(first);
-	unsigned long nr, pfn, flags = HMM_PFN_VALID;
 
-	if (hw->per_page || !device_pte_ordinary(walk, first))
+	/* Without a special bit, what a PTE of these is takes a closer look. */
+	if (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) &&
+	    walk->vma->vm_flags & VM_MIXEDMAP)
 		return 0;
-	if (pte_write(first) && pte_dirty(first))
-		flags |= HMM_PFN_WRITE;
-	if (hw->required & ~flags)
-		return 0;
-	for (nr = 0; nr < max; nr++) {
-		if (!device_pte_is_like(like, device_pte_get(ptep + nr),
-					&pfn))
-			break;
-		entry[nr] = (entry[nr] & HMM_PFN_INOUT_FLAGS) | pfn | flags;
-	}
-	return nr;
+	if (unlikely(hw->per_page || hw->busy))
+		return hmm_ptes_each(hw, entry, ptep, max);
+	return hmm_ptes_all(hw, entry, ptep, max);
 }
 
 static int hmm_present(struct device_walk *walk, struct device_extent *ext)
@@ -251,38 +436,58 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 }
 
 /*
- * A report of the owner's pages stopped at pages to be written to that are
- * read-only, or soft-clean where that is watched. They are made writable, or
- * faulted, once. If the fault leaves a page on the device, as the driver may
- * have it while it looks pages up, report it without WRITE instead of looping.
+ * Own pages that are still read-only after their fault, since the driver left
+ * them on the device. Report them without WRITE, rather than fault for ever.
+ *
+ * If the range is out of date, that has to wait for the next call, where they
+ * are faulted again. A driver that invalidates the range in each such fault
+ * and never moves the page would have the caller start again without end.
  */
-static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext)
+static int hmm_own_stayed(struct hmm_walk *hw, struct device_extent *ext,
+			  unsigned long nr)
 {
-	unsigned long addr = device_extent_end(ext), nr = hw->fault_nr;
+	unsigned long addr = device_extent_end(ext);
 
-	if (addr >= hw->own_end) {
-		hw->own_end = addr + (nr << PAGE_SHIFT);
-		hw->fault_own = true;
-		return HMM_STOP_TO_FAULT;
-	}
-	nr = min(nr, (hw->own_end - addr) >> PAGE_SHIFT);
-	hmm_fill(hmm_entry(hw, addr), nr, (ext->pfn + ext->nr) | HMM_PFN_VALID,
-		 1);
+	if (!hw->busy)
+		hmm_fill(hmm_entry(hw, addr), nr,
+			 (ext->pfn + ext->nr) | HMM_PFN_VALID, 1);
+	else if (hw->tried.invalidated)
+		return hw->tried.times < HMM_FAULT_TRIES ? HMM_STOP_TO_FAULT :
+							   HMM_STOP_STUCK;
 	ext->nr += nr;
 	return 0;
 }
 
+/*
+ * The report of the caller's own pages stopped, since they will be written to
+ * and are read-only, or soft-clean where that is watched.
+ */
+static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext,
+			   unsigned long nr)
+{
+	unsigned long addr = device_extent_end(ext);
+
+	/* Not the pages of other kinds that follow. */
+	hw->stop.nr = min(hw->stop.nr, nr - ext->nr);
+	hw->stop.own = true;
+	if (!hw->tried.own || addr >= hw->tried.end)
+		return HMM_STOP_TO_FAULT;
+	return hmm_own_stayed(hw, ext, min(hw->stop.nr, (hw->tried.end - addr) >>
+							PAGE_SHIFT));
+}
+
 static int hmm_private(struct hmm_walk *hw, struct device_extent *ext)
 {
-	unsigned long result = ext->pfn | HMM_PFN_VALID;
+	unsigned long result = ext->pfn | HMM_PFN_VALID, nr;
 	int ret;
 
 	if (device_extent_pgmap(ext)->owner != hw->range->dev_private_owner)
 		return hmm_report(hw, ext, 0, 0);
 	if (ext->perm & DEVICE_EXTENT_WRITE)
 		result |= HMM_PFN_WRITE;
+	nr = ext->nr;
 	ret = hmm_report(hw, ext, result, 1);
-	return ret == HMM_STOP_TO_FAULT ? hmm_own_stopped(hw, ext) : ret;
+	return ret == HMM_STOP_TO_FAULT ? hmm_own_stopped(hw, ext, nr) : ret;
 }
 
 static int hmm_extent(struct device_walk *walk, struct device_extent *ext)
@@ -335,47 +540,88 @@ static int hmm_may_go_on(const struct hmm_walk *hw)
 	return 0;
 }
 
+/* From here on the pass only faults what the rest of the range needs. */
+static void hmm_set_busy(struct hmm_walk *hw)
+{
+	if (hw->busy)
+		return;
+	hw->busy = true;
+	hw->reported = hw->walk.addr;
+}
+
 /*
- * A fault on a page of the caller's own must not wait for somebody else who has
- * the page locked: that may be a fault of the CPU, which waits for a lock that
- * the driver holds. -EBUSY then, and the driver starts again.
+ * Does somebody hold a reference to the device page at @addr, so that it cannot
+ * migrate? A locked page is migrating already, by whoever has the reference.
+ */
+static bool hmm_private_is_held(struct vm_area_struct *vma, unsigned long addr)
+{
+	pmd_t *pmdp = mm_find_pmd(vma->vm_mm, addr);
+	struct folio *folio;
+	bool held = false;
+	swp_entry_t entry;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	ptep = pmdp ? pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl) : NULL;
+	if (!ptep)
+		return false;
+	entry = pte_to_swp_entry(ptep_get(ptep));
+	if (is_swap_pte(ptep_get(ptep)) && is_device_private_entry(entry)) {
+		folio = pfn_swap_entry_folio(entry);
+		held = !folio_test_locked(folio) &&
+		       folio_ref_count(folio) > folio_expected_ref_count(folio);
+	}
+	pte_unmap_unlock(ptep, ptl);
+	return held;
+}
+
+/*
+ * A page of the caller's own, read-only, that will be written to.
+ *
+ * If it is held, it stays. To try nevertheless may invalidate the range, and
+ * the caller would start again until it is held no longer.
+ *
+ * The fault must not wait for somebody else who has the page locked: that may
+ * be a fault of the CPU, which waits for a lock that the driver holds.
  */
 static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 			 unsigned long addr)
 {
 	vm_fault_t fault;
 
+	if (hmm_private_is_held(vma, addr))
+		return 0;
 	fault = handle_mm_fault(vma, addr, FAULT_FLAG_REMOTE | FAULT_FLAG_WRITE |
 				FAULT_FLAG_ALLOW_RETRY |
 				FAULT_FLAG_RETRY_NOWAIT, NULL);
-	if (!(fault & VM_FAULT_RETRY))
-		return fault & VM_FAULT_ERROR ? -EFAULT : 0;
-	hw->own_locked = true;
-	return -EBUSY;
+	if (fault & VM_FAULT_RETRY)
+		return -EBUSY;
+	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
 }
 
 /*
  * The pages that the walk stopped at are the caller's own. They stay on the
- * device if they can, and are faulted if they are shared or watched.
+ * device if they can, and are faulted if they are shared or watched. One that
+ * is locked is left to the next call.
  */
-static int hmm_fault_own_pages(struct hmm_walk *hw, struct vm_area_struct *vma)
+static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
+			       unsigned long end)
 {
-	unsigned long addr = hw->walk.addr;
-	unsigned long end = addr + (hw->fault_nr << PAGE_SHIFT);
+	struct vm_area_struct *vma = hw->walk.vma;
 	int ret;
 
-	while (addr < end) {
+	for (; *addr < end; *addr += PAGE_SIZE) {
 		ret = hmm_may_go_on(hw) ?:
-		      device_make_writable(vma, &addr, end,
+		      device_make_writable(vma, addr, end,
 					   hw->range->dev_private_owner);
-		if (ret == -EBUSY)
+		if (ret == DEVICE_WRITE_FAULT)
+			ret = hmm_fault_own(hw, vma, *addr);
+		if (ret == -EBUSY) {
 			hw->own_locked = true;
-		if (ret != DEVICE_WRITE_FAULT)
+			hmm_set_busy(hw);
+		} else if (ret) {
 			return ret;
-		ret = hmm_fault_own(hw, vma, addr);
-		if (ret)
-			return ret;
-		addr += PAGE_SIZE;
+		}
 	}
 	return 0;
 }
@@ -387,59 +633,146 @@ static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 	unsigned int flags = hw->fault_flags;
 	vm_fault_t fault;
 
-	if (hw->fault_write)
+	if (hw->stop.write)
 		flags |= FAULT_FLAG_WRITE;
 	fault = handle_mm_fault(vma, addr, flags, NULL);
-	if (fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)) {
+	if (unlikely(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED))) {
 		hw->unlocked = true;
 		hw->fault_flags |= FAULT_FLAG_TRIED;
 		return -EAGAIN;
 	}
 	hw->fault_flags &= ~FAULT_FLAG_TRIED;
-	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
+	return unlikely(fault & VM_FAULT_ERROR) ? -EFAULT : 0;
+}
+
+static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
+				 unsigned long end)
+{
+	int ret;
+
+	for (; *addr < end; *addr += PAGE_SIZE) {
+		ret = hmm_may_go_on(hw) ?:
+		      hmm_fault_page(hw, hw->walk.vma, *addr);
+		if (ret)
+			return ret;
+	}
+	return 0;
 }
 
 /*
- * Fault in the pages that the walk stopped at. Where a huge page may come in
- * at once, the walk looks again after the first fault.
+ * Fault the pages that the walk stopped at. If one of them cannot be, report
+ * those before it first: the walk then stops at that one.
  */
 static int hmm_fault_pages(struct hmm_walk *hw)
 {
-	struct vm_area_struct *vma = hw->walk.vma;
 	unsigned long addr = hw->walk.addr;
-	unsigned long nr = hw->fault_whole ? 1 : hw->fault_nr;
-	int ret = 0;
+	unsigned long end = addr + (hw->stop.nr << PAGE_SHIFT);
+	int ret;
 
-	if (hw->fault_write && !(vma->vm_flags & VM_WRITE))
+	if (hw->stop.write && !(hw->walk.vma->vm_flags & VM_WRITE))
 		return -EPERM;
-	if (hw->fault_own)
-		return hmm_fault_own_pages(hw, vma);
-	for (; !ret && nr; nr--, addr += PAGE_SIZE)
-		ret = hmm_may_go_on(hw) ?: hmm_fault_page(hw, vma, addr);
+	ret = hw->stop.own ? hmm_fault_own_pages(hw, &addr, end) :
+			     hmm_fault_other_pages(hw, &addr, end);
+	return ret == -EFAULT && addr > hw->walk.addr ? 0 : ret;
+}
+
+/*
+ * Take down what is faulted, and how often. The pages of one stop are faulted
+ * in rounds: those that still lack something, in order, then again.
+ *
+ * Return: false if they have been faulted often enough.
+ */
+static bool hmm_try(struct hmm_walk *hw)
+{
+	struct hmm_tried *tried = &hw->tried;
+	unsigned long addr = hw->walk.addr;
+
+	if (addr >= tried->end) {
+		tried->end = addr + (hw->stop.nr << PAGE_SHIFT);
+		tried->times = 1;
+	} else if (addr < tried->next) {
+		tried->times++;
+	}
+	hw->stop.nr = min(hw->stop.nr, (tried->end - addr) >> PAGE_SHIFT);
+	tried->next = addr + (hw->stop.nr << PAGE_SHIFT);
+	tried->own = hw->stop.own;
+	return tried->times <= HMM_FAULT_TRIES;
+}
+
+/*
+ * No fault has helped. Leave the pages to the next call, unless somebody holds
+ * a reference: that has the device keep its page, however often it is tried.
+ */
+static int hmm_give_up(struct hmm_walk *hw)
+{
+	if (hmm_private_is_held(hw->walk.vma, hw->walk.addr))
+		return HMM_STOP_STUCK;
+	hmm_set_busy(hw);
+	hw->walk.addr += hw->stop.nr << PAGE_SHIFT;
+	return 0;
+}
+
+static int hmm_fault(struct hmm_walk *hw)
+{
+	struct mmu_interval_notifier *notifier = hw->range->notifier;
+	unsigned long seq = READ_ONCE(notifier->invalidate_seq);
+	int ret;
+
+	if (!hmm_try(hw))
+		return hmm_give_up(hw);
+	ret = hmm_fault_pages(hw);
+	hw->tried.invalidated = mmu_interval_check_retry(notifier, seq);
+	/* To wait for a handler in user space is no fruitless try. */
+	if (ret == -EAGAIN)
+		hw->tried.end = 0;
 	return ret;
+}
+
+/*
+ * An error that is found when the range is out of date is found again in the
+ * next call, which reports the pages before it.
+ */
+static int hmm_outcome(const struct hmm_walk *hw, int ret)
+{
+	switch (ret) {
+	case HMM_STOP_STUCK:
+		return -EFAULT;
+	case 0:
+	case -EFAULT:
+	case -EPERM:
+		return hw->busy ? -EBUSY : ret;
+	default:
+		return ret;
+	}
 }
 
 /*
  * Walk and fault by turns from @hw->walk.addr to the end of the range. -EBUSY:
  * the sequence is out of date. -EAGAIN: the mmap lock was dropped. -ETIMEDOUT:
  * the time is used up.
+ *
+ * A fault that breaks COW invalidates the range. Stopping there would cost the
+ * caller a new start for each such page, so all the others are faulted first.
  */
 static int hmm_walk_and_fault(struct hmm_walk *hw)
 {
 	struct hmm_range *range = hw->range;
+	bool may_fault = hw->per_page || hw->required;
 	int ret;
 
 	do {
 		if (mmu_interval_check_retry(range->notifier,
 					     range->notifier_seq))
+			hmm_set_busy(hw);
+		if (hw->busy && !may_fault)
 			return -EBUSY;
 		ret = device_walk_range(&hw->walk, hw->walk.addr, range->end,
 					&hmm_walk_ops);
 		if (ret != HMM_STOP_TO_FAULT)
-			return ret;
-		ret = hmm_fault_pages(hw);
+			break;
+		ret = hmm_fault(hw);
 	} while (!ret);
-	return ret;
+	return hmm_outcome(hw, ret);
 }
 
 static bool hmm_range_sane(const struct hmm_range *range)
@@ -476,11 +809,22 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * for which nothing is requested is never faulted, and COW is broken only for
  * those that are to be written to.
  *
- * A private page of the caller's own that is to be written to stays on the
+ * A fault that breaks COW invalidates the range. The call then goes on to fault
+ * what the rest of the range needs and returns -EBUSY at its end, so that the
+ * second call serves a range of any content, if nobody else interferes.
+ *
+ * A private page of the caller's own that will be written to stays on the
  * device if no other process has it: a read-only entry becomes writable, and
- * soft-dirty, in place. Otherwise, or if userfaultfd watches it, it is faulted
- * once. If the driver's migrate_to_ram() leaves it where it is, it is reported
- * without HMM_PFN_WRITE, which a driver has to look at.
+ * soft-dirty, in place. Otherwise, or if userfaultfd watches it, it is faulted.
+ * If the driver's migrate_to_ram() leaves it on the device, or cannot move it
+ * because somebody holds a reference, it is reported without HMM_PFN_WRITE: a
+ * driver has to check that.
+ *
+ * The bits HMM_PFN_INOUT_FLAGS (58 to 60) of an entry are the driver's, and a
+ * result keeps what they were. A driver for the first 6.12 kernels, which had
+ * no such bits, may test an entry for 0 to find that nothing is mapped. That
+ * works if it has cleared @hmm_pfns; in uninitialised memory the bits are not
+ * 0, and HMM_PFN_VALID alone tells.
  *
  * No reference is taken. The results may be used under the driver's lock after
  * mmu_interval_read_retry() has returned false for @range->notifier_seq.
@@ -489,11 +833,17 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * served here; see hmm_range_fault_unlocked_timeout().
  *
  * Context: Process context. The mmap lock of the notifier's mm is held, for
- * reading at least, over the whole call. May sleep.
+ * reading at least, over the whole call. May sleep. Where a fault is requested,
+ * dev_pagemap_ops::migrate_to_ram() may be called: that of another driver for
+ * its pages, that of the caller's driver for own pages that are read-only. So
+ * the caller holds no lock that these take, nor the lock of a page. The call
+ * waits for the page locks of other drivers' pages, and not for those of own
+ * pages: they may be held by a CPU fault that waits for the caller's driver.
  * Return:
  * * 0 - every entry is a result
- * * -EBUSY - invalidated meanwhile, or a page of the caller's own that is to be
- *   made writable is locked; get a new sequence and start again
+ * * -EBUSY - invalidated meanwhile, be it by a fault of this call, or an own
+ *   page that would have to be faulted is locked; get a new sequence and start
+ *   again
  * * -EFAULT - a page was requested that cannot be made valid
  * * -EPERM - write access was requested in a VMA that does not allow it
  * * -EINTR - a fatal signal is pending, and a page would have to be faulted in
@@ -555,12 +905,15 @@ static int hmm_save_requests(struct hmm_attempt *at)
 
 /*
  * Requests or not, no result of a pass that was given up may stay: the next
- * one may end with an error, and leaves alone what lies behind.
+ * one may end with an error, and leaves alone what lies behind. Entries that
+ * the pass has not written still hold their requests.
  */
 static void hmm_restore_requests(struct hmm_attempt *at)
 {
-	struct hmm_range *range = at->hw.range;
-	unsigned long i, nr = hmm_range_pages(range);
+	const struct hmm_walk *hw = &at->hw;
+	struct hmm_range *range = hw->range;
+	unsigned long end = hw->busy ? hw->reported : hw->walk.addr;
+	unsigned long i, nr = (end - range->start) >> PAGE_SHIFT;
 
 	for (i = 0; i < nr; i++) {
 		range->hmm_pfns[i] &= HMM_PFN_INOUT_FLAGS;
@@ -596,24 +949,26 @@ static int hmm_attempt_pass(struct hmm_attempt *at)
 	return ret;
 }
 
-/* No invalidation to wait for tells when a page is unlocked. */
-static void hmm_attempt_wait(struct hmm_attempt *at)
+static void hmm_attempt_begin(struct hmm_attempt *at)
 {
-	if (at->hw.own_locked)
+	struct hmm_walk *hw = &at->hw;
+
+	/* No invalidation to wait for tells when a page is unlocked. */
+	if (hw->own_locked)
 		schedule_timeout_killable(1);
-	at->hw.own_locked = false;
+	hw->own_locked = false;
+	hw->busy = false;
+	hw->tried.end = 0;
+	hw->walk.addr = hw->range->start;
+	hw->range->notifier_seq = mmu_interval_read_begin(hw->range->notifier);
 }
 
 static int hmm_attempt(struct hmm_attempt *at)
 {
-	struct hmm_range *range = at->hw.range;
 	int ret;
 
 	do {
-		hmm_attempt_wait(at);
-		range->notifier_seq = mmu_interval_read_begin(range->notifier);
-		at->hw.walk.addr = range->start;
-		at->hw.own_end = 0;
+		hmm_attempt_begin(at);
 		ret = hmm_attempt_pass(at);
 		if (ret != -EBUSY && ret != -EINTR && ret != -ETIMEDOUT)
 			return ret;
@@ -638,9 +993,14 @@ static int hmm_attempt(struct hmm_attempt *at)
  * The time is looked at before each fault and each new start. What a fault
  * itself waits for, or the end of an invalidation, is not cut short by it.
  *
+ * A pass over the range that was invalidated faults all that is needed before
+ * the next one starts, so that its own faults cost one start and not more.
+ *
  * Context: Process context. The mmap lock must not be held, nor any lock that
- * dev_pagemap_ops::migrate_to_ram() takes. The caller holds a reference to the
- * users of the notifier's mm (mmget()). May sleep.
+ * dev_pagemap_ops::migrate_to_ram() takes, of other drivers or of the caller's
+ * own: see hmm_range_fault(). An own page that is locked is not waited for
+ * with the mmap lock held; the range is tried again a little later. The caller
+ * holds a reference to the users of the notifier's mm (mmget()). May sleep.
  * Return:
  * * 0 - every entry is a result
  * * -EBUSY - the time is used up; the entries hold their requests

@@ -50,6 +50,8 @@
  * @notifier: subscription to all of it that tests use
  * @lock: the driver's lock
  * @range: what is asked for
+ * @calls: how many of hmm_range_fault() the last request took
+ * @faults: how many faults it took
  * @ask: what @pfns are before each call
  * @pfns: entries of @range
  */
@@ -58,6 +60,8 @@ struct hmm_test {
 	struct mmu_interval_notifier notifier;
 	struct mutex lock;	/* between invalidations and the driver */
 	struct hmm_range range;
+	unsigned int calls;
+	unsigned long faults;
 	unsigned long ask[HMM_TEST_PAGES];
 	unsigned long pfns[HMM_TEST_PAGES];
 };
@@ -133,17 +137,25 @@ static int hmm_call(struct hmm_test *t)
 	return ret;
 }
 
+/* Those of this thread, of whatever address. */
+static unsigned long hmm_faults(void)
+{
+	return current->min_flt + current->maj_flt;
+}
+
 /* As a driver does it: breaking COW, for one, invalidates the range itself. */
 static int hmm_mirror(struct hmm_test *t, unsigned long addr, unsigned long nr)
 {
-	unsigned int tries;
+	unsigned long before = hmm_faults();
 	int ret = -EBUSY;
 
-	for (tries = 0; ret == -EBUSY && tries < HMM_TEST_TRIES; tries++) {
+	for (t->calls = 0; ret == -EBUSY && t->calls < HMM_TEST_TRIES;
+	     t->calls++) {
 		hmm_set_range(t, addr, nr);
 		t->range.notifier_seq = mmu_interval_read_begin(&t->notifier);
 		ret = hmm_call(t);
 	}
+	t->faults = hmm_faults() - before;
 	return ret;
 }
 
@@ -176,8 +188,11 @@ static int hmm_unlocked(struct hmm_test *t, unsigned long addr,
 {
 	int ret;
 
+	unsigned long before = hmm_faults();
+
 	hmm_set_range(t, addr, nr);
 	ret = hmm_range_fault_unlocked_timeout(&t->range, timeout);
+	t->faults = hmm_faults() - before;
 	KUNIT_EXPECT_FALSE(t->km->test, rwsem_is_locked(&t->km->mm->mmap_lock));
 	return ret;
 }
@@ -980,6 +995,319 @@ static void mere_pfn_in_a_mixed_map_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr, HMM_PFN_ERROR, -EFAULT);
 }
 
+/*
+ * Mixed memory. A request to write invalidates the range wherever it breaks
+ * COW. However often that is, two calls are enough, and a fault a page.
+ */
+
+/**
+ * struct hmm_layout - memory of one kind, or a mixture
+ * @name: for messages
+ * @make: maps @nr pages of it
+ * @faults: how many of 12 pages are faulted to be written to
+ */
+struct hmm_layout {
+	const char *name;
+	unsigned long (*make)(struct hmm_test *t, unsigned long nr);
+	unsigned int faults;
+};
+
+#define HMM_LAYOUT_PAGES	48UL
+
+static unsigned long hmm_make_holes(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map(t->km, nr, RW);
+
+	/* a table of PTEs, so that the first fault is none of a huge page */
+	kunit_mm_write(t->km, addr, 1);
+	kunit_mm_zap(t->km, addr, 1);
+	return addr;
+}
+
+static unsigned long hmm_make_present(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map(t->km, nr, RW);
+
+	kunit_mm_write(t->km, addr, nr);
+	return addr;
+}
+
+static unsigned long hmm_make_zero(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map(t->km, nr, RW);
+
+	kunit_mm_read(t->km, addr, nr);
+	KUNIT_ASSERT_TRUE(t->km->test, is_zero_pfn(kunit_mm_pfn(t->km, addr)));
+	return addr;
+}
+
+static unsigned long hmm_make_zero_and_holes(struct hmm_test *t,
+					     unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map(t->km, nr, RW), i;
+
+	for (i = 0; i < nr; i += 2)
+		kunit_mm_read(t->km, addr + i * PAGE_SIZE, 1);
+	return addr;
+}
+
+static unsigned long hmm_make_zero_and_present(struct hmm_test *t,
+					       unsigned long nr)
+{
+	unsigned long addr = hmm_make_zero(t, nr), i;
+
+	for (i = 1; i < nr; i += 2)
+		kunit_mm_write(t->km, addr + i * PAGE_SIZE, 1);
+	return addr;
+}
+
+static unsigned long hmm_make_forked(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = hmm_make_present(t, nr);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(t->km->test, kunit_mm_fork(t->km, addr, &child), 0);
+	KUNIT_ASSERT_FALSE(t->km->test, pte_write(kunit_mm_pte(t->km, addr)));
+	return addr;
+}
+
+/* Pages of a file, to be copied before they are written to. */
+static unsigned long hmm_make_file(struct hmm_test *t, unsigned long nr)
+{
+	struct file *file = kunit_mm_shmem(t->km->test, nr);
+	unsigned long addr;
+
+	addr = kunit_mm_map_file(t->km, file, nr, RW, MAP_SHARED);
+	kunit_mm_write(t->km, addr, nr);
+	addr = kunit_mm_map_file(t->km, file, nr, RW, MAP_PRIVATE);
+	kunit_mm_read(t->km, addr, nr);
+	return addr;
+}
+
+static unsigned long hmm_make_clean(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = hmm_make_present(t, nr);
+
+	kunit_mm_change(t->km, addr, nr, pte_mkclean);
+	return addr;
+}
+
+/* Hinting entries between pages that fork() left read-only. */
+static unsigned long hmm_make_hinted(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = hmm_make_forked(t, nr), i;
+
+	if (!IS_ENABLED(CONFIG_NUMA_BALANCING))
+		return addr;
+	for (i = 1; i < nr; i += 2)
+		kunit_mm_change(t->km, addr + i * PAGE_SIZE, 1,
+				hmm_mkprotnone);
+	return addr;
+}
+
+/* Of six: read-only, zero, hole, written, read-only and clean, hole. */
+static unsigned long hmm_make_mixture(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long addr = hmm_make_forked(t, nr), at, i;
+
+	for (i = 0; i < nr; i++) {
+		at = addr + i * PAGE_SIZE;
+		switch (i % 6) {
+		case 1:
+			kunit_mm_zap(t->km, at, 1);
+			kunit_mm_read(t->km, at, 1);
+			break;
+		case 2:
+		case 5:
+			kunit_mm_zap(t->km, at, 1);
+			break;
+		case 3:
+			kunit_mm_write(t->km, at, 1);
+			break;
+		case 4:
+			kunit_mm_change(t->km, at, 1, pte_mkclean);
+			break;
+		}
+	}
+	return addr;
+}
+
+static const struct hmm_layout hmm_layouts[] = {
+	{ "holes", hmm_make_holes, 12 },
+	{ "present", hmm_make_present, 0 },
+	{ "clean", hmm_make_clean, 12 },
+	{ "zero", hmm_make_zero, 12 },
+	{ "zero and holes", hmm_make_zero_and_holes, 12 },
+	{ "zero and present", hmm_make_zero_and_present, 6 },
+	{ "forked", hmm_make_forked, 12 },
+	{ "file", hmm_make_file, 12 },
+	{ "hinted", hmm_make_hinted,
+	  IS_ENABLED(CONFIG_NUMA_BALANCING) ? 18 : 12 },
+	{ "mixture", hmm_make_mixture, 10 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(hmm_layout, hmm_layouts, name);
+
+static void hmm_expect_writable(struct hmm_test *t, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++)
+		hmm_expect_page(t, i, WRITABLE);
+}
+
+static void memory_of_each_kind_is_writable_after_two_calls(struct kunit *test)
+{
+	const struct hmm_layout *layout = test->param_value;
+	struct hmm_test *t = test->priv;
+	unsigned long nr = HMM_LAYOUT_PAGES;
+	unsigned long addr = layout->make(t, nr);
+
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, nr, ASK_WRITE), 0);
+	hmm_expect_writable(t, nr);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	KUNIT_EXPECT_EQ(test, t->faults, layout->faults * nr / 12);
+}
+
+/* No two pages in a row have the same request, and some have none. */
+static void memory_of_each_kind_serves_single_requests(struct kunit *test)
+{
+	const unsigned long asks[] = { ASK_WRITE, 0, ASK_READ, ASK_WRITE, 0 };
+	const struct hmm_layout *layout = test->param_value;
+	struct hmm_test *t = test->priv;
+	unsigned long nr = HMM_LAYOUT_PAGES, i;
+	unsigned long addr = layout->make(t, nr);
+	pte_t before;
+
+	for (i = 0; i < nr; i++)
+		t->ask[i] = asks[i % ARRAY_SIZE(asks)];
+	before = kunit_mm_pte(t->km, addr + PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, nr), 0);
+	for (i = 0; i < nr; i++)
+		KUNIT_EXPECT_EQ_MSG(test, 0, t->ask[i] & ~t->pfns[i],
+				    "entry %lu", i);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	KUNIT_EXPECT_LE(test, t->faults, layout->faults * nr / 12);
+	KUNIT_EXPECT_TRUE(test, pte_same(before, kunit_mm_pte(t->km, addr +
+							      PAGE_SIZE)));
+}
+
+static void memory_of_each_kind_is_writable_unlocked(struct kunit *test)
+{
+	const struct hmm_layout *layout = test->param_value;
+	struct hmm_test *t = test->priv;
+	unsigned long nr = HMM_LAYOUT_PAGES;
+	unsigned long addr = layout->make(t, nr);
+
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, nr, ASK_WRITE), 0);
+	hmm_expect_writable(t, nr);
+	KUNIT_EXPECT_EQ(test, t->faults, layout->faults * nr / 12);
+	KUNIT_EXPECT_FALSE(test, mmu_interval_read_retry(&t->notifier,
+							 t->range.notifier_seq));
+}
+
+static unsigned long hmm_expected_snapshot(struct hmm_test *t,
+					   unsigned long addr)
+{
+	pte_t pte = kunit_mm_pte(t->km, addr);
+
+	if (!pte_present(pte) || pte_protnone(pte))
+		return 0;
+	return pte_pfn(pte) |
+	       (pte_write(pte) && pte_dirty(pte) ? WRITABLE : READABLE);
+}
+
+static void memory_of_each_kind_is_told_in_one_call(struct kunit *test)
+{
+	const struct hmm_layout *layout = test->param_value;
+	struct hmm_test *t = test->priv;
+	unsigned long nr = HMM_LAYOUT_PAGES, i;
+	unsigned long addr = layout->make(t, nr);
+
+	for (i = 0; i < nr; i++)
+		t->ask[i] = HMM_PFN_INOUT_FLAGS;
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, nr), 0);
+	for (i = 0; i < nr; i++)
+		hmm_expect_same(t, i, 1, HMM_PFN_INOUT_FLAGS |
+				hmm_expected_snapshot(t, addr + i * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, t->calls, 1);
+	KUNIT_EXPECT_EQ(test, t->faults, 0);
+
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, nr, ASK_READ), 0);
+	for (i = 0; i < nr; i++)
+		hmm_expect_same(t, i, 1, HMM_PFN_INOUT_FLAGS |
+				hmm_expected_snapshot(t, addr + i * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, t->calls, 1);
+}
+
+/* The pass goes on behind what has broken COW, but reports nothing there. */
+static void stale_call_faults_the_rest_and_keeps_requests(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	unsigned long addr = hmm_make_zero(t, 8), i;
+
+	kunit_mm_write(t->km, addr, 2);
+	for (i = 0; i < 8; i++)
+		t->ask[i] = ASK_WRITE;
+	t->range.pfn_flags_mask = ASK_WRITE;
+	t->range.notifier_seq = mmu_interval_read_begin(&t->notifier);
+	hmm_set_range(t, addr, 8);
+	KUNIT_EXPECT_EQ(test, hmm_call(t), -EBUSY);
+	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_page(t, 1, WRITABLE);
+	hmm_expect_asked(t, 2, 6);
+	for (i = 2; i < 8; i++)
+		KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(t->km, addr +
+							       i * PAGE_SIZE)));
+}
+
+/* Also where the pages before it have broken COW. */
+static void error_behind_mixed_memory_leaves_results(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	unsigned long addr = hmm_make_zero(t, 8);
+
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(addr + 5 * PAGE_SIZE, PAGE_SIZE));
+	t->range.start = addr;
+	hmm_expect_stop(t, 8, -EFAULT, 5);
+}
+
+/* The fault of a page fails, which those before it do not suffer from. */
+static void pages_before_a_failing_fault_are_reported(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct file *file = kunit_mm_shmem(test, 3);
+	unsigned long addr = kunit_mm_map_file(t->km, file, 8, RW, MAP_SHARED);
+
+	t->range.start = addr;
+	hmm_expect_stop(t, 8, -EFAULT, 3);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 8, ASK_WRITE), -EFAULT);
+	hmm_expect_writable(t, 3);
+	hmm_expect_asked(t, 3, 5);
+}
+
+/* As a driver may that was written when an entry had no bits to be kept. */
+static void entry_of_a_hole_is_zero_if_it_was_cleared(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	unsigned long addr = hmm_make_zero_and_holes(t, 8), i;
+
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 8), 0);
+	for (i = 0; i < 8; i++)
+		KUNIT_EXPECT_EQ(test, !t->pfns[i], i & 1);
+
+	/* else the kept bits are what they were, and VALID has to be tested */
+	for (i = 0; i < 8; i++)
+		t->ask[i] = ~0UL;
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 8), 0);
+	for (i = 0; i < 8; i++) {
+		KUNIT_EXPECT_EQ(test, t->pfns[i] & HMM_PFN_INOUT_FLAGS,
+				HMM_PFN_INOUT_FLAGS);
+		KUNIT_EXPECT_EQ(test, !(t->pfns[i] & HMM_PFN_VALID), i & 1);
+	}
+	hmm_expect_same(t, 1, 1, HMM_PFN_INOUT_FLAGS);
+}
+
 /* Invalidation */
 
 static void sequence_that_moved_is_busy(struct kunit *test)
@@ -1392,6 +1720,18 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(io_memory_cannot_be_mirrored),
 	KUNIT_CASE(pfnmap_cannot_be_mirrored),
 	KUNIT_CASE(mere_pfn_in_a_mixed_map_cannot_be_mirrored),
+	KUNIT_CASE_PARAM(memory_of_each_kind_is_writable_after_two_calls,
+			 hmm_layout_gen_params),
+	KUNIT_CASE_PARAM(memory_of_each_kind_serves_single_requests,
+			 hmm_layout_gen_params),
+	KUNIT_CASE_PARAM(memory_of_each_kind_is_writable_unlocked,
+			 hmm_layout_gen_params),
+	KUNIT_CASE_PARAM(memory_of_each_kind_is_told_in_one_call,
+			 hmm_layout_gen_params),
+	KUNIT_CASE(stale_call_faults_the_rest_and_keeps_requests),
+	KUNIT_CASE(error_behind_mixed_memory_leaves_results),
+	KUNIT_CASE(pages_before_a_failing_fault_are_reported),
+	KUNIT_CASE(entry_of_a_hole_is_zero_if_it_was_cleared),
 	KUNIT_CASE(sequence_that_moved_is_busy),
 	KUNIT_CASE(invalidation_during_a_fault_is_busy),
 	KUNIT_CASE(huge_page_is_reported_with_its_order),
@@ -1429,7 +1769,8 @@ static struct kunit_suite hmm_mirror_suite = {
  * @next: pfn of the page that is handed out next
  * @used: pages in use
  * @faults: pages that the CPU has faulted back
- * @keeps: or rather not, as a driver that looks them up itself may have it
+ * @keeps: it leaves them where they are, as a driver that looks them up may
+ * @declines: it does so after it has begun to migrate them
  */
 struct hmm_test_device {
 	struct dev_pagemap *pgmap;
@@ -1437,6 +1778,7 @@ struct hmm_test_device {
 	atomic_t used;
 	unsigned int faults;
 	bool keeps;
+	bool declines;
 };
 
 /* Two devices; what the first has last and the second first lies together. */
@@ -1533,7 +1875,14 @@ static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
 	dev->faults++;
 	if (dev->keeps)
 		return 0;
-	return hmm_migrate(&args, NULL) ? 0 : VM_FAULT_SIGBUS;
+	if (dev->declines) {
+		if (!migrate_vma_setup(&args))
+			migrate_vma_finalize(&args);
+		return 0;
+	}
+	/* as far as it gets: a page that is held stays */
+	hmm_migrate(&args, NULL);
+	return 0;
 }
 
 static const struct dev_pagemap_ops hmm_device_ops = {
@@ -1808,6 +2157,103 @@ static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
 	hmm_expect_contents(p, addr, 1);
 }
 
+/*
+ * The attempt to migrate it would fail and invalidate the range, with this call
+ * and with each one that follows.
+ */
+static void own_page_that_is_held_is_reported_read_only(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long pfn = dev->next;
+	struct page *page = pfn_to_page(pfn + 1);
+	unsigned long addr = hmm_map_on_device(p, dev, 3);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	hmm_share(p, addr);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_WRITE), 0);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_device(t, 1, 1, pfn + 1, READABLE);
+	hmm_expect_page(t, 2, WRITABLE);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 3, ASK_WRITE), 0);
+	hmm_expect_device(t, 1, 1, pfn + 1, READABLE);
+	put_page(page);
+
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_WRITE), 0);
+	hmm_expect_page(t, 1, WRITABLE);
+	hmm_expect_contents(p, addr, 3);
+}
+
+/* Its driver lets it stay, and invalidates the range each time. */
+static void own_page_that_never_moves_is_an_error(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = hmm_map_on_device(p, dev, 2);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	hmm_share(p, addr);
+	dev->declines = true;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 2, ASK_WRITE), -EFAULT);
+	KUNIT_EXPECT_EQ(test, t->calls, 1);
+	KUNIT_EXPECT_LE(test, dev->faults, 2 * 4);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 2, ASK_WRITE), -EFAULT);
+
+	dev->declines = false;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 2, ASK_WRITE), 0);
+	hmm_expect_page(t, 1, WRITABLE);
+	hmm_expect_contents(p, addr, 2);
+}
+
+/* A page of another device that cannot go to system memory. */
+static void held_page_of_another_device_is_an_error(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	struct page *page = pfn_to_page(dev->next + 1);
+	unsigned long addr = hmm_map_on_device(p, dev, 3);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = &p->dev[1];
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), -EFAULT);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 3, ASK_READ), -EFAULT);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), 0);
+	hmm_expect_contents(p, addr, 3);
+}
+
+/* Own pages that are read-only, zero pages and pages left by fork(). */
+static void own_pages_in_mixed_memory_take_two_calls(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = kunit_mm_map(p->t->km, 24, RW), i;
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	kunit_mm_read(t->km, addr, 24);
+	for (i = 0; i < HMM_DEVICE_BATCH; i++) {
+		unsigned long at = addr + (3 * i + 1) * PAGE_SIZE;
+
+		kunit_mm_write(t->km, at, 1);
+		hmm_move_to_device(p, dev, at, 1);
+		kunit_mm_zap(t->km, at + PAGE_SIZE, 1);
+	}
+	hmm_share(p, addr);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 24, ASK_WRITE), 0);
+	hmm_expect_writable(t, 24);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	/* a page that comes back read-only is faulted once more */
+	KUNIT_EXPECT_LE(test, t->faults, 24 + HMM_DEVICE_BATCH);
+	KUNIT_EXPECT_LE(test, dev->faults, HMM_DEVICE_BATCH);
+}
+
 static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
@@ -1894,6 +2340,10 @@ static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(write_to_a_watched_device_page_makes_it_soft_dirty),
 	KUNIT_CASE(own_page_that_its_driver_keeps_is_reported_as_it_is),
 	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
+	KUNIT_CASE(own_page_that_is_held_is_reported_read_only),
+	KUNIT_CASE(own_page_that_never_moves_is_an_error),
+	KUNIT_CASE(held_page_of_another_device_is_an_error),
+	KUNIT_CASE(own_pages_in_mixed_memory_take_two_calls),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),
 	KUNIT_CASE(run_of_two_devices_is_told_apart),
 	KUNIT_CASE(exclusive_page_is_given_back_on_request),
