@@ -37,12 +37,14 @@
 /* Status of a process that ran a test */
 enum { PASS, FAIL, SKIP };
 
-enum place { PRESENT, PRIVATE, COHERENT, EXCLUSIVE, NR_PLACES };
+/* From a huge page, the pages go to the device after the tracker has started. */
+enum place { PRESENT, PRIVATE, FROM_HUGE, COHERENT, EXCLUSIVE, NR_PLACES };
 
 enum order { TRACK_FIRST, PLACE_FIRST, NR_ORDERS };
 
 static const char *const place_names[] = {
-	"present", "private", "coherent", "exclusive",
+	"present", "private", "private from a huge page", "coherent",
+	"exclusive",
 };
 
 static const char *const order_names[] = {
@@ -56,7 +58,7 @@ static const char *const order_names[] = {
  * @device: that has them there, and writes
  * @area: the pages
  * @uffd: the userfaultfd, -1 if none is needed
- * @handler: resolves the faults of a sync userfaultfd
+ * @handler: reads the events of @uffd, and resolves its faults
  * @resolved: how many faults it has resolved
  * @child: of a fork
  */
@@ -107,6 +109,10 @@ struct event {
 	enum effect sync;
 	void (*end)(struct cell *cell);
 };
+
+/* Whoever has these, marks survive mremap(), and fork() in the child. */
+#define UFFD_FEATURES	(UFFD_FEATURE_WP_UNPOPULATED |			\
+			 UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP)
 
 #define expect(cond, format, ...) do {					\
 	if (!(cond)) {							\
@@ -212,18 +218,18 @@ static const struct tracker trackers[] = {
 		.written = soft_dirty_written,
 	}, {
 		.name = "uffd-wp sync",
-		.uffd = UFFD_FEATURE_WP_UNPOPULATED,
+		.uffd = UFFD_FEATURES,
 		.start = uffd_start,
 		.written = uffd_written,
 		.sync = true,
 	}, {
 		.name = "uffd-wp async",
-		.uffd = UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC,
+		.uffd = UFFD_FEATURES | UFFD_FEATURE_WP_ASYNC,
 		.start = uffd_start,
 		.written = uffd_written,
 	}, {
 		.name = "PAGEMAP_SCAN",
-		.uffd = UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC,
+		.uffd = UFFD_FEATURES | UFFD_FEATURE_WP_ASYNC,
 		.start = scan_start,
 		.written = scan_written,
 	},
@@ -247,30 +253,36 @@ static int uffd_open(uint64_t features, const struct area *area)
 	return uffd;
 }
 
-static void *handle_faults(void *data)
+static void resolve(struct cell *cell, const struct uffd_msg *message)
+{
+	uintptr_t at = message->arg.pagefault.address & ~(PAGE - 1);
+
+	expect(cell->tracker->sync, "a fault that is resolved by itself");
+	expect(message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP,
+	       "a fault that is no write to a protected page");
+	cell->resolved++;
+	expect(!protect(cell->uffd, (void *)at, 1, 0), "cannot unprotect");
+}
+
+/* fork() and mremap() wait until their events have been read. */
+static void *handle_events(void *data)
 {
 	struct cell *cell = data;
 	struct uffd_msg message;
 
-	while (read(cell->uffd, &message, sizeof(message)) == sizeof(message)) {
-		uintptr_t at = message.arg.pagefault.address & ~(PAGE - 1);
-
-		expect(message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP,
-		       "a fault that is no write to a protected page");
-		cell->resolved++;
-		expect(!protect(cell->uffd, (void *)at, 1, 0),
-		       "cannot unprotect");
-	}
+	while (read(cell->uffd, &message, sizeof(message)) == sizeof(message))
+		if (message.event == UFFD_EVENT_PAGEFAULT)
+			resolve(cell, &message);
 	return NULL;
 }
 
 static void track(struct cell *cell)
 {
-	if (cell->tracker->uffd)
+	if (cell->tracker->uffd) {
 		cell->uffd = uffd_open(cell->tracker->uffd, &cell->area);
-	if (cell->tracker->sync)
-		expect(!pthread_create(&cell->handler, NULL, handle_faults,
+		expect(!pthread_create(&cell->handler, NULL, handle_events,
 				       cell), "no thread");
+	}
 	cell->tracker->start(cell);
 }
 
@@ -278,9 +290,15 @@ static void track(struct cell *cell)
  * What the events do
  */
 
+static bool lives_on_device(const struct cell *cell)
+{
+	return cell->place == PRIVATE || cell->place == FROM_HUGE ||
+	       cell->place == COHERENT;
+}
+
 static void go_to(struct cell *cell)
 {
-	if (cell->place == PRIVATE || cell->place == COHERENT)
+	if (lives_on_device(cell))
 		expect(to_device(&cell->device, &cell->area) == PAGES,
 		       "pages do not go to the device");
 	if (cell->place == EXCLUSIVE)
@@ -301,7 +319,7 @@ static void happen_migration(struct cell *cell)
 {
 	struct area *area = &cell->area;
 
-	if (cell->place == PRIVATE || cell->place == COHERENT)
+	if (lives_on_device(cell))
 		expect(!to_system(&cell->device, area), "pages stay");
 	else
 		ask_to_device(&cell->device, area, 0, PAGES);
@@ -355,12 +373,14 @@ static void happen_mprotect(struct cell *cell)
 	       "mprotect back");
 }
 
-/* What the child sees of soft-dirty is what its parent has. */
+/* The child has the marks of its parent. */
 static void child_lives(struct cell *cell, unsigned int before)
 {
-	bool ok = cell->tracker->uffd ||
-		  soft_dirty_written(cell) == before;
+	unsigned int written = cell->tracker->written(cell);
+	bool ok = written == before;
 
+	if (!ok)
+		race_note("child: written %#x, reported %#x\n", before, written);
 	peer_tell(&cell->child);
 	peer_hear(&cell->child);
 	_exit(ok ? PASS : FAIL);
@@ -440,6 +460,23 @@ static void happen_hand_over(struct cell *cell)
 			    PAGES, cell->area.buffer), "no hand-over");
 }
 
+/* The same contents, written by a device that has no page of its own here. */
+static void happen_other_writes(struct cell *cell)
+{
+	struct area *area = &cell->area;
+	struct mirror other;
+
+	if (mirror_open(&other, 1))
+		exit(SKIP);
+	expect(!mirror_call(&cell->device, HMM_DMIRROR_READ, area->at, PAGES,
+			    area->buffer), "device read");
+	expect(!mirror_call(&other, cell->tracker->sync ?
+			    HMM_DMIRROR_WRITE_UNLOCKED : HMM_DMIRROR_WRITE,
+			    area->at, PAGES, area->buffer),
+	       "write of the other device");
+	mirror_close(&other);
+}
+
 static void happen_pageout(struct cell *cell)
 {
 	madvise(cell->area.at, PAGES * PAGE, MADV_PAGEOUT);
@@ -455,9 +492,8 @@ static const struct event events[] = {
 	{ .name = "fork", .happen = happen_fork, .end = end_fork },
 	{ .name = "fork and exit", .happen = happen_fork_and_exit },
 	{
-		/* Without UFFD_FEATURE_EVENT_REMAP, userfaultfd is left behind. */
 		.name = "mremap", .happen = happen_mremap,
-		.soft_dirty = WRITES, .async = IMPOSSIBLE, .sync = IMPOSSIBLE,
+		.soft_dirty = WRITES,
 	}, {
 		.name = "restart", .happen = happen_restart,
 		.soft_dirty = FORGETS, .async = FORGETS, .sync = FORGETS,
@@ -473,6 +509,11 @@ static const struct event events[] = {
 	}, {
 		.name = "hand-over", .happen = happen_hand_over,
 		.soft_dirty = WRITES, .async = WRITES, .sync = IMPOSSIBLE,
+	},
+	{
+		.name = "writes of another device",
+		.happen = happen_other_writes,
+		.soft_dirty = WRITES, .async = WRITES, .sync = WRITES,
 	},
 	{ .name = "pageout", .happen = happen_pageout },
 };
@@ -555,11 +596,16 @@ static void check_contents(struct cell *cell)
 
 static void set_up(struct cell *cell, enum order order)
 {
-	expect(!area_map(&cell->area, PAGES), "no memory");
-	madvise(cell->area.at, PAGES * PAGE, MADV_NOHUGEPAGE);
+	bool huge = cell->place == FROM_HUGE;
+	size_t pages = huge ? HUGE_PAGES : PAGES;
+
+	expect(!area_map(&cell->area, pages), "no memory");
+	madvise(cell->area.at, pages * PAGE,
+		huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	area_fill(&cell->area, 1);
 	if (order == TRACK_FIRST)
 		track(cell);
+	cell->area.pages = PAGES;
 	go_to(cell);
 	if (order == PLACE_FIRST)
 		track(cell);
@@ -613,6 +659,8 @@ static bool test_exists(const struct test *test)
 {
 	/* Exclusive access is a write: it comes before the tracker starts. */
 	if (test->place == EXCLUSIVE && test->order == TRACK_FIRST)
+		return false;
+	if (test->place == FROM_HUGE && test->order == PLACE_FIRST)
 		return false;
 	return effect_of(test->event, test->tracker) != IMPOSSIBLE;
 }
