@@ -31,8 +31,7 @@
 #define PAGES		(GROUPS * GROUP)
 #define ALL		((1U << PAGES) - 1)
 #define RACE_PAGES	256
-#define RACE_ROUNDS	40
-#define NR_RACES	3		/* trackers that need no handler */
+#define RACE_ROUNDS	15
 
 /* Status of a process that ran a test */
 enum { PASS, FAIL, SKIP };
@@ -60,6 +59,7 @@ static const char *const order_names[] = {
  * @uffd: the userfaultfd, -1 if none is needed
  * @handler: reads the events of @uffd, and resolves its faults
  * @resolved: how many faults it has resolved
+ * @evicting: the device is giving up its memory
  * @child: of a fork
  */
 struct cell {
@@ -70,6 +70,7 @@ struct cell {
 	int uffd;
 	pthread_t handler;
 	atomic_uint resolved;
+	atomic_bool evicting;
 	struct peer child;
 };
 
@@ -100,6 +101,7 @@ enum effect { NOTHING, WRITES, FORGETS, IMPOSSIBLE };
  * @async: the same for userfaultfd that resolves by itself, and PAGEMAP_SCAN
  * @sync: the same for userfaultfd with a handler
  * @end: after the last check, or NULL
+ * @races: it can happen during eviction, too
  */
 struct event {
 	const char *name;
@@ -108,6 +110,7 @@ struct event {
 	enum effect async;
 	enum effect sync;
 	void (*end)(struct cell *cell);
+	bool races;
 };
 
 /* Whoever has these, marks survive mremap(), and fork() in the child. */
@@ -208,6 +211,22 @@ static unsigned int scan_written(struct cell *cell)
 		for (uint64_t at = regions[i].start; at < regions[i].end;
 		     at += PAGE)
 			pages |= 1U << (at - (uintptr_t)cell->area.at) / PAGE;
+	return pages;
+}
+
+/* For areas of any size: how many pages the tracker reports */
+static unsigned int count_written(struct cell *cell)
+{
+	static struct page_region regions[RACE_PAGES];
+	unsigned int pages = 0;
+	long nr;
+
+	if (!cell->tracker->uffd)
+		return pagemap_count(&cell->area, PAGEMAP_SOFT_DIRTY);
+	nr = scan(&cell->area, 0, regions, RACE_PAGES);
+	expect(nr >= 0, "cannot scan: %ld", nr);
+	for (long i = 0; i < nr; i++)
+		pages += (regions[i].end - regions[i].start) / PAGE;
 	return pages;
 }
 
@@ -368,19 +387,22 @@ static void happen_cpu_reads(struct cell *cell)
 
 static void happen_mprotect(struct cell *cell)
 {
-	expect(!mprotect(cell->area.at, PAGES * PAGE, PROT_READ), "mprotect");
-	expect(!mprotect(cell->area.at, PAGES * PAGE, PROT_READ | PROT_WRITE),
+	size_t size = cell->area.pages * PAGE;
+
+	expect(!mprotect(cell->area.at, size, PROT_READ), "mprotect");
+	expect(!mprotect(cell->area.at, size, PROT_READ | PROT_WRITE),
 	       "mprotect back");
 }
 
 /* The child has the marks of its parent. */
 static void child_lives(struct cell *cell, unsigned int before)
 {
-	unsigned int written = cell->tracker->written(cell);
+	unsigned int written = count_written(cell);
 	bool ok = written == before;
 
 	if (!ok)
-		race_note("child: written %#x, reported %#x\n", before, written);
+		race_note("child: %u pages are written, %u reported\n", before,
+			  written);
 	peer_tell(&cell->child);
 	peer_hear(&cell->child);
 	_exit(ok ? PASS : FAIL);
@@ -388,7 +410,7 @@ static void child_lives(struct cell *cell, unsigned int before)
 
 static void happen_fork(struct cell *cell)
 {
-	unsigned int before = cell->tracker->written(cell);
+	unsigned int before = count_written(cell);
 
 	expect(!peer_fork(&cell->child), "fork");
 	if (!cell->child.pid)
@@ -409,10 +431,11 @@ static void happen_fork_and_exit(struct cell *cell)
 
 static void happen_mremap(struct cell *cell)
 {
-	void *to = area_reserve(PAGES);
+	size_t size = cell->area.pages * PAGE;
+	void *to = area_reserve(cell->area.pages);
 
-	to = mremap(cell->area.at, PAGES * PAGE, PAGES * PAGE,
-		    MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	to = mremap(cell->area.at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		    to);
 	expect(to != MAP_FAILED, "mremap: %s", strerror(errno));
 	cell->area.at = to;
 }
@@ -438,7 +461,8 @@ static void happen_other_tracker(struct cell *cell)
 /* For userfaultfd: nothing is tracked from then on. */
 static void happen_unprotect(struct cell *cell)
 {
-	expect(!protect(cell->uffd, cell->area.at, PAGES, 0), "unprotect");
+	expect(!protect(cell->uffd, cell->area.at, cell->area.pages, 0),
+	       "unprotect");
 }
 
 static void happen_exclusive(struct cell *cell)
@@ -488,20 +512,25 @@ static const struct event events[] = {
 	{ .name = "failed migration", .happen = happen_failed_migration },
 	{ .name = "eviction", .happen = happen_eviction },
 	{ .name = "CPU read", .happen = happen_cpu_reads },
-	{ .name = "mprotect", .happen = happen_mprotect },
-	{ .name = "fork", .happen = happen_fork, .end = end_fork },
+	{ .name = "mprotect", .happen = happen_mprotect, .races = true },
+	{
+		.name = "fork", .happen = happen_fork, .end = end_fork,
+		.races = true,
+	},
 	{ .name = "fork and exit", .happen = happen_fork_and_exit },
 	{
 		.name = "mremap", .happen = happen_mremap,
-		.soft_dirty = WRITES,
+		.soft_dirty = WRITES, .races = true,
 	}, {
 		.name = "restart", .happen = happen_restart,
 		.soft_dirty = FORGETS, .async = FORGETS, .sync = FORGETS,
+		.races = true,
 	},
 	{ .name = "other tracker", .happen = happen_other_tracker },
 	{
 		.name = "unprotect", .happen = happen_unprotect,
 		.soft_dirty = IMPOSSIBLE, .async = WRITES, .sync = WRITES,
+		.races = true,
 	}, {
 		/* Nobody waits for a handler: -EFAULT with uffd-wp sync */
 		.name = "exclusive access", .happen = happen_exclusive,
@@ -621,6 +650,9 @@ static void run_cell(struct cell *cell, const struct event *event,
 	check(cell, written, "tracked");
 	device_writes(cell, 0, 2);
 	written |= group_pages(0);
+	if (lives_on_device(cell) && !cell->tracker->sync)
+		expect(held(&cell->device, &cell->area) == PAGES,
+		       "the device has lost the pages that it has written");
 	check(cell, written, "written by the device");
 	event->happen(cell);
 	if (effect != NOTHING)
@@ -708,58 +740,71 @@ static void run_test(const struct test *test)
 }
 
 /*
- * Trackers that start while device memory is evicted, that is, while pages have
- * migration entries and no lock of the process is held.
+ * Events while device memory is evicted, that is, while pages have migration
+ * entries and no lock of the process is held.
  */
 
 static void *evict(void *data)
 {
 	struct cell *cell = data;
 
-	cell->resolved = 1;
+	cell->evicting = true;
 	happen_eviction(cell);
 	return NULL;
 }
 
-static long count_written(struct cell *cell)
+/* Half of the pages are written. */
+static void race_set_up(struct cell *cell)
 {
-	static struct page_region regions[RACE_PAGES];
-	long nr, pages = 0;
+	struct area *area = &cell->area;
 
-	if (!cell->tracker->uffd)
-		return pagemap_count(&cell->area, PAGEMAP_SOFT_DIRTY);
-	nr = scan(&cell->area, 0, regions, RACE_PAGES);
-	expect(nr >= 0, "cannot scan: %ld", nr);
-	for (long i = 0; i < nr; i++)
-		pages += (regions[i].end - regions[i].start) / PAGE;
-	return pages;
+	area_fill(area, 1);
+	expect(to_device(&cell->device, area) == RACE_PAGES,
+	       "pages do not go to the device");
+	cell->tracker->start(cell);
+	expect(!device_fill_part(&cell->device, area, 0, RACE_PAGES / 2, 2),
+	       "device write");
+	expect(to_device(&cell->device, area) == RACE_PAGES,
+	       "pages do not go to the device again");
 }
 
-static void race_round(struct cell *cell, unsigned int round)
+static void race_event(struct cell *cell, const struct event *event,
+		       unsigned int round)
 {
 	struct timespec delay = { .tv_nsec = round * 50000L };
 	pthread_t thread;
-	long written;
 
-	area_fill(&cell->area, 1);
-	expect(to_device(&cell->device, &cell->area) == RACE_PAGES,
-	       "pages do not go to the device");
-	cell->resolved = 0;
+	cell->evicting = false;
 	expect(!pthread_create(&thread, NULL, evict, cell), "no thread");
-	while (!cell->resolved)
+	while (!cell->evicting)
 		sched_yield();
 	nanosleep(&delay, NULL);
-	cell->tracker->start(cell);
+	event->happen(cell);
 	pthread_join(thread, NULL);
-	written = count_written(cell);
-	expect(!written, "round %u: %ld pages are written", round, written);
-	area_fill(&cell->area, 2);
-	written = count_written(cell);
-	expect(written == RACE_PAGES, "round %u: %ld of %d writes are seen",
-	       round, written, RACE_PAGES);
 }
 
-static void run_race(const struct tracker *tracker)
+static void race_round(struct cell *cell, const struct event *event,
+		       unsigned int round)
+{
+	enum effect effect = effect_of(event, cell->tracker);
+	unsigned int found, written = RACE_PAGES / 2;
+
+	race_set_up(cell);
+	race_event(cell, event, round);
+	if (effect != NOTHING)
+		written = effect == WRITES ? RACE_PAGES : 0;
+	found = count_written(cell);
+	expect(found == written, "round %u: %u pages are written, %u reported",
+	       round, written, found);
+	area_fill(&cell->area, 3);
+	found = count_written(cell);
+	expect(found == RACE_PAGES, "round %u: %u of %d writes are seen",
+	       round, found, RACE_PAGES);
+	if (event->end)
+		event->end(cell);
+}
+
+static void run_race(const struct tracker *tracker, const struct event *event)
 {
 	struct cell cell = { .tracker = tracker, .uffd = -1 };
 
@@ -767,29 +812,52 @@ static void run_race(const struct tracker *tracker)
 		exit(SKIP);
 	expect(!area_map(&cell.area, RACE_PAGES), "no memory");
 	madvise(cell.area.at, RACE_PAGES * PAGE, MADV_NOHUGEPAGE);
-	if (tracker->uffd)
-		cell.uffd = uffd_open(tracker->uffd, &cell.area);
+	track(&cell);
 	for (unsigned int i = 0; i < RACE_ROUNDS; i++)
-		race_round(&cell, i);
+		race_round(&cell, event, i);
 	exit(PASS);
 }
 
-static void test_race(const struct tracker *tracker)
+static void test_race(const struct tracker *tracker, const struct event *event)
 {
 	int status = -1;
 	char name[80];
 	pid_t pid;
 
-	snprintf(name, sizeof(name), "%s starts during eviction",
-		 tracker->name);
+	snprintf(name, sizeof(name), "%s, during eviction: %s", tracker->name,
+		 event->name);
 	fflush(stdout);
 	pid = fork();
 	if (!pid) {
 		alarm(300);
-		run_race(tracker);
+		run_race(tracker, event);
 	}
 	waitpid(pid, &status, 0);
 	report(status, name);
+}
+
+/* Those that keep pages in place, and trackers that do not need a handler */
+static bool race_exists(const struct tracker *tracker, const struct event *event)
+{
+	return event->races && !tracker->sync &&
+	       effect_of(event, tracker) != IMPOSSIBLE;
+}
+
+static unsigned int count_races(void)
+{
+	unsigned int nr = 0;
+
+	for (size_t t = 0; t < ARRAY_SIZE(trackers); t++)
+		for (size_t e = 0; e < ARRAY_SIZE(events); e++)
+			nr += race_exists(&trackers[t], &events[e]);
+	return nr;
+}
+
+static void test_races(const struct tracker *tracker)
+{
+	for (size_t e = 0; e < ARRAY_SIZE(events); e++)
+		if (race_exists(tracker, &events[e]))
+			test_race(tracker, &events[e]);
 }
 
 #define NR_CELLS	(ARRAY_SIZE(trackers) * ARRAY_SIZE(events) *	\
@@ -835,13 +903,12 @@ int main(void)
 	ksft_print_header();
 	if (!has_soft_dirty())
 		ksft_exit_skip("the kernel has no soft-dirty\n");
-	ksft_set_plan(nr + NR_RACES);
+	ksft_set_plan(nr + count_races());
 	race_swap_begin(&our_swap);
 	for (unsigned int i = 0; i < nr; i++)
 		run_test(&tests[i]);
 	for (size_t t = 0; t < ARRAY_SIZE(trackers); t++)
-		if (!trackers[t].sync)
-			test_race(&trackers[t]);
+		test_races(&trackers[t]);
 	race_swap_end(our_swap);
 	ksft_finished();
 }
