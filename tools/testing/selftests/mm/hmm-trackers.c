@@ -36,14 +36,26 @@
 /* Status of a process that ran a test */
 enum { PASS, FAIL, SKIP };
 
-/* From a huge page, the pages go to the device after the tracker has started. */
-enum place { PRESENT, PRIVATE, FROM_HUGE, COHERENT, EXCLUSIVE, NR_PLACES };
+/*
+ * HUGE is a huge page that the tracker has found whole. FROM_HUGE is the same,
+ * whose pages have gone to the device since. SHARED is memory of a file.
+ */
+enum place {
+	PRESENT,
+	HUGE,
+	SHARED,
+	PRIVATE,
+	FROM_HUGE,
+	COHERENT,
+	EXCLUSIVE,
+	NR_PLACES,
+};
 
 enum order { TRACK_FIRST, PLACE_FIRST, NR_ORDERS };
 
 static const char *const place_names[] = {
-	"present", "private", "private from a huge page", "coherent",
-	"exclusive",
+	"present", "present in a huge page", "shared", "private",
+	"private from a huge page", "coherent", "exclusive",
 };
 
 static const char *const order_names[] = {
@@ -102,6 +114,8 @@ enum effect { NOTHING, WRITES, FORGETS, IMPOSSIBLE };
  * @sync: the same for userfaultfd with a handler
  * @end: after the last check, or NULL
  * @races: it can happen during eviction, too
+ * @anonymous: it happens to anonymous memory only, or shared memory has no marks
+ *	after it
  */
 struct event {
 	const char *name;
@@ -111,6 +125,7 @@ struct event {
 	enum effect sync;
 	void (*end)(struct cell *cell);
 	bool races;
+	bool anonymous;
 };
 
 /* Whoever has these, marks survive mremap(), and fork() in the child. */
@@ -342,7 +357,7 @@ static void happen_migration(struct cell *cell)
 		expect(!to_system(&cell->device, area), "pages stay");
 	else
 		ask_to_device(&cell->device, area, 0, PAGES);
-	if (cell->place == PRESENT)
+	if (cell->place == PRESENT || cell->place == HUGE)
 		expect(held(&cell->device, area) == PAGES, "pages stay");
 	if (cell->place != EXCLUSIVE)
 		go_to(cell);
@@ -394,11 +409,11 @@ static void happen_mprotect(struct cell *cell)
 	       "mprotect back");
 }
 
-/* The child has the marks of its parent. */
+/* The child has the marks of its parent, but fork() copies no shared memory. */
 static void child_lives(struct cell *cell, unsigned int before)
 {
 	unsigned int written = count_written(cell);
-	bool ok = written == before;
+	bool ok = written == before || cell->place == SHARED;
 
 	if (!ok)
 		race_note("child: %u pages are written, %u reported\n", before,
@@ -508,7 +523,7 @@ static void happen_pageout(struct cell *cell)
 
 static const struct event events[] = {
 	{ .name = "nothing", .happen = happen_nothing },
-	{ .name = "migration", .happen = happen_migration },
+	{ .name = "migration", .happen = happen_migration, .anonymous = true },
 	{ .name = "failed migration", .happen = happen_failed_migration },
 	{ .name = "eviction", .happen = happen_eviction },
 	{ .name = "CPU read", .happen = happen_cpu_reads },
@@ -535,16 +550,18 @@ static const struct event events[] = {
 		/* Nobody waits for a handler: -EFAULT with uffd-wp sync */
 		.name = "exclusive access", .happen = happen_exclusive,
 		.soft_dirty = WRITES, .async = WRITES, .sync = IMPOSSIBLE,
+		.anonymous = true,
 	}, {
 		.name = "hand-over", .happen = happen_hand_over,
 		.soft_dirty = WRITES, .async = WRITES, .sync = IMPOSSIBLE,
+		.anonymous = true,
 	},
 	{
 		.name = "writes of another device",
 		.happen = happen_other_writes,
 		.soft_dirty = WRITES, .async = WRITES, .sync = WRITES,
 	},
-	{ .name = "pageout", .happen = happen_pageout },
+	{ .name = "pageout", .happen = happen_pageout, .anonymous = true },
 };
 
 static enum effect effect_of(const struct event *event,
@@ -623,14 +640,25 @@ static void check_contents(struct cell *cell)
 	}
 }
 
-static void set_up(struct cell *cell, enum order order)
+static void map_memory(struct cell *cell)
 {
-	bool huge = cell->place == FROM_HUGE;
+	bool huge = cell->place == HUGE || cell->place == FROM_HUGE;
 	size_t pages = huge ? HUGE_PAGES : PAGES;
+	int ret;
 
-	expect(!area_map(&cell->area, pages), "no memory");
+	if (cell->place == SHARED)
+		ret = area_map_file(&cell->area, pages, PROT_READ | PROT_WRITE,
+				    MAP_SHARED | MAP_ANONYMOUS, -1);
+	else
+		ret = area_map(&cell->area, pages);
+	expect(!ret, "no memory");
 	madvise(cell->area.at, pages * PAGE,
 		huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+static void set_up(struct cell *cell, enum order order)
+{
+	map_memory(cell);
 	area_fill(&cell->area, 1);
 	if (order == TRACK_FIRST)
 		track(cell);
@@ -693,6 +721,12 @@ static bool test_exists(const struct test *test)
 	if (test->place == EXCLUSIVE && test->order == TRACK_FIRST)
 		return false;
 	if (test->place == FROM_HUGE && test->order == PLACE_FIRST)
+		return false;
+	/* Soft-dirty is that of the whole huge page. */
+	if (test->place == HUGE &&
+	    (test->order == PLACE_FIRST || !test->tracker->uffd))
+		return false;
+	if (test->place == SHARED && test->event->anonymous)
 		return false;
 	return effect_of(test->event, test->tracker) != IMPOSSIBLE;
 }
