@@ -22,13 +22,16 @@
  *   - The entry keeps the reference, the mapcount and the RSS of the PTE that
  *     it replaces. Reverse mappings find it, so it pins nothing: reclaim swaps
  *     the page, compaction and offlining migrate it, memory failure unmaps it.
- *     Each of them revokes the entry inside an invalidation that has begun
- *     before, so the device has lost its access by then.
- *   - A writable entry means that the device may have written: the folio is
- *     marked dirty when the entry is made, so that nothing has to be carried
- *     over when it becomes read-only, and the entry is dirty when it goes.
+ *     Each of them begins an invalidation before it revokes the entry, so the
+ *     device has lost its access by then.
+ *   - A device that has a writable entry may write at any time. The folio is
+ *     marked dirty when the entry is made, which covers entries that become
+ *     read-only later. A writable entry counts as dirty when it is unmapped,
+ *     migrated or made present. See mm/device_entry.h.
  *   - The page is system memory. Coherent memory is migrated to system memory
- *     first; for private memory, the CPU's fault does it.
+ *     first, as migrate_vma_setup() passes over exclusive entries: a driver that
+ *     moves its memory by address would not get it back. For private memory,
+ *     the CPU's fault does it.
  *
  * Users of reverse mappings that have not begun an invalidation
  *
