@@ -1449,6 +1449,23 @@ TEST_F(staying, memory_stays_after_mremap)
 	EXPECT_EQ(0, cpu_wrong(area, 2));
 }
 
+TEST_F(staying, private_copies_of_a_file_stay)
+{
+	int fd = memfd_create("hmm-tests", 0);
+	struct area area;
+
+	ASSERT_EQ(0, ftruncate(fd, SOME * PAGE));
+	ASSERT_EQ(0, area_map_file(&area, SOME, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE, fd));
+	area_fill(&area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, &area));
+	ASSERT_EQ(0, protect(&area, 0, SOME, PROT_READ));
+	ASSERT_EQ(0, protect(&area, 0, SOME, PROT_READ | PROT_WRITE));
+	check_written_in_place(_metadata, &self->device, &area, 2);
+	EXPECT_EQ(0, cpu_wrong(&area, 2));
+	close(fd);
+}
+
 TEST_F(staying, memory_stays_after_the_child_exits)
 {
 	struct area *area = &self->area;
@@ -1625,6 +1642,30 @@ TEST_F(staying, memory_stays_when_advice_is_given)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
+/* The kernel may move what it can access. Device memory is not among that. */
+TEST_F(staying, memory_stays_when_policies_change)
+{
+	struct area *area = &self->area;
+	unsigned long nodes = 1;
+	void *pages[SOME];
+	int to[SOME] = {}, status[SOME];
+	size_t i;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	if (syscall(SYS_mbind, area->at, SOME * PAGE, MPOL_BIND, &nodes,
+		    8 * sizeof(nodes), MPOL_MF_MOVE))
+		SKIP(return, "no mbind(): %s", strerror(errno));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	for (i = 0; i < SOME; i++)
+		pages[i] = area_page(area, i);
+	EXPECT_LE(0, syscall(SYS_move_pages, 0, SOME, pages, NULL, status, 0));
+	syscall(SYS_move_pages, 0, SOME, pages, to, status, MPOL_MF_MOVE);
+	syscall(SYS_migrate_pages, 0, 8 * sizeof(nodes), &nodes, &nodes);
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 /*
  * A range that a huge page would fit into, with small pages in it, of which
  * the first few are on the device.
@@ -1660,13 +1701,46 @@ TEST_F(staying, memory_is_not_collapsed)
 
 #define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
+/* khugepaged has much to do on a slow machine: tries that are 10 ms apart */
+#define KHUGEPAGED_TRIES	6000
+
+/* Wait until a range is collapsed. Its pages have to be in use for that. */
+static bool khugepaged_collapses(struct area *area)
+{
+	unsigned int tries = KHUGEPAGED_TRIES;
+
+	while (!smaps_pages(area->at, "AnonHugePages") && tries--) {
+		race_pause_ms(TRY_AGAIN_MS);
+		area_fill(area, 1);
+	}
+	return smaps_pages(area->at, "AnonHugePages");
+}
+
+/* Wait until it has been everywhere once, from the beginning. */
+static bool khugepaged_comes_round(void)
+{
+	long scans = race_read_number(KHUGEPAGED "full_scans", NULL);
+	unsigned int tries = KHUGEPAGED_TRIES;
+
+	while (race_read_number(KHUGEPAGED "full_scans", NULL) < scans + 2 &&
+	       tries--)
+		race_pause_ms(TRY_AGAIN_MS);
+	return race_read_number(KHUGEPAGED "full_scans", NULL) >= scans + 2;
+}
+
+static void khugepaged_set_sleep(long ms)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%ld", ms);
+	race_write_file(KHUGEPAGED "scan_sleep_millisecs", text);
+}
+
 /* It collapses a range beside this one in the meantime. */
 TEST_F(staying, memory_is_not_collapsed_by_khugepaged)
 {
 	long sleep = race_read_number(KHUGEPAGED "scan_sleep_millisecs", NULL);
 	struct area area, beside;
-	char text[24];
-	long scans;
 
 	if (!thp_allowed())
 		SKIP(return, "transparent huge pages are off");
@@ -1674,14 +1748,10 @@ TEST_F(staying, memory_is_not_collapsed_by_khugepaged)
 	map_collapsible(_metadata, NULL, &beside);
 	ASSERT_EQ(0, madvise(area.at, HUGE_SIZE, MADV_HUGEPAGE));
 	ASSERT_EQ(0, madvise(beside.at, HUGE_SIZE, MADV_HUGEPAGE));
-	ASSERT_EQ(0, race_write_file(KHUGEPAGED "scan_sleep_millisecs", "10"));
-	EXPECT_TRUE(eventually((area_fill(&beside, 1),
-				smaps_pages(beside.at, "AnonHugePages"))));
-	scans = race_read_number(KHUGEPAGED "full_scans", NULL);
-	EXPECT_TRUE(eventually(race_read_number(KHUGEPAGED "full_scans",
-						NULL) >= scans + 2));
-	snprintf(text, sizeof(text), "%ld", sleep);
-	race_write_file(KHUGEPAGED "scan_sleep_millisecs", text);
+	khugepaged_set_sleep(10);
+	EXPECT_TRUE(khugepaged_collapses(&beside));
+	EXPECT_TRUE(khugepaged_comes_round());
+	khugepaged_set_sleep(sleep);
 	EXPECT_EQ(8, held(&self->device, &area));
 	EXPECT_EQ(0, device_wrong(&self->device, &area, 1));
 	EXPECT_EQ(0, cpu_wrong(&area, 1));
@@ -3772,6 +3842,31 @@ TEST_F(userfault, device_memory_can_be_write_protected)
 	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_UFFD_WP));
 	EXPECT_EQ(0, device_fill(&self->device, area, 2));
 	EXPECT_EQ(0, cpu_wrong(area, 2));
+	close(uffd);
+}
+
+/* Nobody waits to be told: the device's write is noted, and goes on. */
+TEST_F(userfault, async_protection_is_resolved_on_the_device)
+{
+	struct area *area = &self->area;
+	int uffd = uffd_open(UFFD_FEATURE_WP_ASYNC |
+			     UFFD_FEATURE_WP_UNPOPULATED);
+
+	if (uffd < 0)
+		SKIP(return, "no UFFD_FEATURE_WP_ASYNC: %s", strerror(errno));
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	ASSERT_EQ(0, uffd_register(uffd, area, UFFDIO_REGISTER_MODE_WP));
+	ASSERT_EQ(0, uffd_protect(uffd, area, 0, SOME,
+				  UFFDIO_WRITEPROTECT_MODE_WP));
+	ASSERT_EQ(SOME, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(0, device_wrong(&self->device, area, 1));
+	EXPECT_EQ(SOME, pagemap_count(area, PAGEMAP_UFFD_WP));
+	ASSERT_EQ(0, device_fill_part(&self->device, area, 0, 10, 1));
+	EXPECT_EQ(SOME - 10, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+	EXPECT_EQ(SOME - 10, pagemap_count(area, PAGEMAP_UFFD_WP));
 	close(uffd);
 }
 
