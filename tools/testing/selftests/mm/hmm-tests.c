@@ -1575,6 +1575,56 @@ TEST_F(staying, only_shared_memory_is_copied)
 	EXPECT_EQ(0, peer_end(&child));
 }
 
+/**
+ * struct reader - a thread that takes pages from the device, by reading them
+ * @area: the memory
+ * @stop: to come to an end
+ */
+struct reader {
+	struct area *area;
+	atomic_bool stop;
+};
+
+static void *read_backwards(void *data)
+{
+	struct reader *reader = data;
+	struct area *area = reader->area;
+	size_t i;
+
+	do {
+		for (i = area->pages; i--; )
+			*(volatile unsigned char *)area_page(area, i);
+	} while (!reader->stop);
+	return NULL;
+}
+
+/* A fault of the CPU has the page lock that the device needs. */
+TEST_F(staying, device_writes_while_the_cpu_faults)
+{
+	struct area *area = &self->area;
+	struct reader reader = { .area = area };
+	pthread_t thread;
+	unsigned int i;
+	pid_t child;
+
+	for (i = 1; i <= 20; i++) {
+		area_fill(area, 1);
+		ASSERT_EQ(SOME, to_device(&self->device, area));
+		child = fork();
+		if (!child)
+			_exit(0);
+		ASSERT_EQ(child, waitpid(child, NULL, 0));
+		reader.stop = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, read_backwards,
+					    &reader));
+		EXPECT_EQ(0, device_fill(&self->device, area, i + 1));
+		reader.stop = true;
+		pthread_join(thread, NULL);
+		EXPECT_EQ(0, device_wrong(&self->device, area, i + 1));
+		EXPECT_EQ(0, cpu_wrong(area, i + 1));
+	}
+}
+
 /* Each has a page table of its own, which a new permission does not upset. */
 TEST_F(staying, memory_stays_for_two_mirrors_of_one_device)
 {
