@@ -243,8 +243,10 @@ static __always_inline bool device_pte_is_like(struct device_pte_like like,
 #ifdef CONFIG_X86_64
 	pteval_t diff = pte_val(pte) ^ like.origin;
 
+	if (diff & ~PTE_PFN_MASK)
+		return false;
 	*pfn = diff >> PFN_PTE_SHIFT;
-	return !(diff & ~PTE_PFN_MASK);
+	return true;
 #else
 	*pfn = pte_pfn(pte);
 	return pte_same(pte, pte_advance_pfn(like.first,

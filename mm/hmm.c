@@ -93,6 +93,7 @@
 #include <linux/swapops.h>
 
 #include "internal.h"
+#include "device_entry.h"
 #include "device_walk.h"
 #include "device_write.h"
 
@@ -241,6 +242,41 @@ static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
 	return pte_special(pte) && is_zero_pfn(pte_pfn(pte));
 }
 
+/*
+ * The same for a device-private page by itself. Pages that follow each other
+ * are cheaper as an extent.
+ */
+static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
+			       bool last, unsigned long *result)
+{
+	unsigned long pfn;
+
+	if (pte_present(pte) ||
+	    (!last && pte_same(device_pte_get(ptep + 1),
+			       pte_next_swp_offset(pte))))
+		return false;
+	pfn = swp_offset_pfn(pte_to_swp_entry(pte));
+	*result = 0;
+	if (pfn_to_page(pfn)->pgmap->owner != hw->range->dev_private_owner)
+		return true;
+	*result = pfn | HMM_PFN_VALID;
+	if (device_pte_private_write(hw->walk.vma, pte))
+		*result |= HMM_PFN_WRITE;
+	return true;
+}
+
+/* The result for an entry, if that is known without an extent and is enough. */
+static __always_inline bool hmm_pte_serves(struct hmm_walk *hw, pte_t *ptep,
+					   pte_t pte, bool last,
+					   unsigned long required,
+					   unsigned long *result)
+{
+	if (!hmm_pte_result(&hw->walk, pte, result) &&
+	    !hmm_private_result(hw, ptep, pte, last, result))
+		return false;
+	return !(required & ~*result);
+}
+
 static bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
 		      unsigned long result, bool write)
 {
@@ -330,8 +366,8 @@ static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
 	for (nr = 0; nr < max; nr++) {
 		pte_t pte = device_pte_get(ptep + nr);
 
-		if (!hmm_pte_result(&hw->walk, pte, &result) ||
-		    hmm_page_required(hw, entry[nr]) & ~result)
+		if (!hmm_pte_serves(hw, ptep + nr, pte, nr == max - 1,
+				    hmm_page_required(hw, entry[nr]), &result))
 			break;
 		if (!hw->busy)
 			hmm_fill_one(entry + nr, result);
@@ -353,58 +389,99 @@ struct hmm_alike {
 	unsigned long result;
 };
 
-/* To begin with, a page that serves every request, and nothing. */
-static __always_inline struct hmm_alike hmm_alike_init(void)
+/*
+ * To begin with, a page that serves every request, and a hole if nothing is
+ * requested. What does not serve the request must not be found here.
+ */
+static __always_inline struct hmm_alike hmm_alike_init(struct hmm_walk *hw)
 {
 	pte_t pte = pte_mkdirty(pte_mkwrite_novma(pfn_pte(0, PAGE_SHARED)));
+	unsigned long flags = HMM_PFN_VALID | HMM_PFN_WRITE;
 
 	return (struct hmm_alike) {
 		.like = device_pte_like(pte),
-		.flags = HMM_PFN_VALID | HMM_PFN_WRITE,
-		.other = __pte(0),
+		.flags = flags,
+		.other = hw->required ? pte : __pte(0),
+		.result = hw->required ? flags : 0,
 	};
 }
 
-/* An entry unlike the one before: the result if it is of use, and remember. */
-static __always_inline bool hmm_pte_unlike(struct hmm_walk *hw,
-					   struct hmm_alike *alike, pte_t pte,
-					   unsigned long *result)
+/*
+ * Report an entry unlike both, and remember it in the place of one of them.
+ *
+ * Return: whether it serves the request, as far as that is known here.
+ */
+static noinline bool hmm_alike_learn(struct hmm_walk *hw,
+				     struct hmm_alike *alike,
+				     unsigned long *entry, pte_t *ptep,
+				     bool last)
 {
-	if (pte_same(pte, alike->other)) {
-		*result = alike->result;
-		return !(hw->required & ~*result);
-	}
-	if (!hmm_pte_result(&hw->walk, pte, result) || hw->required & ~*result)
+	pte_t pte = device_pte_get(ptep);
+	unsigned long result;
+
+	if (!hmm_pte_serves(hw, ptep, pte, last, hw->required, &result))
 		return false;
+	hmm_fill_one(entry, result);
 	if (device_pte_ordinary(&hw->walk, pte)) {
 		alike->like = device_pte_like(pte);
-		alike->flags = *result & (HMM_PFN_VALID | HMM_PFN_WRITE);
+		alike->flags = result & (HMM_PFN_VALID | HMM_PFN_WRITE);
 	} else {
 		alike->other = pte;
-		alike->result = *result;
+		alike->result = result;
 	}
 	return true;
 }
 
+static __always_inline unsigned long
+hmm_alike_run(const struct hmm_alike *alike, unsigned long *entry, pte_t *ptep,
+	      unsigned long nr, unsigned long max)
+{
+	struct device_pte_like like = alike->like;
+	unsigned long pfn, flags = alike->flags;
+
+	for (; nr < max; nr++) {
+		if (!device_pte_is_like(like, device_pte_get(ptep + nr), &pfn))
+			break;
+		hmm_fill_one(entry + nr, pfn | flags);
+	}
+	return nr;
+}
+
+static __always_inline unsigned long
+hmm_alike_run_other(const struct hmm_alike *alike, unsigned long *entry,
+		    pte_t *ptep, unsigned long nr, unsigned long max)
+{
+	pte_t other = alike->other;
+	unsigned long result = alike->result;
+
+	for (; nr < max && pte_same(device_pte_get(ptep + nr), other); nr++)
+		hmm_fill_one(entry + nr, result);
+	return nr;
+}
+
 /*
  * The hot path: one request for all, which each of these entries meets. Most
- * are like one of the two before, in whatever order they come.
+ * are like one of the two before, in whatever order they come. Not inlined into
+ * the walk, it has the registers for itself.
  */
-static unsigned long hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry,
-				  pte_t *ptep, unsigned long max)
+static noinline unsigned long
+hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry, pte_t *ptep,
+	     unsigned long max)
 {
-	struct hmm_alike alike = hmm_alike_init();
-	unsigned long nr, result;
+	struct hmm_alike alike = hmm_alike_init(hw);
+	unsigned long nr = 0, before;
 
-	for (nr = 0; nr < max; nr++) {
-		pte_t pte = device_pte_get(ptep + nr);
-
-		if (likely(device_pte_is_like(alike.like, pte, &result)))
-			result |= alike.flags;
-		else if (!hmm_pte_unlike(hw, &alike, pte, &result))
+	do {
+		before = nr;
+		nr = hmm_alike_run(&alike, entry, ptep, nr, max);
+		nr = hmm_alike_run_other(&alike, entry, ptep, nr, max);
+		if (nr != before)
+			continue;
+		if (!hmm_alike_learn(hw, &alike, entry + nr, ptep + nr,
+				     nr == max - 1))
 			break;
-		hmm_fill_one(entry + nr, result);
-	}
+		nr++;
+	} while (nr < max);
 	return nr;
 }
 

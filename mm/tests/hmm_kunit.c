@@ -2275,6 +2275,42 @@ static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, dev->faults, 1);
 }
 
+/* In an order in which no two that follow each other are neighbours. */
+static void scattered_device_pages_are_told_apart(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	unsigned long pfn = p->dev[0].next, addr, i;
+	struct hmm_test *t = p->t;
+
+	addr = kunit_mm_map(t->km, 9, RW);
+	kunit_mm_write(t->km, addr, 9);
+	for (i = 0; i < 8; i++)
+		hmm_move_to_device(p, &p->dev[i == 5], addr +
+				   (i * 3 & 7) * PAGE_SIZE, 1);
+	kunit_mm_change(t->km, addr + 6 * PAGE_SIZE, 1, hmm_forbid_write);
+
+	t->range.dev_private_owner = &p->dev[0];
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 9), 0);
+	for (i = 0; i < 8; i++) {
+		unsigned long at = i * 3 & 7;
+
+		if (i == 5)
+			hmm_expect_same(t, at, 1, 0);
+		else
+			hmm_expect_device(t, at, 1, pfn + i - (i > 5),
+					  at == 6 ? READABLE : WRITABLE);
+	}
+	hmm_expect_page(t, 8, WRITABLE);
+
+	t->ask[7] = ASK_READ;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 9), 0);
+	hmm_expect_page(t, 7, t->pfns[7] & WRITABLE);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 9, ASK_WRITE), 0);
+	KUNIT_EXPECT_EQ(test, p->dev[0].faults, 0);
+	KUNIT_EXPECT_EQ(test, p->dev[1].faults, 1);
+	hmm_expect_contents(p, addr, 9);
+}
+
 /* One run in the page table, of which each device sees its own part. */
 static void run_of_two_devices_is_told_apart(struct kunit *test)
 {
@@ -2347,6 +2383,7 @@ static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(held_page_of_another_device_is_an_error),
 	KUNIT_CASE(own_pages_in_mixed_memory_take_two_calls),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),
+	KUNIT_CASE(scattered_device_pages_are_told_apart),
 	KUNIT_CASE(run_of_two_devices_is_told_apart),
 	KUNIT_CASE(exclusive_page_is_given_back_on_request),
 	{}
