@@ -3224,6 +3224,30 @@ static void numa_scan_leaves_migrating_pages_writable(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
 }
 
+static void numa_scan_leaves_migrating_huge_page_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	struct folio *folio;
+	pmd_t pmd;
+
+	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
+	if (!thp_migration_supported() ||
+	    !pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no THP available that migrates");
+	folio = pfn_folio(kunit_mm_pfn(md->km, addr));
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	md_hint(md, addr, HPAGE_PMD_NR);
+	pmd = kunit_mm_pmd(md->km, addr);
+	KUNIT_EXPECT_TRUE(test, is_pmd_migration_entry(pmd));
+	remove_migration_ptes(folio, folio, 0);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_TRUE(test, pmd_write(kunit_mm_pmd(md->km, addr)));
+}
+
 static void hinted_page_keeps_its_write_permission(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -3414,6 +3438,7 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(numa_scan_leaves_private_pages_writable),
 	KUNIT_CASE(numa_scan_leaves_exclusive_pages_writable),
 	KUNIT_CASE(numa_scan_leaves_migrating_pages_writable),
+	KUNIT_CASE(numa_scan_leaves_migrating_huge_page_writable),
 	KUNIT_CASE(hinted_page_keeps_its_write_permission),
 	KUNIT_CASE(hinted_huge_page_keeps_its_write_permission),
 	KUNIT_CASE(hinted_page_without_write_permission_gets_none),
