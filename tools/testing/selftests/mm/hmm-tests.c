@@ -1481,6 +1481,23 @@ TEST_F(staying, memory_stays_after_the_child_exits)
 	EXPECT_EQ(0, cpu_wrong(area, 2));
 }
 
+TEST_F(staying, memory_shared_before_it_moved_stays)
+{
+	struct area *area = &self->area;
+	struct peer child;
+
+	area_fill(area, 1);
+	ASSERT_EQ(0, peer_fork(&child));
+	if (!child.pid)
+		_exit(0);
+	ASSERT_EQ(0, peer_end(&child));
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	EXPECT_EQ(mirror_local(&self->device) | HMM_DMIRROR_PROT_READ,
+		  mirror_place(&self->device, area->at));
+	check_written_in_place(_metadata, &self->device, area, 2);
+	EXPECT_EQ(0, cpu_wrong(area, 2));
+}
+
 /* The other program runs until it reads the end of its input. */
 TEST_F(staying, memory_stays_after_the_child_executes)
 {
