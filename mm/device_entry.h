@@ -277,6 +277,19 @@ device_pte_exclusive_to_present(struct vm_area_struct *vma, struct folio *folio,
 	return maybe_mkwrite(pte, vma);
 }
 
+/* Is exclusive access handed over as it is? If not, it must be faulted. */
+static __always_inline bool device_pte_exclusive_write(pte_t pte)
+{
+	return is_writable_device_exclusive_entry(pte_to_swp_entry(pte)) &&
+	       !pte_swp_uffd_wp(pte);
+}
+
+/* To another owner, who is about to write. @old allows it. */
+static __always_inline pte_t device_pte_exclusive_hand_over(pte_t old)
+{
+	return pte_swp_mksoft_dirty(old);
+}
+
 /* @entry is the slot in swap that reclaim gave the page. */
 static __always_inline pte_t
 device_pte_exclusive_to_swap(swp_entry_t entry, pte_t old, struct folio *folio,

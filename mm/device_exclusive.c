@@ -187,8 +187,7 @@ static int exclusive_judge_exclusive(const struct exclusive_walk *ew, pte_t pte,
 {
 	int ret;
 
-	if (!is_writable_device_exclusive_entry(pte_to_swp_entry(pte)) ||
-	    pte_swp_uffd_wp(pte))
+	if (!device_pte_exclusive_write(pte))
 		return EXCLUSIVE_STOP_FAULT;
 	ret = exclusive_judge_order(ew, folio);
 	if (ret)
@@ -340,9 +339,8 @@ static void exclusive_take(struct exclusive_walk *ew, struct device_extent *ext,
 		exclusive_replace(ew->walk.vma, addr, ptep, page);
 		ew->unmapped = true;
 	} else {
-		/* clear_refs may have cleared it. The new owner will write. */
 		set_pte_at(ew->walk.mm, addr, ptep,
-			   pte_swp_mksoft_dirty(ptep_get(ptep)));
+			   device_pte_exclusive_hand_over(ptep_get(ptep)));
 	}
 	exclusive_result(ew, addr, page);
 }

@@ -263,6 +263,11 @@ static pte_t ent_present_to_exclusive(struct ent_test *et, pte_t old,
 	return device_pte_present_to_exclusive(old, et->folio);
 }
 
+static pte_t ent_hand_over(struct ent_test *et, pte_t old, unsigned int state)
+{
+	return device_pte_exclusive_hand_over(old);
+}
+
 static pte_t ent_exclusive_to_present(struct ent_test *et, pte_t old,
 				      unsigned int state)
 {
@@ -345,6 +350,12 @@ static const struct ent_conversion ent_conversions[] = {
 		.set = ENT_WRITE | ENT_SOFT_DIRTY,
 		.needs = ENT_WRITE,
 		.dirties = true,
+	}, {
+		.name = "exclusive handed over",
+		.from = ENT_EXCLUSIVE, .to = ENT_EXCLUSIVE,
+		.convert = ent_hand_over,
+		.set = ENT_WRITE | ENT_SOFT_DIRTY,
+		.needs = ENT_WRITE,
 	}, {
 		.name = "exclusive to present",
 		.from = ENT_EXCLUSIVE, .to = ENT_PRESENT,
