@@ -32,6 +32,8 @@
 #define ALL		((1U << PAGES) - 1)
 #define RACE_PAGES	256
 #define RACE_ROUNDS	15
+#define BUSY_SECONDS	5
+#define NR_BUSY		3		/* trackers that need no handler */
 
 /* Status of a process that ran a test */
 enum { PASS, FAIL, SKIP };
@@ -72,6 +74,7 @@ static const char *const order_names[] = {
  * @handler: reads the events of @uffd, and resolves its faults
  * @resolved: how many faults it has resolved
  * @evicting: the device is giving up its memory
+ * @over: threads shall end
  * @child: of a fork
  */
 struct cell {
@@ -83,6 +86,7 @@ struct cell {
 	pthread_t handler;
 	atomic_uint resolved;
 	atomic_bool evicting;
+	atomic_bool over;
 	struct peer child;
 };
 
@@ -894,6 +898,137 @@ static void test_races(const struct tracker *tracker)
 			test_race(tracker, &events[e]);
 }
 
+/*
+ * Everything at once: the device writes to the first half of the pages, the CPU
+ * to the other half, and pages move. What changes between the start of a tracker
+ * and its report must be in the report.
+ */
+
+static bool busy_goes_on(struct cell *cell)
+{
+	return !cell->over;
+}
+
+static uint64_t *busy_word(struct cell *cell, size_t page)
+{
+	return (void *)area_page(&cell->area, page);
+}
+
+static void *busy_device(void *data)
+{
+	struct cell *cell = data;
+	uint64_t *buffer = calloc(PAGES / 2, PAGE);
+
+	while (busy_goes_on(cell)) {
+		for (size_t i = 0; i < PAGES / 2; i++)
+			buffer[i * WORDS]++;
+		mirror_call(&cell->device, HMM_DMIRROR_WRITE, cell->area.at,
+			    PAGES / 2, buffer);
+	}
+	free(buffer);
+	return NULL;
+}
+
+static void *busy_cpu(void *data)
+{
+	struct cell *cell = data;
+
+	for (size_t i = 0; busy_goes_on(cell); i++)
+		__atomic_fetch_add(busy_word(cell, PAGES / 2 + i % (PAGES / 2)),
+				   1, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+static void *busy_mover(void *data)
+{
+	struct hmm_dmirror_cmd cmd = { .npages = 1 };
+	struct cell *cell = data;
+	struct area area = cell->area;
+
+	area.buffer = calloc(PAGES, PAGE);
+	for (size_t i = 0; busy_goes_on(cell); i++) {
+		ask_to_device(&cell->device, &area, 0, PAGES);
+		if (i & 1)
+			ioctl(cell->device.fd, HMM_DMIRROR_RELEASE, &cmd);
+	}
+	free(area.buffer);
+	return NULL;
+}
+
+static void busy_look(struct cell *cell, uint64_t *values)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		values[i] = __atomic_load_n(busy_word(cell, i),
+					    __ATOMIC_RELAXED);
+}
+
+/* Return: how many changes there were. */
+static unsigned int busy_round(struct cell *cell)
+{
+	uint64_t before[PAGES], after[PAGES];
+	unsigned int written, changed = 0;
+
+	cell->tracker->start(cell);
+	busy_look(cell, before);
+	race_pause_ms(1);
+	busy_look(cell, after);
+	written = cell->tracker->written(cell);
+	for (size_t i = 0; i < PAGES; i++) {
+		if (before[i] == after[i])
+			continue;
+		changed++;
+		expect(written & 1U << i, "page %zu: %llu to %llu, not written",
+		       i, (unsigned long long)before[i],
+		       (unsigned long long)after[i]);
+	}
+	return changed;
+}
+
+static void run_busy(const struct tracker *tracker)
+{
+	static void *(*const work[])(void *) = {
+		busy_device, busy_cpu, busy_mover,
+	};
+	struct cell cell = { .tracker = tracker, .uffd = -1 };
+	pthread_t threads[ARRAY_SIZE(work)];
+	time_t end = time(NULL) + BUSY_SECONDS;
+	unsigned long changed = 0;
+
+	if (mirror_open(&cell.device, 0))
+		exit(SKIP);
+	expect(!area_map(&cell.area, PAGES), "no memory");
+	madvise(cell.area.at, PAGES * PAGE, MADV_NOHUGEPAGE);
+	memset(cell.area.at, 0, PAGES * PAGE);
+	track(&cell);
+	for (size_t i = 0; i < ARRAY_SIZE(work); i++)
+		expect(!pthread_create(&threads[i], NULL, work[i], &cell),
+		       "no thread");
+	while (time(NULL) < end)
+		changed += busy_round(&cell);
+	cell.over = true;
+	for (size_t i = 0; i < ARRAY_SIZE(work); i++)
+		pthread_join(threads[i], NULL);
+	expect(changed, "nothing has changed");
+	exit(PASS);
+}
+
+static void test_busy(const struct tracker *tracker)
+{
+	int status = -1;
+	char name[80];
+	pid_t pid;
+
+	snprintf(name, sizeof(name), "%s, everything at once", tracker->name);
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		alarm(120);
+		run_busy(tracker);
+	}
+	waitpid(pid, &status, 0);
+	report(status, name);
+}
+
 #define NR_CELLS	(ARRAY_SIZE(trackers) * ARRAY_SIZE(events) *	\
 			 NR_PLACES * NR_ORDERS)
 
@@ -937,12 +1072,15 @@ int main(void)
 	ksft_print_header();
 	if (!has_soft_dirty())
 		ksft_exit_skip("the kernel has no soft-dirty\n");
-	ksft_set_plan(nr + count_races());
+	ksft_set_plan(nr + count_races() + NR_BUSY);
 	race_swap_begin(&our_swap);
 	for (unsigned int i = 0; i < nr; i++)
 		run_test(&tests[i]);
-	for (size_t t = 0; t < ARRAY_SIZE(trackers); t++)
+	for (size_t t = 0; t < ARRAY_SIZE(trackers); t++) {
 		test_races(&trackers[t]);
+		if (!trackers[t].sync)
+			test_busy(&trackers[t]);
+	}
 	race_swap_end(our_swap);
 	ksft_finished();
 }
