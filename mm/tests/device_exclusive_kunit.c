@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of mm/device_exclusive.c: who gets exclusive access to what, how
+ * KUnit tests of mm/device_exclusive.c: which pages a device can have, how
  * it ends, and what the rest of mm does to such a page meanwhile.
  *
  * The driver here is the thread of the test. What the notifier of its device
@@ -142,7 +142,7 @@ static bool de_is_exclusive(struct de_test *de, unsigned long addr)
 	       is_device_exclusive_entry(pte_to_swp_entry(pte));
 }
 
-/* Does an entry of the device's stand there, which lets it write? */
+/* Is there a device-exclusive entry that lets the device write? */
 static bool de_is_writable(struct de_test *de, unsigned long addr)
 {
 	swp_entry_t entry = pte_to_swp_entry(de_pte(de, addr));
@@ -170,7 +170,7 @@ static struct page *de_try_make(struct de_test *de, unsigned long addr)
 	return page;
 }
 
-static void de_let_go(struct page *page)
+static void de_release(struct page *page)
 {
 	unlock_page(page);
 	put_page(page);
@@ -189,7 +189,7 @@ static struct page *de_give(struct de_test *de, unsigned long addr)
 {
 	struct page *page = de_make(de, addr);
 
-	de_let_go(page);
+	de_release(page);
 	return page;
 }
 
@@ -204,8 +204,8 @@ static int de_make_range(struct de_test *de, unsigned long addr,
 	return ret;
 }
 
-/* Return: how many pages of a result were had. */
-static unsigned long de_let_go_range(struct de_test *de, int nr)
+/* Return: how many pages the range returned. */
+static unsigned long de_release_range(struct de_test *de, int nr)
 {
 	unsigned long had = 0;
 	int i;
@@ -215,7 +215,7 @@ static unsigned long de_let_go_range(struct de_test *de, int nr)
 			continue;
 		KUNIT_EXPECT_TRUE(de->test, PageLocked(de->pages[i]));
 		KUNIT_EXPECT_FALSE(de->test, PageCompound(de->pages[i]));
-		de_let_go(de->pages[i]);
+		de_release(de->pages[i]);
 		had++;
 	}
 	return had;
@@ -240,7 +240,7 @@ static bool de_thread_is_done(struct kunit_mm_thread *thread, unsigned int ms)
 					   msecs_to_jiffies(ms));
 }
 
-/* What is returned, and what it costs */
+/* What is returned */
 
 static void exclusive_page_keeps_its_mapping(struct kunit *test)
 {
@@ -266,12 +266,12 @@ static void exclusive_page_keeps_its_mapping(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pfn, swp_offset_pfn(pte_to_swp_entry(pte)));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
-	de_let_go(page);
+	de_release(page);
 	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 }
 
-static void a_range_is_had_as_a_whole(struct kunit *test)
+static void range_returns_every_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long i, addr = de_memory(de, DE_PAGES);
@@ -282,14 +282,14 @@ static void a_range_is_had_as_a_whole(struct kunit *test)
 	for (i = 0; i < DE_PAGES; i++)
 		KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr +
 							i * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_release_range(de, DE_PAGES));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
 	for (i = 0; i < DE_PAGES; i++)
 		KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + i,
 				de_read(de, addr + i * PAGE_SIZE));
 }
 
-/* Nothing, the zero page, and memory of which a child has its part. */
+/* A hole, the zero page, and memory that is shared with a child. */
 static void pages_are_faulted_in_for_writing(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -306,13 +306,13 @@ static void pages_are_faulted_in_for_writing(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_zero_pfn(page_to_pfn(de->pages[1])));
 	KUNIT_ASSERT_NOT_NULL(test, de->pages[2]);
 	KUNIT_EXPECT_NE(test, pfn, page_to_pfn(de->pages[2]));
-	KUNIT_EXPECT_EQ(test, 3UL, de_let_go_range(de, 3));
+	KUNIT_EXPECT_EQ(test, 3UL, de_release_range(de, 3));
 	KUNIT_EXPECT_EQ(test, 3UL, de_rss(de));
 	KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + 2,
 			de_read(de, addr + 2 * PAGE_SIZE));
 }
 
-static void a_range_passes_over_locked_pages(struct kunit *test)
+static void range_leaves_out_locked_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, DE_PAGES);
@@ -330,7 +330,7 @@ static void a_range_passes_over_locked_pages(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES - 1, atomic_read(&de->announced));
 	folio_unlock(folio);
-	KUNIT_EXPECT_EQ(test, DE_PAGES - 1, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, DE_PAGES - 1, de_release_range(de, DE_PAGES));
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + 3 * PAGE_SIZE)));
 }
 
@@ -343,7 +343,7 @@ static void range_of_holes_is_announced_once(struct kunit *test)
 	de_watch(de, addr, DE_PAGES);
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_release_range(de, DE_PAGES));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES, atomic_read(&de->announced));
 }
@@ -353,11 +353,11 @@ static int de_make_in_thread(struct kunit_mm_thread *thread)
 	thread->page = de_try_make(de_of(thread), thread->addr);
 	if (IS_ERR(thread->page))
 		return PTR_ERR(thread->page);
-	de_let_go(thread->page);
+	de_release(thread->page);
 	return 0;
 }
 
-static void a_single_page_is_waited_for(struct kunit *test)
+static void single_page_waits_for_the_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -375,8 +375,8 @@ static void a_single_page_is_waited_for(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 }
 
-/* Who comes again, after an invalidation, has lost nothing by coming. */
-static void a_page_can_be_had_again(struct kunit *test)
+/* A driver that starts again does not revoke the page from itself. */
+static void exclusive_page_is_handed_over(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -394,7 +394,7 @@ static void a_page_can_be_had_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(first));
 }
 
-static void an_exclusive_page_is_waited_for(struct kunit *test)
+static void hand_over_waits_for_the_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -405,7 +405,7 @@ static void an_exclusive_page_is_waited_for(struct kunit *test)
 	page = de_make(de, addr);
 	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
 	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
-	de_let_go(page);
+	de_release(page);
 	wait_for_completion(&thread.done);
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	KUNIT_EXPECT_PTR_EQ(test, page, thread.page);
@@ -415,7 +415,7 @@ static void an_exclusive_page_is_waited_for(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* As by a 4 that is written to clear_refs */
+/* As writing 4 to clear_refs does */
 static void de_clear_soft_dirty(struct de_test *de, unsigned long addr)
 {
 	struct mm_struct *mm = de->km->mm;
@@ -433,8 +433,8 @@ static void de_clear_soft_dirty(struct de_test *de, unsigned long addr)
 	mmap_read_unlock(mm);
 }
 
-/* Who had it has written, and who gets it will. */
-static void a_page_that_is_had_again_is_soft_dirty(struct kunit *test)
+/* The new owner writes without a fault. */
+static void handed_over_page_is_soft_dirty(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -450,8 +450,8 @@ static void a_page_that_is_had_again_is_soft_dirty(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-/* mprotect() there and back leaves an entry that does not allow to write. */
-static void a_page_that_was_read_only_can_be_had_again(struct kunit *test)
+/* mprotect() there and back leaves a read-only entry. */
+static void read_only_entry_is_faulted_first(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -466,7 +466,7 @@ static void a_page_that_was_read_only_can_be_had_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* Large folios, which khugepaged does not make again of what comes of them */
+/* Large folios; khugepaged is told to leave the memory alone */
 
 static unsigned long de_huge(struct de_test *de)
 {
@@ -480,7 +480,7 @@ static unsigned long de_huge(struct de_test *de)
 	return addr;
 }
 
-static void every_page_of_a_huge_page_can_be_had(struct kunit *test)
+static void range_returns_every_page_of_a_huge_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long i, addr = de_huge(de), rss = de_rss(de);
@@ -488,7 +488,7 @@ static void every_page_of_a_huge_page_can_be_had(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR,
 			de_make_range(de, addr, addr + HPAGE_PMD_SIZE));
 	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
-			de_let_go_range(de, HPAGE_PMD_NR));
+			de_release_range(de, HPAGE_PMD_NR));
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 	for (i = 0; i < HPAGE_PMD_NR; i++)
 		KUNIT_EXPECT_EQ(test, (addr >> PAGE_SHIFT) + i,
@@ -579,7 +579,7 @@ static void range_splits_large_folio_with_exclusive_pages(struct kunit *test)
 	de_give_two_of_large(de, addr);
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, DE_PAGES, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_release_range(de, DE_PAGES));
 	de_expect_large(de, addr);
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 }
@@ -626,11 +626,11 @@ static void pinned_large_folio_gives_single_pages(struct kunit *test)
 	de_watch(de, addr, DE_PAGES);
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, DE_PAGES));
+	KUNIT_EXPECT_EQ(test, 0UL, de_release_range(de, DE_PAGES));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, addr + PAGE_SIZE));
 	KUNIT_EXPECT_PTR_EQ(test, folio, page_folio(de->pages[0]));
-	de_let_go(de->pages[0]);
+	de_release(de->pages[0]);
 	KUNIT_EXPECT_TRUE(test, folio_test_large(folio));
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	folio_put(folio);
@@ -658,7 +658,7 @@ static void de_expect_page_is_back(struct de_test *de, unsigned long addr,
 	KUNIT_EXPECT_EQ(test, nr, de_rss(de));
 }
 
-static void reading_takes_the_page_back(struct kunit *test)
+static void cpu_read_revokes_the_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -672,7 +672,7 @@ static void reading_takes_the_page_back(struct kunit *test)
 	de_expect_page_is_back(de, addr, 1);
 }
 
-static void writing_takes_the_page_back(struct kunit *test)
+static void cpu_write_revokes_the_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -686,7 +686,7 @@ static void writing_takes_the_page_back(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 98UL, de_read(de, addr));
 }
 
-static void a_pin_takes_the_page_back(struct kunit *test)
+static void pin_revokes_the_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -706,7 +706,7 @@ static int de_read_in_thread(struct kunit_mm_thread *thread)
 	return kunit_mm_try_read(thread->addr);
 }
 
-static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)
+static void cpu_fault_waits_for_the_page_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -717,7 +717,7 @@ static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)
 	kunit_mm_thread_start(&thread, de->km, addr, de_read_in_thread);
 	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
-	de_let_go(page);
+	de_release(page);
 	wait_for_completion(&thread.done);
 	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
@@ -726,7 +726,7 @@ static void the_cpu_waits_until_the_device_is_programmed(struct kunit *test)
 
 /* The rest of mm */
 
-static void fork_takes_the_pages_back(struct kunit *test)
+static void fork_revokes_the_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	struct mm_struct *parent = de->km->mm, *child;
@@ -772,7 +772,7 @@ static void fork_does_not_wait_for_a_locked_page(struct kunit *test)
 	folio = page_folio(page);
 	KUNIT_EXPECT_EQ(test, 0, kunit_mm_fork(de->km, addr, &child));
 	KUNIT_EXPECT_TRUE(test, mmu_interval_read_retry(&de->notifier, seq));
-	de_let_go(page);
+	de_release(page);
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + PAGE_SIZE)));
 	KUNIT_EXPECT_EQ(test, 2, folio_mapcount(folio));
 	KUNIT_EXPECT_EQ(test, 2, folio_ref_count(folio));
@@ -782,8 +782,8 @@ static void fork_does_not_wait_for_a_locked_page(struct kunit *test)
 			de_read(de, addr + PAGE_SIZE));
 }
 
-/* What the device had is not what a child gets, and the other way round. */
-static void what_the_device_gets_after_fork_is_the_parents(struct kunit *test)
+/* The child has its own copy. */
+static void device_writes_after_fork_stay_with_the_parent(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	struct mm_struct *child;
@@ -796,7 +796,7 @@ static void what_the_device_gets_after_fork_is_the_parents(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-static void mprotect_is_obeyed(struct kunit *test)
+static void mprotect_makes_the_entry_read_only(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2);
@@ -819,8 +819,8 @@ static void mprotect_is_obeyed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
 }
 
-/* The only copy of what the device wrote must not be taken for disposable. */
-static void what_the_device_wrote_is_dirty(struct kunit *test)
+/* Reclaim must not drop the only copy of what the device wrote. */
+static void page_that_the_device_wrote_is_dirty(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -834,7 +834,7 @@ static void what_the_device_wrote_is_dirty(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_test_dirty(folio));
 }
 
-static void userfaultfd_protects_such_a_page(struct kunit *test)
+static void userfaultfd_protects_an_exclusive_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -852,7 +852,7 @@ static void userfaultfd_protects_such_a_page(struct kunit *test)
 	kunit_mm_flags(de->km, addr, 0, VM_UFFD_WP);
 }
 
-static void a_discard_frees_the_page(struct kunit *test)
+static void discard_frees_the_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2);
@@ -889,8 +889,8 @@ static void munmap_frees_the_page(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
 }
 
-/* A driver that is late has what is left of the page, and no harm is done. */
-static void a_page_may_go_while_the_driver_has_it(struct kunit *test)
+/* The driver keeps a reference to a page that is no longer mapped. */
+static void zap_takes_a_locked_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -899,7 +899,7 @@ static void a_page_may_go_while_the_driver_has_it(struct kunit *test)
 	kunit_mm_zap(de->km, addr, 1);
 	KUNIT_EXPECT_TRUE(test, PageLocked(page));
 	KUNIT_EXPECT_EQ(test, 0UL, de_rss(de));
-	de_let_go(page);
+	de_release(page);
 	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
 }
 
@@ -1144,7 +1144,7 @@ static void exclusive_entry_is_no_migration_entry(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
 }
 
-/* The end that a driver makes itself */
+/* A driver gives pages back */
 
 static bool de_restore(struct de_test *de, unsigned long addr,
 		       struct page *page)
@@ -1182,7 +1182,7 @@ static void driver_gives_a_page_back(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 93UL, de_read(de, addr));
 }
 
-static void such_a_page_does_not_go_to_a_device(struct kunit *test)
+static void exclusive_page_does_not_move_to_a_device(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2), src[2], dst[2];
@@ -1208,7 +1208,7 @@ static void such_a_page_does_not_go_to_a_device(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-static void the_end_of_the_process_frees_such_pages(struct kunit *test)
+static void exit_frees_exclusive_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	struct mm_struct *parent = de->km->mm, *child;
@@ -1227,7 +1227,7 @@ static void the_end_of_the_process_frees_such_pages(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-/* What cannot be had */
+/* Memory that is refused */
 
 static void absurd_ranges_are_refused(struct kunit *test)
 {
@@ -1245,23 +1245,23 @@ static void absurd_ranges_are_refused(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
 }
 
-static void a_range_ends_where_memory_ends(struct kunit *test)
+static void range_ends_where_memory_ends(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2), end = addr + 2 * PAGE_SIZE;
 
 	KUNIT_EXPECT_EQ(test, -EFAULT, de_make_range(de, end, end + PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, 2, de_make_range(de, addr, end + PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 2UL, de_let_go_range(de, 2));
+	KUNIT_EXPECT_EQ(test, 2UL, de_release_range(de, 2));
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, end));
 
 	kunit_mm_protect(de->km, addr + PAGE_SIZE, 1, VM_READ);
 	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, end));
-	KUNIT_EXPECT_EQ(test, 1UL, de_let_go_range(de, 1));
+	KUNIT_EXPECT_EQ(test, 1UL, de_release_range(de, 1));
 	KUNIT_EXPECT_EQ(test, -EFAULT, de_make_range(de, end - PAGE_SIZE, end));
 }
 
-static void io_memory_cannot_be_had(struct kunit *test)
+static void io_memory_is_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -1280,10 +1280,10 @@ static void de_expect_not_supported(struct de_test *de, unsigned long addr)
 
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EOPNOTSUPP), de_try_make(de, addr));
 	KUNIT_EXPECT_EQ(test, 1, de_make_range(de, addr, addr + PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 0UL, de_let_go_range(de, 1));
+	KUNIT_EXPECT_EQ(test, 0UL, de_release_range(de, 1));
 }
 
-static void memory_of_files_cannot_be_had(struct kunit *test)
+static void file_memory_is_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	struct file *file = kunit_mm_shmem(test, 2);
@@ -1302,7 +1302,7 @@ static void memory_of_files_cannot_be_had(struct kunit *test)
 }
 
 #ifdef CONFIG_HUGETLB_PAGE
-static void hugetlb_pages_cannot_be_had(struct kunit *test)
+static void hugetlb_pages_are_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = kunit_mm_map_hugetlb(de->km, 1);
@@ -1313,13 +1313,13 @@ static void hugetlb_pages_cannot_be_had(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
 }
 #else
-static void hugetlb_pages_cannot_be_had(struct kunit *test)
+static void hugetlb_pages_are_refused(struct kunit *test)
 {
 	kunit_skip(test, "no hugetlb pages in this kernel");
 }
 #endif
 
-static void a_fatal_signal_ends_the_wait(struct kunit *test)
+static void fatal_signal_ends_the_wait(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -1341,16 +1341,16 @@ static void a_fatal_signal_ends_the_wait(struct kunit *test)
 
 static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(exclusive_page_keeps_its_mapping),
-	KUNIT_CASE(a_range_is_had_as_a_whole),
+	KUNIT_CASE(range_returns_every_page),
 	KUNIT_CASE(pages_are_faulted_in_for_writing),
-	KUNIT_CASE(a_range_passes_over_locked_pages),
+	KUNIT_CASE(range_leaves_out_locked_pages),
 	KUNIT_CASE(range_of_holes_is_announced_once),
-	KUNIT_CASE(a_single_page_is_waited_for),
-	KUNIT_CASE(a_page_can_be_had_again),
-	KUNIT_CASE(an_exclusive_page_is_waited_for),
-	KUNIT_CASE(a_page_that_is_had_again_is_soft_dirty),
-	KUNIT_CASE(a_page_that_was_read_only_can_be_had_again),
-	KUNIT_CASE(every_page_of_a_huge_page_can_be_had),
+	KUNIT_CASE(single_page_waits_for_the_lock),
+	KUNIT_CASE(exclusive_page_is_handed_over),
+	KUNIT_CASE(hand_over_waits_for_the_lock),
+	KUNIT_CASE(handed_over_page_is_soft_dirty),
+	KUNIT_CASE(read_only_entry_is_faulted_first),
+	KUNIT_CASE(range_returns_every_page_of_a_huge_page),
 	KUNIT_CASE(page_of_large_folio_needs_no_split),
 	KUNIT_CASE(page_of_huge_page_splits_the_pmd_only),
 	KUNIT_CASE(large_folio_with_exclusive_pages_splits),
@@ -1358,19 +1358,19 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(zapped_part_of_large_folio_leaves_the_rest),
 	KUNIT_CASE(child_shares_large_folio_with_exclusive_pages),
 	KUNIT_CASE(pinned_large_folio_gives_single_pages),
-	KUNIT_CASE(reading_takes_the_page_back),
-	KUNIT_CASE(writing_takes_the_page_back),
-	KUNIT_CASE(a_pin_takes_the_page_back),
-	KUNIT_CASE(the_cpu_waits_until_the_device_is_programmed),
-	KUNIT_CASE(fork_takes_the_pages_back),
+	KUNIT_CASE(cpu_read_revokes_the_page),
+	KUNIT_CASE(cpu_write_revokes_the_page),
+	KUNIT_CASE(pin_revokes_the_page),
+	KUNIT_CASE(cpu_fault_waits_for_the_page_lock),
+	KUNIT_CASE(fork_revokes_the_pages),
 	KUNIT_CASE(fork_does_not_wait_for_a_locked_page),
-	KUNIT_CASE(what_the_device_gets_after_fork_is_the_parents),
-	KUNIT_CASE(mprotect_is_obeyed),
-	KUNIT_CASE(what_the_device_wrote_is_dirty),
-	KUNIT_CASE(userfaultfd_protects_such_a_page),
-	KUNIT_CASE(a_discard_frees_the_page),
+	KUNIT_CASE(device_writes_after_fork_stay_with_the_parent),
+	KUNIT_CASE(mprotect_makes_the_entry_read_only),
+	KUNIT_CASE(page_that_the_device_wrote_is_dirty),
+	KUNIT_CASE(userfaultfd_protects_an_exclusive_page),
+	KUNIT_CASE(discard_frees_the_page),
 	KUNIT_CASE(munmap_frees_the_page),
-	KUNIT_CASE(a_page_may_go_while_the_driver_has_it),
+	KUNIT_CASE(zap_takes_a_locked_page),
 	KUNIT_CASE(exclusive_page_migrates),
 	KUNIT_CASE(read_only_exclusive_page_migrates),
 	KUNIT_CASE(failed_migration_gives_the_page_to_the_cpu),
@@ -1383,14 +1383,14 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(soft_offlined_page_is_replaced),
 	KUNIT_CASE(exclusive_entry_is_no_migration_entry),
 	KUNIT_CASE(driver_gives_a_page_back),
-	KUNIT_CASE(such_a_page_does_not_go_to_a_device),
-	KUNIT_CASE(the_end_of_the_process_frees_such_pages),
+	KUNIT_CASE(exclusive_page_does_not_move_to_a_device),
+	KUNIT_CASE(exit_frees_exclusive_pages),
 	KUNIT_CASE(absurd_ranges_are_refused),
-	KUNIT_CASE(a_range_ends_where_memory_ends),
-	KUNIT_CASE(io_memory_cannot_be_had),
-	KUNIT_CASE(memory_of_files_cannot_be_had),
-	KUNIT_CASE(hugetlb_pages_cannot_be_had),
-	KUNIT_CASE(a_fatal_signal_ends_the_wait),
+	KUNIT_CASE(range_ends_where_memory_ends),
+	KUNIT_CASE(io_memory_is_refused),
+	KUNIT_CASE(file_memory_is_refused),
+	KUNIT_CASE(hugetlb_pages_are_refused),
+	KUNIT_CASE(fatal_signal_ends_the_wait),
 	{}
 };
 
