@@ -594,14 +594,17 @@ static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
 	};
 }
 
+/* So many entries are worked on before others may run. */
+#define BATCH_RESCHED	512
+
 /*
  * Arrays may be long, and nothing that is done to an entry has to sleep. @i goes
  * up by ones, or by batches.
  */
 static __always_inline void batch_resched(unsigned long i)
 {
-	BUILD_BUG_ON(PTRS_PER_PTE % MIGRATE_LRU_BATCH);
-	if (!(i % PTRS_PER_PTE))
+	BUILD_BUG_ON(BATCH_RESCHED % MIGRATE_LRU_BATCH);
+	if (!(i % BATCH_RESCHED))
 		cond_resched();
 }
 

@@ -51,7 +51,7 @@ struct de_test {
 	atomic_t announced;
 	atomic_t revoked;
 	atomic_t other;
-	struct page *pages[HPAGE_PMD_NR];
+	struct page *pages[MAX_PTRS_PER_PTE];
 };
 
 static bool de_invalidate(struct mmu_interval_notifier *notifier,

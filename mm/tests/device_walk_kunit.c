@@ -30,7 +30,7 @@
 
 /* Where every page of the largest layout, the random one, is an extent. */
 #define WALK_PMDS	6
-#define WALK_EXTENTS	(WALK_PMDS * PTRS_PER_PTE)
+#define WALK_EXTENTS	(WALK_PMDS * MAX_PTRS_PER_PTE)
 
 /**
  * struct walk_test - what every test of the walk has
@@ -1316,7 +1316,7 @@ struct walk_random {
 	struct rnd_state rnd;
 	unsigned long start;
 	unsigned long end;
-	struct walk_page pages[WALK_PMDS * PTRS_PER_PTE];
+	struct walk_page pages[WALK_PMDS * MAX_PTRS_PER_PTE];
 };
 
 static void walk_model_fill(struct walk_random *r, unsigned long addr,

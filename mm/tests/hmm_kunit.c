@@ -41,7 +41,7 @@
 /* How often a driver starts again before the test calls it a livelock. */
 #define HMM_TEST_TRIES	100
 
-#define HMM_TEST_PAGES	PTRS_PER_PTE
+#define HMM_TEST_PAGES	MAX_PTRS_PER_PTE
 #define HMM_TEST_SPAN	(16UL * SZ_1G)
 
 /**

@@ -17,6 +17,7 @@
 #include <linux/ioport.h>
 #include <linux/kmsg_dump.h>
 #include <linux/kthread.h>
+#include <linux/memblock.h>
 #include <linux/memcontrol.h>
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>

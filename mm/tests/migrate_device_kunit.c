@@ -38,8 +38,8 @@
 #include "kunit_mm.h"
 
 #define MD_PAGES	64UL
-#define MD_SIZE		SUBSECTION_SIZE
-#define MD_DEVICE_PAGES	(MD_SIZE >> PAGE_SHIFT)
+#define MD_DEVICE_PAGES	512UL
+#define MD_SIZE		(MD_DEVICE_PAGES << PAGE_SHIFT)
 #define MD_AROUND	16UL
 #define MD_PATIENCE	(60 * HZ)
 

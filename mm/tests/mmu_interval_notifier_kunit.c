@@ -1146,7 +1146,7 @@ struct melee {
 	rwlock_t devices_lock;
 };
 
-struct device {
+struct fake_device {
 	struct mmu_interval_notifier sub;
 	spinlock_t lock;	/* the driver's lock of the protocol */
 	struct list_head list;
@@ -1158,7 +1158,7 @@ static bool device_invalidate(struct mmu_interval_notifier *sub,
 			      const struct mmu_notifier_range *range,
 			      unsigned long seq)
 {
-	struct device *device = container_of(sub, struct device, sub);
+	struct fake_device *device = container_of(sub, struct fake_device, sub);
 
 	cond_resched();
 	spin_lock(&device->lock);
@@ -1174,7 +1174,7 @@ static const struct mmu_interval_notifier_ops device_ops = {
 
 static void melee_check(struct melee *melee, unsigned int nr)
 {
-	struct device *device;
+	struct fake_device *device;
 
 	read_lock(&melee->devices_lock);
 	list_for_each_entry(device, &melee->devices, list)
@@ -1200,7 +1200,7 @@ static void melee_change(struct melee *melee, unsigned int nr)
 	mutex_unlock(&melee->value_lock[nr]);
 }
 
-static void device_load(struct melee *melee, struct device *device)
+static void device_load(struct melee *melee, struct fake_device *device)
 {
 	unsigned long value, seq;
 
@@ -1220,9 +1220,10 @@ static void device_load(struct melee *melee, struct device *device)
 /* The device has gone from the list, and its memory goes, before the next. */
 static void device_life(struct melee *melee, unsigned int nr)
 {
-	struct device *device = kzalloc(sizeof(*device), GFP_KERNEL | __GFP_NOFAIL);
+	struct fake_device *device;
 	unsigned int i;
 
+	device = kzalloc(sizeof(*device), GFP_KERNEL | __GFP_NOFAIL);
 	device->nr = nr;
 	/* There may be an invalidation before the next call has returned. */
 	spin_lock_init(&device->lock);
