@@ -6,7 +6,8 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 S := scripts
 
-.PHONY: help setup run test torture bench shell kernel base check clean distclean
+.PHONY: help setup run test test-distro test-arm64 matrix compare torture bench
+.PHONY: shell kernel base check clean distclean
 
 help:
 	@$(S)/help
@@ -27,8 +28,24 @@ kernel-%: setup
 run: setup
 	@$(S)/run
 
-test: setup
+test:
+	@$(S)/setup matrix-test
 	@$(S)/test $(STAGES)
+
+test-distro:
+	@$(S)/setup distro
+	@$(S)/test-distro $(STAGES)
+
+test-arm64:
+	@$(S)/setup arm64
+	@$(S)/test-arm64 $(STAGES)
+
+matrix:
+	@$(S)/setup matrix
+	@$(S)/matrix $(ROWS)
+
+compare: setup
+	@$(S)/compare
 
 torture: setup
 	@$(S)/torture $(TORTURE_ARGS)

@@ -9,8 +9,20 @@ set -euo pipefail
 RESULTS=${RESULTS:-/dev/stdout}
 STAGE=${0##*/}
 
+# The kernel that the stages test unless they say which one, and where the
+# programs for it are. `make test-distro` and `make test-arm64` take others.
+TEST_KERNEL=${TEST_KERNEL:-test}
+BASE_PROGRAMS=$BUILD/selftests/base OWN_PROGRAMS=$BUILD/selftests/own
+
 # The dummy device's parameters for the memory that scripts/vm sets aside.
 SPM_ARGS='spm_addr_dev0=0x110000000 spm_addr_dev1=0x120000000'
+case $TEST_KERNEL in
+arm64-*)
+	export PROGRAMS_FOR=arm64
+	BASE_PROGRAMS+=-arm64 OWN_PROGRAMS+=-arm64
+	SPM_ARGS='spm_addr_dev0=0x160000000 spm_addr_dev1=0x170000000'
+	;;
+esac
 
 result() {	# pass|fail|skip NAME [REASON]
 	printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >>"$RESULTS"
