@@ -34,7 +34,7 @@
  * Locks
  *
  *	mmap lock (read): keeps fork(), mprotect() and clear_refs out
- *	  page-table lock: the entry, and PG_anon_exclusive of its page
+ *	  page-table lock: the entry, and PG_anon_exclusive of its folio
  *	    page lock, by trylock: no migration and no fault of the CPU is
  *	    under way, whose references would be taken for those of others
  *

@@ -3184,6 +3184,7 @@ static void numa_scan_leaves_exclusive_pages_writable(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
 	struct page *page = NULL;
+	swp_entry_t entry;
 
 	mmap_read_lock(md->km->mm);
 	make_device_exclusive_range(md->km->mm, addr, addr + PAGE_SIZE, &page,
@@ -3194,8 +3195,8 @@ static void numa_scan_leaves_exclusive_pages_writable(struct kunit *test)
 	put_page(page);
 	md_hint(md, addr, 2);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
-	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(
-			  pte_to_swp_entry(md_pte(md, addr, 0))));
+	entry = pte_to_swp_entry(md_pte(md, addr, 0));
+	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(entry));
 	md_expect_contents(md, addr, 2);
 }
 
