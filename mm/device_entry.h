@@ -68,6 +68,8 @@
 #define _MM_DEVICE_ENTRY_H
 
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/page_idle.h>
 #include <linux/pgtable.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -182,6 +184,22 @@ device_pte_swp_to_migration(swp_entry_t entry, pte_t old, struct folio *folio)
 		old = pte_swp_mksoft_dirty(old);
 	}
 	return device_pte_swp_marks(swp_entry_to_pte(entry), old);
+}
+
+/*
+ * The young bit of an entry that becomes one without such a bit. LRU_GEN takes
+ * PG_referenced for part of the generation and clears it when the page goes to
+ * a list, so that the mark of idle page tracking has to keep the age, for smaps
+ * and reclaim; without that mark, all that remains is the generation.
+ */
+static __always_inline void device_folio_note_young(struct folio *folio)
+{
+	if (folio_test_idle(folio))
+		folio_clear_idle(folio);
+	if (IS_ENABLED(CONFIG_PAGE_IDLE_FLAG) && lru_gen_enabled())
+		folio_set_young(folio);
+	else if (!folio_test_referenced(folio))
+		folio_set_referenced(folio);
 }
 
 /*

@@ -1378,12 +1378,8 @@ static inline struct migrate_restore *to_restore(struct device_walk *walk)
 static __always_inline void restore_note_accessed(struct folio *folio,
 						  pte_t old)
 {
-	if (!is_migration_entry_young(pte_to_swp_entry(old)))
-		return;
-	if (folio_test_idle(folio))
-		folio_clear_idle(folio);
-	if (!folio_test_referenced(folio))
-		folio_set_referenced(folio);
+	if (is_migration_entry_young(pte_to_swp_entry(old)))
+		device_folio_note_young(folio);
 }
 
 /* @old is the entry as it is now: it may have changed since setup. */
