@@ -50,6 +50,13 @@ static __always_inline bool small_folio_mapped(const struct folio *folio)
 	return atomic_read(&folio->_mapcount) >= 0;
 }
 
+/* PageAnonExclusive() of a folio that is not large, and anonymous */
+static __always_inline bool
+small_folio_anon_exclusive(const struct folio *folio)
+{
+	return test_bit(PG_anon_exclusive, &folio->flags);
+}
+
 /* What folios of one memcg have in common; the value says nothing else. */
 static __always_inline unsigned long folio_memcg_key(const struct folio *folio)
 {

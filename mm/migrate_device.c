@@ -272,9 +272,28 @@ static __always_inline bool collect_may_write(struct vm_area_struct *vma,
 }
 
 /*
- * Replace the mapping of a locked page by a migration entry. Order matters for
- * anonymous-exclusive pages: the PTE is cleared, then pins are looked for, and
- * only then is there a migration entry.
+ * Clear a present PTE and take the mark of an exclusive page. Order matters: the
+ * PTE is cleared, then pins are looked for, and only then may there be a
+ * migration entry. Device-private memory is never pinned, and no CPU changes its
+ * entry behind the page-table lock, so that it can stay until it is replaced.
+ *
+ * Return: false if the page is pinned and stays mapped.
+ */
+static __always_inline bool
+collect_clear(struct vm_area_struct *vma, struct folio *folio,
+	      unsigned long addr, pte_t *ptep, bool exclusive, pte_t *old)
+{
+	flush_cache_page(vma, addr, folio_pfn(folio));
+	*old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	if (!exclusive ||
+	    !folio_try_share_anon_rmap_pte(folio, &folio->page))
+		return true;
+	set_pte_at(vma->vm_mm, addr, ptep, *old);
+	return false;
+}
+
+/*
+ * Replace the mapping of a locked page by a migration entry.
  *
  * Return: the entry for src[], 0 if the page is pinned and stays mapped.
  */
@@ -284,7 +303,7 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 {
 	struct vm_area_struct *vma = mc->walk.vma;
 	bool anon = folio_test_anon(folio);
-	bool exclusive = anon && PageAnonExclusive(&folio->page);
+	bool exclusive = anon && small_folio_anon_exclusive(folio);
 	pte_t new, old = ptep_get(ptep);
 	bool present = pte_present(old);
 	bool write = collect_may_write(vma, addr, old);
@@ -292,13 +311,11 @@ collect_unmap(struct migrate_collect *mc, struct folio *folio,
 	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
 	swp_entry_t entry;
 
-	if (present)
-		flush_cache_page(vma, addr, pfn);
-	old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
-	if (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page)) {
-		set_pte_at(vma->vm_mm, addr, ptep, old);
+	if (present &&
+	    !collect_clear(vma, folio, addr, ptep, exclusive, &old))
 		return 0;
-	}
+	if (!present && exclusive)
+		ClearPageAnonExclusive(&folio->page);
 	if (write)
 		mpfn |= MIGRATE_PFN_WRITE;
 	entry = device_entry_migration(pfn, write, exclusive);
