@@ -1638,13 +1638,12 @@ EXPORT_SYMBOL(migrate_device_finalize);
  */
 
 /* Return: the entry for a device page that is in use, 0 if it cannot move. */
-static unsigned long device_lock_pfn(unsigned long pfn)
+static unsigned long device_lock_page(struct page *page)
 {
-	struct page *page = pfn_valid(pfn) ? pfn_to_page(pfn) : NULL;
 	struct folio *folio;
 
 	/* No reference to one that is locked: it would look like a pin. */
-	if (!page || PageLocked(page))
+	if (PageLocked(page))
 		return 0;
 	folio = folio_get_nontail_page(page);
 	if (!folio)
@@ -1653,7 +1652,12 @@ static unsigned long device_lock_pfn(unsigned long pfn)
 		folio_put(folio);
 		return 0;
 	}
-	return migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
+	return migrate_pfn(page_to_pfn(page)) | MIGRATE_PFN_MIGRATE;
+}
+
+static unsigned long device_lock_pfn(unsigned long pfn)
+{
+	return pfn_valid(pfn) ? device_lock_page(pfn_to_page(pfn)) : 0;
 }
 
 /*
@@ -1709,10 +1713,16 @@ static void migrate_device_unmap(unsigned long *src_pfns, unsigned long npages)
 int migrate_device_range(unsigned long *src_pfns, unsigned long start,
 			 unsigned long npages)
 {
+	bool valid = false;
 	unsigned long i;
 
 	for (i = 0; i < npages; i++) {
-		src_pfns[i] = device_lock_pfn(start + i);
+		unsigned long pfn = start + i;
+
+		/* A memory map comes and goes with whole subsections. */
+		if (!i || IS_ALIGNED(pfn, PAGES_PER_SUBSECTION))
+			valid = pfn_valid(pfn);
+		src_pfns[i] = valid ? device_lock_page(pfn_to_page(pfn)) : 0;
 		batch_resched(i);
 	}
 	migrate_device_unmap(src_pfns, npages);
