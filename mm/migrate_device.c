@@ -866,6 +866,13 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * kind or an owner that @args does not select, or mapped where it cannot be
  * unmapped has an entry of 0 and is untouched.
  *
+ * MIGRATE_PFN_WRITE says that the page was mapped writable. UFFDIO_WRITEPROTECT
+ * and PAGEMAP_SCAN can write-protect it before finalize, as they need the mmap
+ * lock for reading only. A driver that maps the destination page writable for
+ * its device must do so under mmu_interval_read_retry(), with a sequence number
+ * from before this call, or by hmm_range_fault() after finalize. Otherwise the
+ * tracker misses what the device writes.
+ *
  * The driver allocates and locks a destination page for each entry that it
  * wants to move, enters migrate_pfn() of its pfn in @args->dst[], copies, and
  * calls migrate_vma_pages() and migrate_vma_finalize(). @args and the arrays

@@ -132,7 +132,7 @@ struct event {
 	bool anonymous;
 };
 
-/* Whoever has these, marks survive mremap(), and fork() in the child. */
+/* With these, marks survive mremap(), and fork() in the child. */
 #define UFFD_FEATURES	(UFFD_FEATURE_WP_UNPOPULATED |			\
 			 UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP)
 
@@ -459,7 +459,7 @@ static void happen_mremap(struct cell *cell)
 	cell->area.at = to;
 }
 
-/* A second time; whatever was written before counts no longer. */
+/* Start a second time: earlier writes no longer count. */
 static void happen_restart(struct cell *cell)
 {
 	cell->tracker->start(cell);
