@@ -219,6 +219,14 @@ static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 		hmm_fill_one(entry, result);
 }
 
+/* Nothing that a device can use, before a fault: a hole, a hint, swap ... */
+static __always_inline bool hmm_pte_nothing(pte_t pte)
+{
+	if (pte_present(pte))
+		return pte_protnone(pte);
+	return !is_device_private_entry(pte_to_swp_entry(pte));
+}
+
 /*
  * What is reported for a PTE, if its value alone tells: not if it maps a page
  * of a device, or something without a struct page.
@@ -233,27 +241,30 @@ static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
 		return true;
 	}
 	*result = 0;
-	if (!pte_present(pte))
-		return pte_none(pte) ||
-		       !is_device_private_entry(pte_to_swp_entry(pte));
-	if (pte_protnone(pte))
+	if (hmm_pte_nothing(pte))
 		return true;
 	*result = pte_pfn(pte) | HMM_PFN_VALID;
-	return pte_special(pte) && is_zero_pfn(pte_pfn(pte));
+	return pte_present(pte) && pte_special(pte) &&
+	       is_zero_pfn(pte_pfn(pte));
 }
 
-/*
- * The same for a device-private page by itself. Pages that follow each other
- * are cheaper as an extent.
- */
+/* Device-private pages that follow each other are cheaper as an extent. */
+static __always_inline bool hmm_private_run(pte_t *ptep, unsigned long max)
+{
+	pte_t pte = device_pte_get(ptep);
+
+	return !pte_present(pte) && max > 1 &&
+	       is_device_private_entry(pte_to_swp_entry(pte)) &&
+	       pte_same(device_pte_get(ptep + 1), pte_next_swp_offset(pte));
+}
+
+/* As hmm_pte_result(), for a device-private page that stands by itself. */
 static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
-			       bool last, unsigned long *result)
+			       unsigned long max, unsigned long *result)
 {
 	unsigned long pfn;
 
-	if (pte_present(pte) ||
-	    (!last && pte_same(device_pte_get(ptep + 1),
-			       pte_next_swp_offset(pte))))
+	if (pte_present(pte) || hmm_private_run(ptep, max))
 		return false;
 	pfn = swp_offset_pfn(pte_to_swp_entry(pte));
 	*result = 0;
@@ -267,21 +278,24 @@ static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
 
 /* The result for an entry, if that is known without an extent and is enough. */
 static __always_inline bool hmm_pte_serves(struct hmm_walk *hw, pte_t *ptep,
-					   pte_t pte, bool last,
+					   pte_t pte, unsigned long max,
 					   unsigned long required,
 					   unsigned long *result)
 {
 	if (!hmm_pte_result(&hw->walk, pte, result) &&
-	    !hmm_private_result(hw, ptep, pte, last, result))
+	    !hmm_private_result(hw, ptep, pte, max, result))
 		return false;
 	return !(required & ~*result);
 }
 
-static bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
-		      unsigned long result, bool write)
+static __always_inline bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
+				      unsigned long result, bool write)
 {
-	unsigned long missing = hmm_page_required(hw, entry) & ~result;
+	unsigned long missing = hw->required;
 
+	if (hw->per_page)
+		missing = hmm_page_required(hw, entry);
+	missing &= ~result;
 	return missing && !!(missing & HMM_PFN_REQ_WRITE) == write;
 }
 
@@ -294,7 +308,7 @@ static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
 				 bool write)
 {
 	unsigned long *entry = hmm_entry(hw, ext->addr);
-	unsigned long nr, end;
+	unsigned long nr, end, max;
 
 	for (nr = met + 1; nr < ext->nr; nr++)
 		if (!hmm_lacks(hw, entry[nr], result, write))
@@ -302,7 +316,8 @@ static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
 	if (!ext->ptep)
 		return nr - met;
 	end = pmd_addr_end(ext->addr, hw->walk.end);
-	for (; nr < (end - ext->addr) >> PAGE_SHIFT; nr++) {
+	max = (end - ext->addr) >> PAGE_SHIFT;
+	for (; nr < max; nr++) {
 		pte_t pte = device_pte_get(ext->ptep + nr);
 
 		if (!hmm_pte_result(&hw->walk, pte, &result) ||
@@ -366,7 +381,7 @@ static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
 	for (nr = 0; nr < max; nr++) {
 		pte_t pte = device_pte_get(ptep + nr);
 
-		if (!hmm_pte_serves(hw, ptep + nr, pte, nr == max - 1,
+		if (!hmm_pte_serves(hw, ptep + nr, pte, max - nr,
 				    hmm_page_required(hw, entry[nr]), &result))
 			break;
 		if (!hw->busy)
@@ -414,12 +429,12 @@ static __always_inline struct hmm_alike hmm_alike_init(struct hmm_walk *hw)
 static noinline bool hmm_alike_learn(struct hmm_walk *hw,
 				     struct hmm_alike *alike,
 				     unsigned long *entry, pte_t *ptep,
-				     bool last)
+				     unsigned long max)
 {
 	pte_t pte = device_pte_get(ptep);
 	unsigned long result;
 
-	if (!hmm_pte_serves(hw, ptep, pte, last, hw->required, &result))
+	if (!hmm_pte_serves(hw, ptep, pte, max, hw->required, &result))
 		return false;
 	hmm_fill_one(entry, result);
 	if (device_pte_ordinary(&hw->walk, pte)) {
@@ -459,6 +474,16 @@ hmm_alike_run_other(const struct hmm_alike *alike, unsigned long *entry,
 	return nr;
 }
 
+/* Entries that differ in what is not there: swapped out, or hinted for NUMA. */
+static __always_inline unsigned long
+hmm_nothing_run(unsigned long *entry, pte_t *ptep, unsigned long nr,
+		unsigned long max)
+{
+	for (; nr < max && hmm_pte_nothing(device_pte_get(ptep + nr)); nr++)
+		hmm_fill_one(entry + nr, 0);
+	return nr;
+}
+
 /*
  * The hot path: one request for all, which each of these entries meets. Most
  * are like one of the two before, in whatever order they come. Not inlined into
@@ -475,10 +500,12 @@ hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry, pte_t *ptep,
 		before = nr;
 		nr = hmm_alike_run(&alike, entry, ptep, nr, max);
 		nr = hmm_alike_run_other(&alike, entry, ptep, nr, max);
+		if (!hw->required)
+			nr = hmm_nothing_run(entry, ptep, nr, max);
 		if (nr != before)
 			continue;
 		if (!hmm_alike_learn(hw, &alike, entry + nr, ptep + nr,
-				     nr == max - 1))
+				     max - nr))
 			break;
 		nr++;
 	} while (nr < max);
@@ -495,6 +522,8 @@ hmm_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	/* Without a special bit, what a PTE of these is takes a closer look. */
 	if (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) &&
 	    walk->vma->vm_flags & VM_MIXEDMAP)
+		return 0;
+	if (hmm_private_run(ptep, max))
 		return 0;
 	if (unlikely(hw->per_page || hw->busy))
 		return hmm_ptes_each(hw, entry, ptep, max);
@@ -607,7 +636,7 @@ static const struct device_walk_ops hmm_walk_ops = {
 };
 
 /* Faults may go on for long: each is preceded by this. */
-static int hmm_may_go_on(const struct hmm_walk *hw)
+static __always_inline int hmm_may_go_on(const struct hmm_walk *hw)
 {
 	cond_resched();
 	if (fatal_signal_pending(current))

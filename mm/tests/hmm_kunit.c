@@ -530,6 +530,26 @@ static void swap_entry_is_not_there(struct kunit *test)
 	hmm_expect_same(t, 0, 1, 0);
 }
 
+static void swap_entries_between_pages_are_not_there(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
+	swp_entry_t entry;
+
+	for (i = 0; i < 6; i++) {
+		entry = swp_entry(0, 100 + 3 * i);
+		kunit_mm_plant(t->km, addr + i * PAGE_SIZE,
+			       swp_entry_to_pte(entry));
+	}
+	kunit_mm_write(t->km, addr + 6 * PAGE_SIZE, 1);
+	for (i = 0; i < 8; i++)
+		t->ask[i] = HMM_PFN_INOUT_FLAGS | 0x123;
+	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 8), 0);
+	hmm_expect_same(t, 0, 6, HMM_PFN_INOUT_FLAGS);
+	hmm_expect_page(t, 6, WRITABLE | HMM_PFN_INOUT_FLAGS);
+	hmm_expect_same(t, 7, 1, HMM_PFN_INOUT_FLAGS);
+}
+
 struct hmm_migration {
 	struct work_struct work;
 	struct folio *folio;
@@ -1703,6 +1723,7 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(hinting_entry_is_faulted_in),
 	KUNIT_CASE(userfaultfd_marker_is_faulted_in),
 	KUNIT_CASE(swap_entry_is_not_there),
+	KUNIT_CASE(swap_entries_between_pages_are_not_there),
 	KUNIT_CASE(request_waits_for_a_migration),
 	KUNIT_CASE(requests_of_single_pages_are_heard),
 	KUNIT_CASE(requests_add_to_those_of_the_range),
