@@ -51,6 +51,8 @@
 #define AREA_SIZE	SZ_64M
 #define CALL_PAGES	512UL
 #define CALL_SIZE	(CALL_PAGES << PAGE_SHIFT)
+#define MIXED_PAGES	2048UL
+#define MIXED_SIZE	(MIXED_PAGES << PAGE_SHIFT)
 #define DEVICE_SIZE	SZ_128M
 #define DEVICE_PAGES	(DEVICE_SIZE >> PAGE_SHIFT)
 #define NR_NOTIFIERS	4096UL
@@ -82,6 +84,7 @@ struct meter {
 	u64 began;
 	u64 ticks;
 	u64 units;
+	u64 calls;
 	u64 events[HMM_BENCH_NR_EVENTS];
 };
 
@@ -100,7 +103,7 @@ struct bench {
 
 	struct mmu_interval_notifier mirror;
 	struct mmu_interval_notifier *many;	/* live where mm is set */
-	unsigned long pfns[CALL_PAGES];
+	unsigned long pfns[MIXED_PAGES];
 	struct move_buffers move;
 
 	struct dev_pagemap pgmap;
@@ -118,6 +121,7 @@ struct bench {
  * struct bench_row - one line of the table
  * @name: as user space shows it
  * @content: of the area before the work
+ * @layout: how its pages alternate
  * @order: of the folios which the area is filled with, before any migration
  * @move_order: of the folios that migrate, and that are in device memory
  * @again: the pages have been in device memory and back before
@@ -128,6 +132,7 @@ struct bench {
 struct bench_row {
 	const char *name;
 	enum hmm_bench_content content;
+	enum hmm_bench_layout layout;
 	unsigned int order;
 	unsigned int move_order;
 	bool again;
@@ -181,6 +186,17 @@ static __always_inline void meter_stop(struct meter *meter, unsigned long units)
 	if (!count && disturbances() != meter->disturbed)
 		return;
 	meter->ticks += ticks;
+	meter->units += units;
+}
+
+/*
+ * A window of many faults is longer than the time between two ticks, and what
+ * these cost is a few instructions a page.
+ */
+static __always_inline void meter_stop_long(struct meter *meter,
+					    unsigned long units)
+{
+	meter->ticks += meter_lap(meter);
 	meter->units += units;
 }
 
@@ -734,6 +750,131 @@ static int area_after_call(struct bench *bench, unsigned long start)
 			    moved ? row->move_order : row_mirror_order(row));
 }
 
+/* ---- Mirroring of mixed memory ---- */
+
+#define READABLE	HMM_PFN_VALID
+#define WRITABLE	(HMM_PFN_VALID | HMM_PFN_WRITE)
+
+/* Results of a snapshot: pages with even and with odd numbers. */
+static const unsigned long layout_results[HMM_BENCH_NR_LAYOUTS][2] = {
+	[HMM_BENCH_ZERO] = { READABLE, READABLE },
+	[HMM_BENCH_ZERO_HOLES] = { READABLE, 0 },
+	[HMM_BENCH_ZERO_PRESENT] = { READABLE, WRITABLE },
+	[HMM_BENCH_HOLES_PRESENT] = { 0, WRITABLE },
+	[HMM_BENCH_FORKED] = { READABLE, READABLE },
+	[HMM_BENCH_SCATTERED] = { WRITABLE, WRITABLE },
+	[HMM_BENCH_STRIPES] = { WRITABLE, READABLE },
+	[HMM_BENCH_HINTED] = { 0, 0 },
+};
+
+static int mixed_check(struct bench *bench, unsigned long request)
+{
+	unsigned long i, expected;
+
+	for (i = 0; i < MIXED_PAGES; i++) {
+		expected = layout_results[bench->row->layout][i & 1];
+		if (request & HMM_PFN_REQ_WRITE)
+			expected = WRITABLE;
+		if ((bench->pfns[i] & WRITABLE) != expected)
+			return -ENODATA;
+	}
+	return 0;
+}
+
+static int mixed_once(struct bench *bench, struct hmm_range *range)
+{
+	struct meter *meter = &bench->meters[0];
+	int err;
+
+	memset(bench->pfns, 0, sizeof(bench->pfns));
+	range->notifier_seq = mmu_interval_read_begin(range->notifier);
+	mmap_read_lock(bench->mm);
+	meter_start(meter);
+	err = hmm_range_fault(range);
+	if (range->default_flags)
+		meter_stop_long(meter, err ? 0 : MIXED_PAGES);
+	else
+		meter_stop(meter, MIXED_PAGES);
+	mmap_read_unlock(bench->mm);
+	meter->calls++;
+	return err;
+}
+
+/* As a driver has to: again, with a new sequence, until the range is served. */
+static int mixed_area(struct bench *bench, unsigned long request)
+{
+	struct hmm_range range = {
+		.notifier = &bench->mirror,
+		.start = bench->area,
+		.hmm_pfns = bench->pfns,
+		.default_flags = request,
+		.dev_private_owner = bench,
+	};
+	int err = 0;
+
+	bench->meters[0].name = "call";
+	for (; range.start < bench->area + AREA_SIZE && !err;
+	     range.start += MIXED_SIZE) {
+		range.end = range.start + MIXED_SIZE;
+		do {
+			err = mixed_once(bench, &range);
+			cond_resched();
+		} while (err == -EBUSY && !fatal_signal_pending(current));
+		err = err ?: mixed_check(bench, request);
+	}
+	return err;
+}
+
+static int mixed_row(struct bench *bench, unsigned long request)
+{
+	int err;
+
+	err = mmu_interval_notifier_insert(&bench->mirror, bench->mm,
+					   bench->area, AREA_SIZE, &mirror_ops);
+	if (err)
+		return err;
+	err = mixed_area(bench, request);
+	mmu_interval_notifier_remove(&bench->mirror);
+	return err;
+}
+
+static int mixed_write(struct bench *bench)
+{
+	return mixed_row(bench, HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE);
+}
+
+static int mixed_read(struct bench *bench)
+{
+	return mixed_row(bench, HMM_PFN_REQ_FAULT);
+}
+
+static int mixed_snapshot(struct bench *bench)
+{
+	return mixed_row(bench, 0);
+}
+
+static int hint_pte(pte_t *ptep, unsigned long addr, void *data)
+{
+	struct bench *bench = data;
+
+	set_pte_at(bench->mm, addr, ptep, pte_modify(*ptep, PAGE_NONE));
+	return 0;
+}
+
+/* As a scan of NUMA balancing leaves it. Nobody uses the area meanwhile. */
+static int area_hint(struct bench *bench)
+{
+	int err;
+
+	if (!IS_ENABLED(CONFIG_NUMA_BALANCING))
+		return -EOPNOTSUPP;
+	mmap_write_lock(bench->mm);
+	err = apply_to_existing_page_range(bench->mm, bench->area, AREA_SIZE,
+					   hint_pte, bench);
+	mmap_write_unlock(bench->mm);
+	return err;
+}
+
 static int notifier_insert(struct bench *bench, unsigned long i)
 {
 	unsigned long size = AREA_SIZE / NR_NOTIFIERS;
@@ -950,12 +1091,30 @@ static int evict(struct bench *bench)
 	.work = what, .after = HMM_BENCH_ ## behind,			\
 }
 
+/* Memory of more than one kind; what is there after the work, the work looks. */
+#define MIXED(row_name, how, what) {					\
+	.name = row_name, .content = HMM_BENCH_SYSTEM,			\
+	.layout = HMM_BENCH_ ## how, .work = what,			\
+	.after = HMM_BENCH_HOLES,					\
+}
+
 static const struct bench_row bench_rows[] = {
 	ROW("fault_4k", SYSTEM, 0, 0, mirror_write, SYSTEM),
 	ROW("snapshot_4k", SYSTEM, 0, 0, mirror_snapshot, SYSTEM),
 	ROW("fault_private_4k", DEVICE, 0, 0, mirror_write, DEVICE),
 	ROW("fault_pmd", SYSTEM, ORDER_2M, 0, mirror_write, SYSTEM),
 	ROW("snapshot_pmd", SYSTEM, ORDER_2M, 0, mirror_snapshot, SYSTEM),
+	MIXED("zero_write", ZERO, mixed_write),
+	MIXED("zero_holes_write", ZERO_HOLES, mixed_write),
+	MIXED("zero_read", ZERO, mixed_read),
+	MIXED("zero_snapshot", ZERO, mixed_snapshot),
+	MIXED("zero_present_snapshot", ZERO_PRESENT, mixed_snapshot),
+	MIXED("hole_present_snapshot", HOLES_PRESENT, mixed_snapshot),
+	MIXED("forked_write", FORKED, mixed_write),
+	MIXED("scattered_snapshot", SCATTERED, mixed_snapshot),
+	MIXED("stripes_snapshot", STRIPES, mixed_snapshot),
+	MIXED("hinted_snapshot", HINTED, mixed_snapshot),
+	MIXED("hinted_write", HINTED, mixed_write),
 	ROW("notifier", HOLES, 0, 0, notifiers, HOLES),
 	ROW("to_device_4k", SYSTEM, 0, 0, to_device, DEVICE),
 	ROW("to_device_split", SYSTEM, ORDER_2M, 0, to_device, DEVICE),
@@ -991,6 +1150,8 @@ static int bench_query(void __user *arg)
 	row = &bench_rows[query.row];
 	query.order = row->order;
 	query.content = row->content;
+	query.layout = row->layout;
+	query.pad = 0;
 	query.counting = count;
 	query.area_size = AREA_SIZE;
 	query.touch_step = row->work ? 0 : PAGE_SIZE << row->move_order;
@@ -1026,6 +1187,10 @@ static int row_prepare(struct bench *bench)
 	if (row->move_order && !COMPOUND_PFN)
 		return -EOPNOTSUPP;
 	if (row->content == HMM_BENCH_HOLES)
+		return 0;
+	if (row->layout == HMM_BENCH_HINTED)
+		return area_hint(bench);
+	if (row->layout != HMM_BENCH_UNIFORM)
 		return 0;
 	err = area_each(bench, area_filled_call);
 	if (!err && row->again)
@@ -1101,6 +1266,7 @@ static void phase_fill(struct hmm_bench_phase *phase, const struct meter *meter)
 	strscpy_pad(phase->name, meter->name ?: "");
 	phase->units = meter->units;
 	phase->instructions = meter->ticks;
+	phase->calls = meter->calls;
 	memcpy(phase->events, meter->events, sizeof(phase->events));
 }
 

@@ -25,11 +25,27 @@ enum hmm_bench_content {
 	HMM_BENCH_DEVICE,
 };
 
+/* What the pages of an area are, those with even numbers and those with odd. */
+enum hmm_bench_layout {
+	HMM_BENCH_UNIFORM,		/* as the content says */
+	HMM_BENCH_ZERO,			/* zero pages: each was read once */
+	HMM_BENCH_ZERO_HOLES,		/* zero pages, holes */
+	HMM_BENCH_ZERO_PRESENT,		/* zero pages, written */
+	HMM_BENCH_HOLES_PRESENT,	/* holes, written */
+	HMM_BENCH_FORKED,		/* written, and shared with a child */
+	HMM_BENCH_SCATTERED,		/* written, pfns in no order */
+	HMM_BENCH_STRIPES,		/* written, in a VMA each: writable, not */
+	HMM_BENCH_HINTED,		/* written, then hinted for NUMA */
+	HMM_BENCH_NR_LAYOUTS
+};
+
 /**
  * struct hmm_bench_row - what user space needs to know of a row
  * @row: index (in); the ioctl fails with ENOENT behind the last one
  * @order: of the folios that user space fills the area with
  * @content: HMM_BENCH_HOLES if it must not fill it at all
+ * @layout: how it fills it
+ * @pad: zero
  * @counting: the module counts events, and no instructions
  * @area_size: bytes
  * @touch_step: zero, or the work is a read of one byte each so many bytes, by
@@ -40,7 +56,9 @@ struct hmm_bench_row {
 	__u32 row;
 	__u32 order;
 	__u32 content;
+	__u32 layout;
 	__u32 counting;
+	__u32 pad;
 	__u64 area_size;
 	__u64 touch_step;
 	char name[32];
@@ -58,10 +76,19 @@ struct hmm_bench_start {
 	__u64 addr;
 };
 
+/**
+ * struct hmm_bench_phase - the figures of a phase
+ * @name: of the phase
+ * @units: of work, base pages mostly
+ * @instructions: in all windows
+ * @calls: of hmm_range_fault() until all of the area was served; else zero
+ * @events: in all windows, if these are counted
+ */
 struct hmm_bench_phase {
 	char name[16];
 	__u64 units;
 	__u64 instructions;
+	__u64 calls;
 	__u64 events[HMM_BENCH_NR_EVENTS];
 };
 

@@ -3,7 +3,7 @@
  * Run the rows of /dev/hmm_bench (lib/test_hmm_bench.c) and print the figures,
  * one line for each phase of a row:
  *
- *	result ROW PHASE units=N instructions=N
+ *	result ROW PHASE units=N instructions=N [calls=N]
  *	result ROW PHASE units=N tlb_flushes=N rmap_walks=N ...
  *	unavailable ROW
  *	failed ROW STEP: ERROR
@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,14 +120,94 @@ static char *area_map(const struct hmm_bench_row *row)
 	return (char *)(((uintptr_t)map + PMD_SIZE - 1) & -PMD_SIZE);
 }
 
-static void area_fill(const struct hmm_bench_row *row, char *area)
+#define PAGE	4096UL
+
+static void pages_read(const char *area, uint64_t size, uint64_t step)
 {
 	uint64_t at;
 
-	if (row->content == HMM_BENCH_HOLES)
-		return;
-	for (at = 0; at < row->area_size; at += 4096)
+	for (at = 0; at < size; at += step)
+		__asm__ __volatile__("" : : "q" (area[at]));
+}
+
+static void pages_write(char *area, uint64_t size, uint64_t step)
+{
+	uint64_t at;
+
+	for (at = 0; at < size; at += step)
 		area[at] = 1;
+}
+
+/* In an order in which no two pages that follow each other are neighbours. */
+static void pages_scatter(char *area, uint64_t size)
+{
+	uint64_t nr = size / PAGE, i;
+
+	for (i = 0; i < nr; i++)
+		area[i * 4099 % nr * PAGE] = 1;
+}
+
+static int pages_protect(char *area, uint64_t size)
+{
+	uint64_t at;
+
+	for (at = PAGE; at < size; at += 2 * PAGE)
+		if (mprotect(area + at, PAGE, PROT_READ))
+			return -1;
+	return 0;
+}
+
+static int area_fill(const struct hmm_bench_row *row, char *area)
+{
+	if (row->content == HMM_BENCH_HOLES)
+		return 0;
+	switch (row->layout) {
+	case HMM_BENCH_ZERO:
+		pages_read(area, row->area_size, PAGE);
+		return 0;
+	case HMM_BENCH_ZERO_PRESENT:
+		pages_write(area + PAGE, row->area_size, 2 * PAGE);
+		pages_read(area, row->area_size, 2 * PAGE);
+		return 0;
+	case HMM_BENCH_ZERO_HOLES:
+		pages_read(area, row->area_size, 2 * PAGE);
+		return 0;
+	case HMM_BENCH_HOLES_PRESENT:
+		pages_write(area + PAGE, row->area_size, 2 * PAGE);
+		return 0;
+	case HMM_BENCH_SCATTERED:
+		pages_scatter(area, row->area_size);
+		return 0;
+	case HMM_BENCH_STRIPES:
+		pages_write(area, row->area_size, PAGE);
+		return pages_protect(area, row->area_size);
+	default:
+		pages_write(area, row->area_size, PAGE);
+		return 0;
+	}
+}
+
+/* Somebody who shares the pages as long as the row lasts. */
+static pid_t area_share(const struct hmm_bench_row *row)
+{
+	pid_t pid;
+
+	if (row->layout != HMM_BENCH_FORKED)
+		return 0;
+	pid = fork();
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	return pid;
+}
+
+static void area_unshare(pid_t pid)
+{
+	if (pid <= 0)
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 static uint64_t touch_one(const char *addr)
@@ -156,31 +237,53 @@ static void phase_print(const struct hmm_bench_row *row,
 	printf("result %s %s units=%llu", row->name, phase->name, phase->units);
 	if (!row->counting)
 		printf(" instructions=%llu", phase->instructions);
+	if (phase->calls)
+		printf(" calls=%llu", phase->calls);
 	for (i = 0; row->counting && i < HMM_BENCH_NR_EVENTS; i++)
 		printf(" %s=%llu", event_names[i], phase->events[i]);
 	printf("\n");
 }
 
-static enum outcome row_round(int fd, const struct hmm_bench_row *row,
-			      int report)
+/* The work on an area that is filled, by the module or by reading it here. */
+static enum outcome row_measure(int fd, const struct hmm_bench_row *row,
+				char *area, struct hmm_bench_finish *finish)
 {
-	struct hmm_bench_start start = { .row = row->row };
-	struct hmm_bench_finish finish = {};
-	char *area = area_map(row);
-	unsigned int i;
+	struct hmm_bench_start start = {
+		.row = row->row,
+		.addr = (uintptr_t)area,
+	};
 
-	if (!area)
-		return row_failed(row, "map");
-	area_fill(row, area);
-	start.addr = (uintptr_t)area;
 	if (ioctl(fd, HMM_BENCH_START, &start))
 		return row_failed(row, "start");
 	if (row->touch_step)
-		finish.touch_ticks = area_touch(row, area);
+		finish->touch_ticks = area_touch(row, area);
 	else if (ioctl(fd, HMM_BENCH_WORK))
 		return row_failed(row, "work");
-	if (ioctl(fd, HMM_BENCH_FINISH, &finish))
+	if (ioctl(fd, HMM_BENCH_FINISH, finish))
 		return row_failed(row, "check");
+	return DONE;
+}
+
+static enum outcome row_round(int fd, const struct hmm_bench_row *row,
+			      int report)
+{
+	struct hmm_bench_finish finish = {};
+	char *area = area_map(row);
+	enum outcome outcome;
+	unsigned int i;
+	pid_t sharer;
+
+	if (!area)
+		return row_failed(row, "map");
+	if (area_fill(row, area))
+		return row_failed(row, "fill");
+	sharer = area_share(row);
+	if (sharer < 0)
+		return row_failed(row, "share");
+	outcome = row_measure(fd, row, area, &finish);
+	area_unshare(sharer);
+	if (outcome != DONE)
+		return outcome;
 	for (i = 0; report && i < HMM_BENCH_MAX_PHASES; i++)
 		if (finish.phases[i].name[0])
 			phase_print(row, &finish.phases[i]);
