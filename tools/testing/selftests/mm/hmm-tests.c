@@ -378,8 +378,9 @@ TEST_F(mirroring, access_that_leaves_the_mapping_fails)
 
 TEST_F(mirroring, every_kind_of_memory_of_the_process_is_there)
 {
-	static uint64_t data[3 * WORDS];
-	uint64_t stack[3 * WORDS], *heap = calloc(3, PAGE), *all[3];
+	static uint64_t data[3 * MOST_PAGE / sizeof(uint64_t)];
+	uint64_t stack[3 * MOST_PAGE / sizeof(uint64_t)];
+	uint64_t *heap = calloc(3, PAGE), *all[3];
 	void *text = (void *)((uintptr_t)mirror_call & ~(PAGE - 1));
 	size_t i;
 
@@ -4877,10 +4878,11 @@ static const struct {
 	const char *name;
 	uint64_t offset;	/* of the address from that of the area */
 	uint64_t address;	/* or an address */
+	uint64_t below;		/* or so many pages below zero */
 	uint64_t pages;
 } absurd_ranges[] = {
 	{ "no multiple of a page", .offset = 1, .pages = 1 },
-	{ "no multiple of a page", .offset = PAGE - 8, .pages = 1 },
+	{ "no multiple of a page", .offset = 4096 - 8, .pages = 1 },
 	{ "no pages", .offset = 0, .pages = 0 },
 	{ "a size that overflows", .pages = 1ULL << 52 },
 	{ "a size that overflows to a page", .pages = (1ULL << 52) + 1 },
@@ -4888,8 +4890,8 @@ static const struct {
 	{ "all ones", .address = ~0ULL, .pages = ~0ULL },
 	{ "all pages", .pages = ~0ULL >> 12 },
 	{ "more than an address space", .pages = 1ULL << 40 },
-	{ "end at zero", .address = -PAGE, .pages = 1 },
-	{ "end behind zero", .address = -PAGE, .pages = 2 },
+	{ "end at zero", .below = 1, .pages = 1 },
+	{ "end behind zero", .below = 1, .pages = 2 },
 	{ "behind user addresses", .address = 1ULL << 47, .pages = 1 },
 	{ "no canonical address", .address = 1ULL << 60, .pages = 1 },
 	{ "kernel address", .address = 0xffff888000000000ULL, .pages = 1 },
@@ -4919,6 +4921,8 @@ TEST_F(hostile_input, absurd_ranges_are_refused)
 
 		if (absurd_ranges[i].address)
 			at = (void *)absurd_ranges[i].address;
+		else if (absurd_ranges[i].below)
+			at = (void *)-(absurd_ranges[i].below * PAGE);
 		for (j = 0; j < ARRAY_SIZE(requests); j++)
 			EXPECT_TRUE(answers_absurdity(&self->device,
 						      requests[j], at,

@@ -25,10 +25,21 @@
 #define TRIES		100
 #define TRY_AGAIN_MS	10
 
-#define PAGE		4096UL
+/* The size of a page, which not every processor has the same of. */
+static size_t page_bytes;
+
+static void __attribute__((constructor)) find_page_size(void)
+{
+	page_bytes = sysconf(_SC_PAGESIZE);
+}
+
+#define PAGE		page_bytes
+#define MOST_PAGE	65536UL
 #define WORDS		(PAGE / sizeof(uint64_t))
-#define HUGE_SIZE		(2UL << 20)
-#define HUGE_PAGES	(HUGE_SIZE / PAGE)
+
+/* With pages of 4 KiB; where huge pages are others, their tests are skipped. */
+#define HUGE_PAGES	512UL
+#define HUGE_SIZE	(HUGE_PAGES * PAGE)
 
 /* Try until @condition holds, or TRIES times. */
 #define eventually(condition) ({					\
