@@ -230,6 +230,7 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
 }
 #endif
 
+#ifdef CONFIG_DEVICE_PRIVATE
 /**
  * device_extent_pgmap() - pagemap of the pages of a device-private extent
  * @ext: a run of device-private entries; shortened where the pagemap changes
@@ -254,3 +255,4 @@ struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
 	}
 	return pgmap;
 }
+#endif

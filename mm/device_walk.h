@@ -181,7 +181,15 @@ void device_extent_decode_pte(struct device_walk *walk,
 void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd);
 void device_extent_decode_pud(struct device_extent *ext, pud_t pud);
 void device_extent_decode_huge(struct device_extent *ext, pte_t pte);
+#ifdef CONFIG_DEVICE_PRIVATE
 struct dev_pagemap *device_extent_pgmap(struct device_extent *ext);
+#else
+/* There are no extents of that kind, and sub-sections may be unknown. */
+static inline struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
+{
+	return NULL;
+}
+#endif
 
 static inline unsigned long device_extent_end(const struct device_extent *ext)
 {
