@@ -18,6 +18,12 @@
  *   operations to direct calls: a run of present PTEs costs a compare and a
  *   store a page, and no struct page is looked at unless the user does so.
  *
+ *   An extent costs about a hundred instructions, and in real memory most are
+ *   short: zero pages, holes and pages that fork() shares alternate. A user
+ *   that can tell from the value of a PTE what to do takes as many of them as
+ *   it can by @ptes, whatever their kinds, and leaves to the walk only those
+ *   that take more.
+ *
  * Invariants
  *
  *   - Extents come in address order, do not overlap and cover the range
@@ -35,11 +41,11 @@
  *
  *   The caller holds the mmap lock, for reading at least. Within it:
  *
- *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock, in an
- *	RCU read-side critical section in the case of PTEs. What was read may be out of date at
- *	once; the sequence of an interval notifier has to tell. The memory map
- *	of a device page stays as long as that critical section, since it is
- *	freed only after a grace period.
+ *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock; a
+ *	table of PTEs is read in an RCU read-side critical section. What was
+ *	read may be out of date at once; the sequence of an interval notifier
+ *	has to tell. The memory map of a device page stays as long as that
+ *	critical section, since it is freed only after a grace period.
  *   DEVICE_WALK_LOCKED  The page-table lock is held over the operation, which
  *	may change the entries of its extent and nothing else. It is taken once
  *	a page table, and @table_end runs before it is dropped.
