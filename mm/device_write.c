@@ -43,6 +43,7 @@
  */
 #include <linux/memremap.h>
 #include <linux/mm.h>
+#include <linux/processor.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -63,6 +64,25 @@ struct device_write {
 };
 
 /*
+ * A process that unmaps the page drops its mapping first, then its reference. In
+ * between, the page is mapped once and has two references. Look so often before
+ * the second one is taken to last.
+ */
+#define DEVICE_WRITE_LOOKS	100
+
+static bool device_write_is_alone(const struct folio *folio)
+{
+	unsigned int looks = DEVICE_WRITE_LOOKS;
+
+	while (folio_ref_count(folio) > 1) {
+		if (!--looks)
+			return false;
+		cpu_relax();
+	}
+	return true;
+}
+
+/*
  * As in do_wp_page(): one reference is that of the entry. Another one may be
  * that of somebody who relies on the page to keep the content that it shared.
  */
@@ -77,7 +97,7 @@ static int device_write_claim(struct vm_area_struct *vma, struct page *page)
 		return DEVICE_WRITE_FAULT;
 	if (!folio_trylock(folio))
 		return -EBUSY;
-	if (folio_ref_count(folio) == 1) {
+	if (device_write_is_alone(folio)) {
 		folio_move_anon_rmap(folio, vma);
 		SetPageAnonExclusive(page);
 		ret = 0;

@@ -3085,6 +3085,65 @@ static void page_with_a_reference_is_made_writable_if_exclusive(struct kunit *te
 	folio_put(folio);
 }
 
+/**
+ * struct md_leaver - a process in the middle of unmapping its page
+ * @thread: it; the page is unmapped, and has still its reference
+ * @there: it runs
+ */
+struct md_leaver {
+	struct kunit_mm_thread thread;
+	bool there;
+};
+
+/* The lock shows that device_make_writable() is looking at the page. */
+static int md_leave_late(struct kunit_mm_thread *thread)
+{
+	struct md_leaver *leaver = container_of(thread, struct md_leaver,
+						thread);
+	struct folio *folio = page_folio(thread->page);
+
+	WRITE_ONCE(leaver->there, true);
+	while (!folio_test_locked(folio) && !READ_ONCE(thread->stop))
+		cond_resched();
+	folio_put(folio);
+	return 0;
+}
+
+static int md_make_writable_while_one_leaves(struct md_test *md,
+					     unsigned long addr)
+{
+	struct md_leaver leaver = { .thread.page = &md_folio(md, addr)->page };
+	unsigned long stop = addr;
+	int ret;
+
+	get_page(leaver.thread.page);
+	kunit_mm_thread_start(&leaver.thread, md->km, addr, md_leave_late);
+	while (!READ_ONCE(leaver.there))
+		cond_resched();
+	ret = md_make_writable(md, &stop, 1, md);
+	kunit_mm_thread_end(&leaver.thread);
+	return ret;
+}
+
+/* The other CPU may be elsewhere for so long that the page looks shared. */
+static void page_that_another_is_unmapping_is_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	int ret, tries = 100;
+
+	if (num_online_cpus() == 1)
+		kunit_skip(test, "needs two CPUs");
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	md_share_once(md, addr);
+	do {
+		ret = md_make_writable_while_one_leaves(md, addr);
+	} while (ret == DEVICE_WRITE_FAULT && --tries);
+	KUNIT_EXPECT_EQ(test, 0, ret);
+	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+	md_expect_contents(md, addr, 1);
+}
+
 static void page_that_userfaultfd_watches_is_not_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -3451,6 +3510,7 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(child_makes_writable_what_its_parent_gave_up),
 	KUNIT_CASE(locked_page_is_not_waited_for),
 	KUNIT_CASE(page_with_a_reference_is_made_writable_if_exclusive),
+	KUNIT_CASE(page_that_another_is_unmapping_is_made_writable),
 	KUNIT_CASE(page_that_userfaultfd_watches_is_not_made_writable),
 	KUNIT_CASE(writable_page_is_made_soft_dirty),
 	KUNIT_CASE(page_of_another_owner_is_passed_over),
