@@ -3354,6 +3354,40 @@ static void hinted_huge_page_keeps_its_write_permission(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
 }
 
+/* The split takes the permission of the PTEs, the write gives it back. */
+static void hinted_page_of_large_folio_is_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no THP available");
+	kunit_mm_split_pmd(md->km, addr);
+	md_hint(md, addr, MD_PAGES);
+	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 0)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	md_expect_made_writable(md, addr, MD_PAGES);
+}
+
+static void hinted_huge_page_of_read_only_vma_stays_read_only(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long i, addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(test, "no THP available");
+	kunit_mm_protect(md->km, addr, HPAGE_PMD_NR, VM_READ);
+	md_hint(md, addr, HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
+	kunit_mm_split_pmd(md->km, addr);
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_EXPECT_FALSE(test, pte_write(md_pte(md, addr, i)));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, MD_PAGES));
+}
+
 /* Nor do pages get a permission that a fault would refuse. */
 static void hinted_page_without_write_permission_gets_none(struct kunit *test)
 {
@@ -3521,6 +3555,8 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(numa_scan_leaves_migrating_huge_page_writable),
 	KUNIT_CASE(hinted_page_keeps_its_write_permission),
 	KUNIT_CASE(hinted_huge_page_keeps_its_write_permission),
+	KUNIT_CASE(hinted_page_of_large_folio_is_made_writable),
+	KUNIT_CASE(hinted_huge_page_of_read_only_vma_stays_read_only),
 	KUNIT_CASE(hinted_page_without_write_permission_gets_none),
 	{}
 };
