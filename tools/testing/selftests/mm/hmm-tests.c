@@ -3311,6 +3311,33 @@ TEST_F(exclusive, such_memory_can_move_afterwards)
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 }
 
+/*
+ * The device has exclusive access to pages 0 to 7, and has lost it to pages 8 to
+ * 15. They are in system memory, where huge pages are.
+ */
+TEST_F(exclusive, memory_is_collapsed_all_the_same)
+{
+	struct area area;
+
+	if (!thp_allowed())
+		SKIP(return, "transparent huge pages are off");
+	map_collapsible(_metadata, NULL, &area);
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_EXCLUSIVE,
+				 area_page(&area, 8), 8, area.buffer));
+	ASSERT_EQ(0, protect(&area, 8, 8, PROT_READ));
+	ASSERT_EQ(0, protect(&area, 8, 8, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mirror_call(&self->device, HMM_DMIRROR_EXCLUSIVE, area.at,
+				 8, area.buffer));
+	EXPECT_EQ(-EPERM, taken(&self->device, &area, 7, 1));
+	EXPECT_EQ(0, taken(&self->device, &area, 8, 8));
+	EXPECT_EQ(HUGE_PAGES - 16, pagemap_count(&area, PAGEMAP_PRESENT));
+	ASSERT_EQ(0, madvise(area.at, HUGE_SIZE, MADV_HUGEPAGE));
+	EXPECT_TRUE(eventually(!madvise(area.at, HUGE_SIZE, MADV_COLLAPSE)));
+	EXPECT_EQ(HUGE_PAGES, smaps_pages(area.at, "AnonHugePages"));
+	EXPECT_EQ(0, taken(&self->device, &area, 0, 16));
+	EXPECT_EQ(0, cpu_wrong(&area, 1));
+}
+
 TEST_F(exclusive, exit_ends_it)
 {
 	struct area *area = &self->area;
