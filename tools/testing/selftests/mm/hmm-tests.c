@@ -3940,6 +3940,30 @@ TEST_F(userfault, device_memory_can_be_write_protected)
 	close(uffd);
 }
 
+/* Pages that were not protected are none of its business. */
+TEST_F(userfault, device_memory_stays_writable_when_protection_ends)
+{
+	int writable = mirror_local(&self->device) | HMM_DMIRROR_PROT_WRITE;
+	struct area *area = &self->area;
+	int uffd;
+
+	area_fill(area, 1);
+	ASSERT_EQ(SOME, to_device(&self->device, area));
+	uffd = uffd_with_protection(area);
+	if (uffd < 0)
+		SKIP(return, "no write protection by userfaultfd: %s",
+		     strerror(errno));
+	ASSERT_EQ(0, uffd_protect(uffd, area, 0, SOME, 0));
+	EXPECT_EQ(0, pagemap_count(area, PAGEMAP_UFFD_WP));
+	EXPECT_EQ(writable, mirror_place(&self->device,
+					 area_page(area, SOME / 2)));
+	close(uffd);
+	EXPECT_EQ(writable, mirror_place(&self->device,
+					 area_page(area, SOME - 1)));
+	EXPECT_EQ(SOME, held(&self->device, area));
+	EXPECT_EQ(0, cpu_wrong(area, 1));
+}
+
 /* Nobody waits to be told: the device's write is noted, and goes on. */
 TEST_F(userfault, async_protection_is_resolved_on_the_device)
 {
