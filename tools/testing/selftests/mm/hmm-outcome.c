@@ -10,8 +10,11 @@
  * All are done with both kinds of device memory.
  */
 #define _GNU_SOURCE
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "hmm_race_common.h"
@@ -776,6 +779,50 @@ static void exclusive_and_mremap(void)
 	check_by_cpu(to, PAGES);
 }
 
+static int open_uffd(void)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_MOVE,
+	};
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	expect(uffd >= 0, "userfaultfd: %s", strerror(errno));
+	expect(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API: %s",
+	       strerror(errno));
+	return uffd;
+}
+
+/* The pages move as if the CPU had them. */
+static void exclusive_and_uffdio_move(void)
+{
+	size_t size = PAGES * device.page_size;
+	char *area = map_filled(PAGES), *to = map(PAGES);
+	struct uffdio_register reg = {
+		.range = { .start = (unsigned long)to, .len = size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct uffdio_move move = {
+		.dst = (unsigned long)to,
+		.src = (unsigned long)area,
+		.len = size,
+	};
+	int uffd = open_uffd();
+
+	expect(!ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER: %s",
+	       strerror(errno));
+	make_exclusive(area, PAGES);
+	expect(!ioctl(uffd, UFFDIO_MOVE, &move), "UFFDIO_MOVE: %s, moved %lld",
+	       strerror(errno), (long long)move.move);
+	for (size_t i = 0; i < PAGES; i++)
+		expect(!has_exclusively(page_of(area, i)),
+		       "page %zu is exclusive where it was", i);
+	check_by_cpu(to, PAGES);
+	close(uffd);
+	make_exclusive(to, PAGES);
+	check_by_cpu(to, PAGES);
+}
+
 /* Pages that compaction moves are no longer the device's. */
 static void exclusive_and_compaction(void)
 {
@@ -813,6 +860,7 @@ static const struct outcome_test {
 	{ "exclusive and reclaim", exclusive_and_reclaim, NEEDS_SWAP },
 	{ "exclusive and swapped out", exclusive_and_swapped_out, NEEDS_SWAP },
 	{ "exclusive and mremap", exclusive_and_mremap, 0 },
+	{ "exclusive and UFFDIO_MOVE", exclusive_and_uffdio_move, 0 },
 	{ "exclusive and compaction", exclusive_and_compaction, 0 },
 	{ "exclusive under a limit", exclusive_under_a_limit, NEEDS_SWAP },
 	{ "exclusive and close", exclusive_and_close, 0 },
