@@ -248,19 +248,27 @@ static void dpt_free(struct dmirror *mirror)
 	}
 }
 
+/* The owner of any other event is not initialised. */
+static bool dmirror_announced(const struct dmirror *mirror,
+			      const struct mmu_notifier_range *range,
+			      enum mmu_notifier_event event)
+{
+	return range->event == event && range->owner == mirror;
+}
+
 static bool dmirror_invalidate(struct mmu_interval_notifier *notifier,
 			       const struct mmu_notifier_range *range,
 			       unsigned long cur_seq)
 {
 	struct dmirror *mirror = container_of(notifier, struct dmirror,
 					      notifier);
-	bool own = range->owner == mirror;
 
-	if (own && range->event == MMU_NOTIFY_EXCLUSIVE)
+	if (dmirror_announced(mirror, range, MMU_NOTIFY_EXCLUSIVE))
 		return true;
 	xa_lock(&mirror->pt);
 	mmu_interval_set_seq(notifier, cur_seq);
-	dpt_zap(mirror, range, own && range->event == MMU_NOTIFY_MIGRATE);
+	dpt_zap(mirror, range,
+		dmirror_announced(mirror, range, MMU_NOTIFY_MIGRATE));
 	xa_unlock(&mirror->pt);
 	return true;
 }
