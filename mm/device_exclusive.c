@@ -110,6 +110,7 @@ enum exclusive_stop {
  * @owner: of the device, for the notifiers
  * @folio: what the walk stopped at, with a reference, or NULL
  * @whole: large folio that could not be split; only ever compared
+ * @reach: how much one run may span (bytes)
  * @refusal: why the pages cannot be had that the walk stopped at
  * @nr_refused: how many they are
  * @wait: wait for pages that are locked, instead of leaving them out
@@ -123,6 +124,7 @@ struct exclusive_walk {
 	void *owner;
 	struct folio *folio;
 	struct folio *whole;
+	unsigned long reach;
 	int refusal;
 	unsigned long nr_refused;
 	bool wait;
@@ -508,22 +510,40 @@ static int exclusive_act(struct exclusive_walk *ew, int why)
 /*
  * Prepare pages from @ew->walk.addr on until one cannot be had.
  *
- * Return: 0 if all pages up to @ew->end can be had; else EXCLUSIVE_STOP_REFUSE
- * or an error, and @ew->walk.addr is the page that cannot.
+ * Return: 0 if @ew->reach or @ew->end was reached; else EXCLUSIVE_STOP_REFUSE
+ * or an error, and @ew->walk.addr is the page that cannot be had.
  */
 static int exclusive_find_run(struct exclusive_walk *ew)
 {
+	unsigned long start = ew->walk.addr;
+	unsigned long end = start + min(ew->reach, ew->end - start);
 	int ret;
 
 	do {
-		ret = device_walk_range(&ew->walk, ew->walk.addr, ew->end,
+		ret = device_walk_range(&ew->walk, ew->walk.addr, end,
 					&exclusive_find_ops);
 		if (!ret) {
-			ew->walk.addr = ew->end;
+			ew->walk.addr = end;
 			return 0;
 		}
 		ret = exclusive_act(ew, ret);
 	} while (!ret);
+	return ret;
+}
+
+/*
+ * What a run faults in is not held before it is taken. If memory is short, the
+ * first page is gone when the last one is there. So a run that took nothing is
+ * followed by one of a single page. Pages that were taken are locked, and stay.
+ */
+static int exclusive_take_found(struct exclusive_walk *ew, unsigned long start)
+{
+	int ret = exclusive_take_run(ew, start, ew->walk.addr);
+
+	if (ew->walk.addr == start)
+		ew->reach = PAGE_SIZE;
+	else
+		ew->reach = min(2 * ew->reach, PMD_SIZE);
 	return ret;
 }
 
@@ -533,8 +553,7 @@ static int exclusive_run(struct exclusive_walk *ew)
 	unsigned long start = ew->walk.addr;
 	int ret = exclusive_find_run(ew);
 
-	if (ew->walk.addr > start &&
-	    exclusive_take_run(ew, start, ew->walk.addr))
+	if (ew->walk.addr > start && exclusive_take_found(ew, start))
 		return fatal_signal_pending(current) ? -EINTR : 0;
 	return ret == EXCLUSIVE_STOP_REFUSE ? exclusive_refuse(ew) : ret;
 }
@@ -546,6 +565,7 @@ static int exclusive_range(struct exclusive_walk *ew)
 
 	mmap_assert_locked(ew->walk.mm);
 	ew->walk.addr = ew->start;
+	ew->reach = PMD_SIZE;
 	while (!ret && ew->walk.addr < ew->end)
 		ret = exclusive_run(ew);
 	return ret;

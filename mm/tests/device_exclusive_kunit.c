@@ -37,22 +37,52 @@
  * @test: the test
  * @km: address space of the thread that runs the test
  * @notifier: of the device, for the memory of the last de_memory()
+ * @owner: of the device, for its announcements
+ * @disturb: how many of our own announcements the first page changes under
  * @made: announcements of exclusive access of our own
  * @announced: how many pages they covered
  * @revoked: announcements that exclusive access ends
  * @other: invalidations of other kinds
- * @pages: result of a range
+ * @pages: result of a range, which may be of two page tables
  */
 struct de_test {
 	struct kunit *test;
 	struct kunit_mm *km;
 	struct mmu_interval_notifier notifier;
+	void *owner;
+	int disturb;
 	atomic_t made;
 	atomic_t announced;
 	atomic_t revoked;
 	atomic_t other;
-	struct page *pages[MAX_PTRS_PER_PTE];
+	struct page *pages[2 * MAX_PTRS_PER_PTE];
 };
+
+/* As by another thread or by reclaim: the page must be faulted again. */
+static void de_disturb(struct de_test *de, unsigned long addr)
+{
+	struct mm_struct *mm = de->km->mm;
+	spinlock_t *ptl;	/* of the table that @ptep is in */
+	pte_t *ptep = get_locked_pte(mm, addr, &ptl);
+
+	if (!ptep)
+		return;
+	set_pte_at(mm, addr, ptep, pte_wrprotect(ptep_get(ptep)));
+	flush_tlb_mm(mm);
+	pte_unmap_unlock(ptep, ptl);
+	de->disturb--;
+}
+
+static void de_announced(struct de_test *de, unsigned long start,
+			 unsigned long end)
+{
+	unsigned long nr = (end - start) >> PAGE_SHIFT;
+
+	atomic_inc(&de->made);
+	atomic_add(nr, &de->announced);
+	if (nr > 1 && de->disturb)
+		de_disturb(de, start);
+}
 
 static bool de_invalidate(struct mmu_interval_notifier *notifier,
 			  const struct mmu_notifier_range *range,
@@ -60,15 +90,12 @@ static bool de_invalidate(struct mmu_interval_notifier *notifier,
 {
 	struct de_test *de = container_of(notifier, struct de_test, notifier);
 
-	if (range->event != MMU_NOTIFY_EXCLUSIVE) {
+	if (range->event != MMU_NOTIFY_EXCLUSIVE)
 		atomic_inc(&de->other);
-	} else if (range->owner == de) {
-		atomic_inc(&de->made);
-		atomic_add((range->end - range->start) >> PAGE_SHIFT,
-			   &de->announced);
-	} else {
+	else if (range->owner == de->owner)
+		de_announced(de, range->start, range->end);
+	else
 		atomic_inc(&de->revoked);
-	}
 	mmu_interval_set_seq(notifier, seq);
 	return true;
 }
@@ -83,6 +110,7 @@ static int de_init(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, de);
 	de->test = test;
+	de->owner = de;
 	de->km = kunit_mm_create(test);
 	test->priv = de;
 	return 0;
@@ -163,7 +191,7 @@ static struct page *de_try_make(struct de_test *de, unsigned long addr)
 	struct page *page;
 
 	mmap_read_lock(de->km->mm);
-	page = make_device_exclusive(de->km->mm, addr, de, &folio);
+	page = make_device_exclusive(de->km->mm, addr, de->owner, &folio);
 	mmap_read_unlock(de->km->mm);
 	if (!IS_ERR(page))
 		KUNIT_EXPECT_PTR_EQ(de->test, folio, page_folio(page));
@@ -199,7 +227,8 @@ static int de_make_range(struct de_test *de, unsigned long addr,
 	int ret;
 
 	mmap_read_lock(de->km->mm);
-	ret = make_device_exclusive_range(de->km->mm, addr, end, de->pages, de);
+	ret = make_device_exclusive_range(de->km->mm, addr, end, de->pages,
+					  de->owner);
 	mmap_read_unlock(de->km->mm);
 	return ret;
 }
@@ -346,6 +375,35 @@ static void range_of_holes_is_announced_once(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, DE_PAGES, de_release_range(de, DE_PAGES));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES, atomic_read(&de->announced));
+}
+
+static void range_is_taken_table_by_table(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long nr = PTRS_PER_PTE + DE_PAGES;
+	unsigned long addr = kunit_mm_map(de->km, nr, DE_RW);
+
+	de_watch(de, addr, nr);
+	KUNIT_EXPECT_EQ(test, (int)nr,
+			de_make_range(de, addr, addr + nr * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, nr, de_release_range(de, nr));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, (int)nr, atomic_read(&de->announced));
+}
+
+/* As if memory is short: the first page is gone when the last one is there. */
+static void range_makes_progress_while_pages_change(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_memory(de, DE_PAGES);
+
+	de_watch(de, addr, DE_PAGES);
+	de->disturb = 100;
+	KUNIT_EXPECT_EQ(test, (int)DE_PAGES,
+			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, DE_PAGES, de_release_range(de, DE_PAGES));
+	KUNIT_EXPECT_LT(test, 0, de->disturb);
+	KUNIT_EXPECT_LE(test, atomic_read(&de->made), 2 * (int)DE_PAGES);
 }
 
 static int de_make_in_thread(struct kunit_mm_thread *thread)
@@ -1345,6 +1403,8 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(pages_are_faulted_in_for_writing),
 	KUNIT_CASE(range_leaves_out_locked_pages),
 	KUNIT_CASE(range_of_holes_is_announced_once),
+	KUNIT_CASE(range_is_taken_table_by_table),
+	KUNIT_CASE(range_makes_progress_while_pages_change),
 	KUNIT_CASE(single_page_waits_for_the_lock),
 	KUNIT_CASE(exclusive_page_is_handed_over),
 	KUNIT_CASE(hand_over_waits_for_the_lock),
