@@ -181,20 +181,18 @@ static int exclusive_judge_present(const struct exclusive_walk *ew, pte_t pte,
 /*
  * Hand an exclusive entry over in place. Revoking it first would notify its
  * owner, who would start again and revoke it from us: livelock. For the same
- * reason everybody waits for the lock of such a page. A read-only entry goes
- * through the fault handler.
+ * reason everybody waits for the lock of such a page, which comes first, as a
+ * locked folio cannot be split. A read-only entry goes through the fault
+ * handler.
  */
 static int exclusive_judge_exclusive(const struct exclusive_walk *ew, pte_t pte,
 				     struct folio *folio)
 {
-	int ret;
-
 	if (!device_pte_exclusive_write(pte))
 		return EXCLUSIVE_STOP_FAULT;
-	ret = exclusive_judge_order(ew, folio);
-	if (ret)
-		return ret;
-	return folio_test_locked(folio) ? EXCLUSIVE_STOP_LOCK : 0;
+	if (folio_test_locked(folio))
+		return EXCLUSIVE_STOP_LOCK;
+	return exclusive_judge_order(ew, folio);
 }
 
 static int exclusive_judge_huge(const struct exclusive_walk *ew,
@@ -590,7 +588,13 @@ static int exclusive_range(struct exclusive_walk *ew)
  * lock. So a range of more than one page splits the large folios in it. NULL
  * is returned for the pages of a folio that cannot be split. A range of one
  * page takes a page of a large folio without splitting the folio, as
- * make_device_exclusive() does.
+ * make_device_exclusive() does. The split unmaps the whole folio, with
+ * MMU_NOTIFY_CLEAR, which ends exclusive access to its other pages as well,
+ * in the range or not.
+ *
+ * Pages that are locked cannot be reclaimed. If the range is larger than the
+ * memory that the process may have, the call ends with the error of a page
+ * fault, or with the signal of the OOM killer.
  *
  * Only addresses whose entries change are announced with MMU_NOTIFY_EXCLUSIVE.
  *

@@ -642,6 +642,48 @@ static void range_splits_large_folio_with_exclusive_pages(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 }
 
+static int de_make_two_in_thread(struct kunit_mm_thread *thread)
+{
+	struct de_test *de = de_of(thread);
+	int nr = de_make_range(de, thread->addr, thread->addr + 2 * PAGE_SIZE);
+
+	return nr == 2 ? de_release_range(de, nr) : -EBUSY;
+}
+
+/* Another driver is just programming its device. */
+static void range_waits_for_the_lock_of_a_large_folio(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de);
+	struct page *page = de_make(de, addr);
+	struct kunit_mm_thread thread;
+
+	kunit_mm_thread_start(&thread, de->km, addr, de_make_two_in_thread);
+	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
+	de_release(page);
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_EQ(test, 2, thread.ret);
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
+	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+}
+
+/* Pages 5 and 6 are neither in the range nor left to the device. */
+static void split_for_a_range_revokes_the_rest_of_the_folio(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = de_huge(de);
+
+	de_give_two_of_large(de, addr);
+	de_watch(de, addr + 5 * PAGE_SIZE, 2);
+	KUNIT_EXPECT_EQ(test, 2, de_make_range(de, addr, addr + 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 2UL, de_release_range(de, 2));
+	KUNIT_EXPECT_GE(test, atomic_read(&de->other), 1);
+	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr + 5 * PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr + 6 * PAGE_SIZE));
+	de_expect_large(de, addr);
+}
+
 static void zapped_part_of_large_folio_leaves_the_rest(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1415,6 +1457,8 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(page_of_huge_page_splits_the_pmd_only),
 	KUNIT_CASE(large_folio_with_exclusive_pages_splits),
 	KUNIT_CASE(range_splits_large_folio_with_exclusive_pages),
+	KUNIT_CASE(range_waits_for_the_lock_of_a_large_folio),
+	KUNIT_CASE(split_for_a_range_revokes_the_rest_of_the_folio),
 	KUNIT_CASE(zapped_part_of_large_folio_leaves_the_rest),
 	KUNIT_CASE(child_shares_large_folio_with_exclusive_pages),
 	KUNIT_CASE(pinned_large_folio_gives_single_pages),
