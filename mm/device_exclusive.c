@@ -69,6 +69,7 @@
  */
 #include <linux/export.h>
 #include <linux/hmm.h>
+#include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/page_idle.h>
@@ -679,8 +680,12 @@ struct page *make_device_exclusive(struct mm_struct *mm, unsigned long addr,
 		.owner = owner,
 		.wait = true,
 	};
-	int ret = exclusive_range(&ew);
+	int ret;
 
+	/* The last page of all addresses, which no process has, ends at 0. */
+	if (!ew.end)
+		return ERR_PTR(-EFAULT);
+	ret = exclusive_range(&ew);
 	if (ret)
 		return ERR_PTR(ret);
 	if (!IS_ERR(page))
@@ -781,6 +786,18 @@ static pte_t exclusive_peek(struct mm_struct *mm, pmd_t *pmd,
 	return pte;
 }
 
+/*
+ * Exclusive entries are in page tables of anonymous memory. The driver's
+ * address may have become something else, and mm_find_pmd() expects no leaf of
+ * a hugetlb page.
+ */
+static pmd_t *exclusive_find_pmd(struct vm_area_struct *vma, unsigned long addr)
+{
+	if (!vma || !vma->anon_vma || is_vm_hugetlb_page(vma))
+		return NULL;
+	return mm_find_pmd(vma->vm_mm, addr);
+}
+
 /**
  * restore_device_exclusive() - give a page back that a device has exclusively
  * @mm: address space
@@ -803,12 +820,15 @@ static pte_t exclusive_peek(struct mm_struct *mm, pmd_t *pmd,
 bool restore_device_exclusive(struct mm_struct *mm, unsigned long addr,
 			      struct page *page)
 {
-	struct vm_area_struct *vma = vma_lookup(mm, addr);
-	pmd_t *pmd = vma ? mm_find_pmd(mm, addr) : NULL;
+	struct vm_area_struct *vma;
 	swp_entry_t entry;
+	pmd_t *pmd;
 	pte_t pte;
 
 	mmap_assert_locked(mm);
+	VM_WARN_ON_ONCE(!folio_test_locked(page_folio(page)));
+	vma = vma_lookup(mm, addr);
+	pmd = exclusive_find_pmd(vma, addr);
 	if (!pmd)
 		return false;
 	pte = exclusive_peek(mm, pmd, addr);

@@ -473,7 +473,7 @@ static void hand_over_waits_for_the_lock(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* As writing 4 to clear_refs does */
+/* An entry that is writable and has lost the mark, however it came about */
 static void de_clear_soft_dirty(struct de_test *de, unsigned long addr)
 {
 	struct mm_struct *mm = de->km->mm;
@@ -1282,6 +1282,30 @@ static void driver_gives_a_page_back(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 93UL, de_read(de, addr));
 }
 
+#ifdef CONFIG_HUGETLB_PAGE
+/* The driver's address has become something else. */
+static void hugetlb_page_is_not_given_back(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	unsigned long addr = kunit_mm_map_hugetlb(de->km, 1), word = 0;
+	struct page *page = de_give(de, de_memory(de, 1));
+
+	/* what looks like an entry of a page table, and then like none */
+	do {
+		KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, word));
+		KUNIT_EXPECT_FALSE(test, de_restore(de, addr, page));
+		KUNIT_EXPECT_FALSE(test, de_restore(de, addr + PAGE_SIZE, page));
+		KUNIT_EXPECT_EQ(test, word, de_read(de, addr));
+		word = ~word;
+	} while (word);
+}
+#else
+static void hugetlb_page_is_not_given_back(struct kunit *test)
+{
+	kunit_skip(test, "no hugetlb pages in this kernel");
+}
+#endif
+
 static void exclusive_page_does_not_move_to_a_device(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1343,6 +1367,19 @@ static void absurd_ranges_are_refused(struct kunit *test)
 			de_make_range(de, addr, addr + PAGE_SIZE + 1));
 	KUNIT_EXPECT_EQ(test, -EINVAL, de_make_range(de, 0, PAGE_MASK));
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
+}
+
+/* The page behind it would be at 0. */
+static void last_page_of_all_addresses_is_refused(struct kunit *test)
+{
+	struct de_test *de = test->priv;
+	struct page *page = de_give(de, de_memory(de, 1));
+
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, ULONG_MAX));
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, PAGE_MASK));
+	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT),
+			    de_try_make(de, PAGE_MASK - 1));
+	KUNIT_EXPECT_FALSE(test, de_restore(de, PAGE_MASK, page));
 }
 
 static void range_ends_where_memory_ends(struct kunit *test)
@@ -1487,9 +1524,11 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(soft_offlined_page_is_replaced),
 	KUNIT_CASE(exclusive_entry_is_no_migration_entry),
 	KUNIT_CASE(driver_gives_a_page_back),
+	KUNIT_CASE(hugetlb_page_is_not_given_back),
 	KUNIT_CASE(exclusive_page_does_not_move_to_a_device),
 	KUNIT_CASE(exit_frees_exclusive_pages),
 	KUNIT_CASE(absurd_ranges_are_refused),
+	KUNIT_CASE(last_page_of_all_addresses_is_refused),
 	KUNIT_CASE(range_ends_where_memory_ends),
 	KUNIT_CASE(io_memory_is_refused),
 	KUNIT_CASE(file_memory_is_refused),
