@@ -576,7 +576,7 @@ static int exclusive_range(struct exclusive_walk *ew)
  * @start: first address (bytes, page aligned)
  * @end: end of the range (bytes, page aligned)
  * @pages: receives a page for each that could be had, NULL for the others
- * @owner: identifies the caller to its own notifier
+ * @owner: identifies the caller to its own notifier, and no other mirror
  *
  * Faults the range in for writing and replaces the PTEs of its anonymous pages
  * by device-exclusive entries. Coherent device memory is migrated to system
@@ -584,6 +584,12 @@ static int exclusive_range(struct exclusive_walk *ew)
  * that are not anonymous, or that cannot be migrated to system memory. A page
  * that another owner has exclusively is handed over, and that owner is
  * notified; for the lock of such a page the call waits.
+ *
+ * @owner must be unique to the notifier that watches these addresses, for
+ * example a pointer to the mirror of this process, not to the device. A
+ * notifier takes an announcement with its own owner for that of its own call.
+ * If two mirrors of an address space share an owner, the one that loses a page
+ * to the other is not told so.
  *
  * Every page is returned locked, and all pages of a large folio share one
  * lock. So a range of more than one page splits the large folios in it. NULL
@@ -653,7 +659,7 @@ EXPORT_SYMBOL_GPL(make_device_exclusive_range);
  * make_device_exclusive() - give a device exclusive access to a page
  * @mm: address space
  * @addr: address in the page (bytes)
- * @owner: identifies the caller to its own notifier
+ * @owner: identifies the caller to its own notifier, and no other mirror
  * @foliop: receives the folio of the page
  *
  * make_device_exclusive_range() for one page, but waits for its lock. A large

@@ -452,6 +452,54 @@ static void exclusive_page_is_handed_over(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(first));
 }
 
+/* A mirror of the same memory, of another device or of the same one */
+static struct de_test *de_second(struct de_test *de, void *owner)
+{
+	struct de_test *second = kunit_kzalloc(de->test, sizeof(*second),
+					       GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(de->test, second);
+	second->test = de->test;
+	second->km = de->km;
+	second->owner = owner ?: second;
+	return second;
+}
+
+static void mirror_is_told_of_the_loss_to_another_owner(struct kunit *test)
+{
+	struct de_test *de = test->priv, *second = de_second(de, NULL);
+	unsigned long addr = de_memory(de, 1);
+
+	de_watch(de, addr, 1);
+	de_watch(second, addr, 1);
+	KUNIT_EXPECT_PTR_EQ(test, de_give(de, addr), de_give(second, addr));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&second->made));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->revoked));
+}
+
+/*
+ * Why an owner must be unique to its notifier: the loser cannot tell the call
+ * of the other from its own. The end of exclusive access is told to both.
+ */
+static void shared_owner_hides_the_loss_from_a_mirror(struct kunit *test)
+{
+	struct de_test *de = test->priv, *second = de_second(de, de->owner);
+	unsigned long addr = de_memory(de, 1);
+
+	de_watch(de, addr, 1);
+	de_watch(second, addr, 1);
+	KUNIT_EXPECT_PTR_EQ(test, de_give(de, addr), de_give(second, addr));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&second->made));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
+	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&second->revoked));
+}
+
 static void hand_over_waits_for_the_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1486,6 +1534,8 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(range_makes_progress_while_pages_change),
 	KUNIT_CASE(single_page_waits_for_the_lock),
 	KUNIT_CASE(exclusive_page_is_handed_over),
+	KUNIT_CASE(mirror_is_told_of_the_loss_to_another_owner),
+	KUNIT_CASE(shared_owner_hides_the_loss_from_a_mirror),
 	KUNIT_CASE(hand_over_waits_for_the_lock),
 	KUNIT_CASE(handed_over_page_is_soft_dirty),
 	KUNIT_CASE(read_only_entry_is_faulted_first),
