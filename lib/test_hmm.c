@@ -1370,6 +1370,44 @@ static int dmirror_exclusive(struct dmirror *mirror,
 	return ret == -ENOENT ? -EBUSY : ret;
 }
 
+/* Return: how many pages there were. */
+static unsigned long exclusive_unlock_all(struct page **pages, int nr)
+{
+	unsigned long had = 0;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		if (!pages[i])
+			continue;
+		unlock_page(pages[i]);
+		put_page(pages[i]);
+		had++;
+		cond_resched();
+	}
+	return had;
+}
+
+/* The CPU gets the pages by touching them: the device does not load them. */
+static int dmirror_exclusive_at_once(struct dmirror *mirror,
+				     struct hmm_dmirror_cmd *cmd)
+{
+	struct mm_struct *mm = mirror->notifier.mm;
+	struct page **pages = kvcalloc(cmd->npages, sizeof(*pages),
+				       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	int ret = -EINTR;
+
+	if (!pages)
+		return -ENOMEM;
+	if (!mmap_read_lock_killable(mm)) {
+		ret = make_device_exclusive_range(mm, cmd->addr, cmd_end(cmd),
+						  pages, mirror);
+		mmap_read_unlock(mm);
+	}
+	cmd->cpages = exclusive_unlock_all(pages, ret);
+	kvfree(pages);
+	return min(ret, 0);
+}
+
 static int dmirror_check_exclusive(struct dmirror *mirror,
 				   struct hmm_dmirror_cmd *cmd)
 {
@@ -1455,6 +1493,8 @@ static int dmirror_command(struct dmirror *mirror, unsigned int request,
 		return dmirror_exclusive(mirror, cmd);
 	case HMM_DMIRROR_CHECK_EXCLUSIVE:
 		return dmirror_check_exclusive(mirror, cmd);
+	case HMM_DMIRROR_EXCLUSIVE_AT_ONCE:
+		return dmirror_exclusive_at_once(mirror, cmd);
 	}
 	return -ENOTTY;
 }
@@ -1468,7 +1508,7 @@ static long dmirror_ioctl(struct file *file, unsigned int request,
 	int ret;
 
 	if (request != HMM_DMIRROR_COMMAND(_IOC_NR(request)) ||
-	    _IOC_NR(request) > _IOC_NR(HMM_DMIRROR_WRITE_UNLOCKED))
+	    _IOC_NR(request) > _IOC_NR(HMM_DMIRROR_EXCLUSIVE_AT_ONCE))
 		return -ENOTTY;
 	if (copy_from_user(&cmd, user, sizeof(cmd)))
 		return -EFAULT;

@@ -58,9 +58,12 @@ struct hmm_dmirror_cmd {
  * page was taken back before it could be read; -EOPNOTSUPP: the memory is not
  * anonymous. It lasts until the CPU touches the page, also if the file is closed.
  * CHECK_EXCLUSIVE: -EPERM if the device still has it for some page.
+ * EXCLUSIVE_AT_ONCE: get all pages of the range before one is unlocked. The
+ * device does not load them; @cpages is how many there were.
  */
 #define HMM_DMIRROR_EXCLUSIVE		HMM_DMIRROR_COMMAND(0x05)
 #define HMM_DMIRROR_CHECK_EXCLUSIVE	HMM_DMIRROR_COMMAND(0x06)
+#define HMM_DMIRROR_EXCLUSIVE_AT_ONCE	HMM_DMIRROR_COMMAND(0x0b)
 
 /* RELEASE: empty the device's memory, whoever uses it, and take it away. */
 #define HMM_DMIRROR_RELEASE		HMM_DMIRROR_COMMAND(0x07)

@@ -632,6 +632,71 @@ static void exclusive_under_a_limit(void)
 		check_by_cpu(page_of(area, i * chunk), chunk);
 }
 
+static int open_device(bool coherent)
+{
+	device.place = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
+				  HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
+	device.fd = race_open_device(coherent ? 2 : 0);
+	return device.fd;
+}
+
+/* Exits with 0 if there were all pages, with 1 if fewer. It may be killed. */
+static void take_at_once(bool coherent, size_t pages)
+{
+	struct hmm_dmirror_cmd cmd = { .npages = pages };
+
+	expect(open_device(coherent) >= 0, "the device: %s", strerror(errno));
+	enter_cgroup();
+	munmap(device.buffer, MANY * device.page_size);
+	expect(!race_write_file(CGROUP "/memory.max", "8M"),
+	       "memory.max: %s", strerror(errno));
+	cmd.addr = (uintptr_t)map(pages);
+	exit(ioctl(device.fd, HMM_DMIRROR_EXCLUSIVE_AT_ONCE, &cmd) ||
+	     cmd.cpages < pages);
+}
+
+/* Return: the status of the process when it has ended, or -1. */
+static int wait_for(pid_t pid, int seconds)
+{
+	int status;
+
+	for (int i = 0; i < seconds * 10; i++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return status;
+		usleep(100000);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	return -1;
+}
+
+static int status_at_once(size_t pages)
+{
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	expect(pid >= 0, "fork: %s", strerror(errno));
+	if (!pid)
+		take_at_once(device.place == HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL,
+			     pages);
+	return wait_for(pid, 120);
+}
+
+/*
+ * Pages that are taken are locked until the call returns. If not all of them
+ * fit, it must end, with fewer pages or by the OOM killer.
+ */
+static void exclusive_at_once_under_a_limit(void)
+{
+	int status = status_at_once(MANY / 2);
+
+	expect(status >= 0 && WIFEXITED(status) && !WEXITSTATUS(status),
+	       "status %#x where the range is within the limit", status);
+	expect(status_at_once(2 * MANY) > 0,
+	       "the call does not end, or locks more than there may be");
+}
+
 /* Each file gives back its own pages, and none of the other. */
 static void exclusive_and_close(void)
 {
@@ -863,6 +928,8 @@ static const struct outcome_test {
 	{ "exclusive and UFFDIO_MOVE", exclusive_and_uffdio_move, 0 },
 	{ "exclusive and compaction", exclusive_and_compaction, 0 },
 	{ "exclusive under a limit", exclusive_under_a_limit, NEEDS_SWAP },
+	{ "exclusive at once under a limit", exclusive_at_once_under_a_limit,
+	  NEEDS_SWAP },
 	{ "exclusive and close", exclusive_and_close, 0 },
 	{ "exclusive and poison", exclusive_and_poison, 0 },
 	{ "exclusive and soft offline", exclusive_and_soft_offline, 0 },
@@ -871,14 +938,6 @@ static const struct outcome_test {
 };
 
 #define NR_TESTS	ARRAY_SIZE(tests)
-
-static int open_device(bool coherent)
-{
-	device.place = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
-				  HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
-	device.fd = race_open_device(coherent ? 2 : 0);
-	return device.fd;
-}
 
 static bool test_exists(const struct outcome_test *test, bool coherent)
 {
