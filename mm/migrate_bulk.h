@@ -250,8 +250,9 @@ static inline void migrate_unlist(struct folio **folios, unsigned int nr)
 /**
  * struct migrate_relist - anonymous folios on their way to an LRU list
  * @nr: number of folios
- * @folios: the folios. They have no reference from here: they are mapped, and
- *	that ends only with the page-table lock
+ * @folios: the folios. They have no reference from here: either they are
+ *	mapped, and that ends only with the page-table lock, or they are locked
+ *	and the caller has a reference
  */
 struct migrate_relist {
 	unsigned int nr;
@@ -305,18 +306,28 @@ static inline void relist_flush(struct migrate_relist *relist)
  * folio_add_lru(). What may have to be unevictable, and what has a generation
  * to be found out, is better left to it.
  */
-static __always_inline void relist_add(struct migrate_relist *relist,
-				       struct folio *folio,
-				       struct vm_area_struct *vma)
+static __always_inline void relist_add_locked(struct migrate_relist *relist,
+					      struct folio *folio)
 {
-	if (lru_gen_enabled() || vma->vm_flags & VM_LOCKED ||
-	    folio_test_mlocked(folio) || folio_test_unevictable(folio)) {
+	if (lru_gen_enabled() || folio_test_mlocked(folio) ||
+	    folio_test_unevictable(folio)) {
 		folio_add_lru(folio);
 		return;
 	}
 	relist->folios[relist->nr++] = folio;
 	if (relist->nr == MIGRATE_LRU_BATCH)
 		relist_flush(relist);
+}
+
+/* The same for a folio that is about to be mapped in @vma */
+static __always_inline void relist_add(struct migrate_relist *relist,
+				       struct folio *folio,
+				       struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & VM_LOCKED)
+		folio_add_lru(folio);
+	else
+		relist_add_locked(relist, folio);
 }
 
 /*

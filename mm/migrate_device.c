@@ -587,6 +587,8 @@ static unsigned long migrate_vma_collect(struct migrate_vma *args)
  * @mapped: pages were found to be mapped elsewhere, too
  * @drained: the LRU batches of all CPUs were drained for this call
  * @drained_here: those of this CPU were, on account of references
+ * @relisted: within finalize, entries before this one have their pages on LRU
+ *	lists
  */
 struct migrate_batch {
 	unsigned long *src;
@@ -597,6 +599,7 @@ struct migrate_batch {
 	bool mapped;
 	bool drained;
 	bool drained_here;
+	unsigned long relisted;
 };
 
 static struct migrate_batch migrate_vma_batch(struct migrate_vma *args)
@@ -649,16 +652,12 @@ static __always_inline bool batch_by_rmap(const struct migrate_batch *mb,
 	return !mb->args || !(mb->src[i] & MIGRATE_PFN_SOLE);
 }
 
-/* @folio, which stays or takes over, goes to an LRU list, if it is for one. */
-static void batch_relist(struct migrate_batch *mb, unsigned long i,
-			 struct folio *folio)
+/* The page that stays or takes over, NULL if there is none. */
+static __always_inline struct folio *
+batch_winner(const struct migrate_batch *mb, unsigned long i)
 {
-	struct folio *src = migrate_entry_folio(mb->src[i]);
-	bool listed = folio == src ? mb->src[i] & MIGRATE_PFN_ISOLATED :
-				     !folio_on_device(folio);
-
-	if (listed)
-		folio_add_lru(folio);
+	return migrate_entry_folio(batch_moved(mb, i) ? mb->dst[i] :
+							mb->src[i]);
 }
 
 /* Put @folio in the place of the source, wherever that was mapped. */
@@ -667,7 +666,6 @@ static void batch_remap(struct migrate_batch *mb, unsigned long i,
 {
 	struct folio *src = migrate_entry_folio(mb->src[i]);
 
-	batch_relist(mb, i, folio);
 	remove_migration_ptes(src, folio, 0);
 	if (!mb->args && (mb->src[i] & MIGRATE_PFN_ANON_VMA)) {
 		mb->src[i] &= ~MIGRATE_PFN_ANON_VMA;
@@ -788,6 +786,8 @@ static bool batch_movable_after_all(struct migrate_batch *mb,
 static void batch_give_up(struct migrate_batch *mb, unsigned long i,
 			  struct folio *folio)
 {
+	if (mb->src[i] & MIGRATE_PFN_ISOLATED)
+		folio_add_lru(folio);
 	batch_remap(mb, i, folio);
 	batch_unlock(mb, folio);
 	folio_put(folio);
@@ -1439,8 +1439,7 @@ restore_one(struct migrate_restore *mr, unsigned long i, unsigned long addr,
 	    pte_t *ptep, pte_t old)
 {
 	struct migrate_batch *mb = mr->mb;
-	struct folio *folio = migrate_entry_folio(batch_moved(mb, i) ?
-						  mb->dst[i] : mb->src[i]);
+	struct folio *folio = batch_winner(mb, i);
 
 	if (!folio_on_device(folio))
 		relist_add(&mr->relist, folio, mr->walk.vma);
@@ -1549,10 +1548,47 @@ finish_restored(struct migrate_batch *mb, unsigned long i,
 	}
 }
 
+/* Does @folio, which stays or takes over, belong on an LRU list? */
+static bool finish_lists(const struct migrate_batch *mb, unsigned long i,
+			 const struct folio *folio)
+{
+	if (mb->dst[i] & MIGRATE_PFN_RESTORED)
+		return false;
+	if (batch_moved(mb, i))
+		return !folio_on_device(folio);
+	return mb->src[i] & MIGRATE_PFN_ISOLATED;
+}
+
 /*
- * Restore by rmap what was not restored in place, and let go of both pages. What
- * was zapped meanwhile is restored nowhere, but may live on in the swap cache,
- * and flags that it has on account of its list are cleared with the list.
+ * Pages from entry @start on go to LRU lists, before they are mapped: so many
+ * at a time that the lruvec lock and the counters cost little. Each is locked
+ * and has a reference of ours. The list of a page of a file may depend on the
+ * mapping, which folio_add_lru() looks at.
+ */
+static void finish_relist(struct migrate_batch *mb, unsigned long start)
+{
+	unsigned long i, end = min(start + MIGRATE_LRU_BATCH, mb->npages);
+	struct migrate_relist relist;
+
+	relist.nr = 0;
+	for (i = start; i < end; i++) {
+		struct folio *folio = batch_winner(mb, i);
+
+		if (!folio || !finish_lists(mb, i, folio))
+			continue;
+		if (folio_test_anon(folio))
+			relist_add_locked(&relist, folio);
+		else
+			folio_add_lru(folio);
+	}
+	relist_flush(&relist);
+	mb->relisted = end;
+}
+
+/*
+ * Restore by rmap what was not restored in place, and drop both pages. What was
+ * zapped meanwhile is restored nowhere, but may live on in the swap cache, and
+ * flags that it has on account of its list are cleared with the list.
  */
 static void finish_other(struct migrate_batch *mb, unsigned long i,
 			 struct folio_batch *unused)
@@ -1561,10 +1597,10 @@ static void finish_other(struct migrate_batch *mb, unsigned long i,
 	struct folio *dst = migrate_dst_folio(mb->dst[i]);
 
 	if (src) {
+		if (i >= mb->relisted)
+			finish_relist(mb, i);
 		if (batch_by_rmap(mb, i))
-			batch_remap(mb, i, batch_moved(mb, i) ? dst : src);
-		else
-			batch_relist(mb, i, batch_moved(mb, i) ? dst : src);
+			batch_remap(mb, i, batch_winner(mb, i));
 		batch_unlock(mb, src);
 		migrate_free_put(unused, src);
 	}

@@ -2645,6 +2645,27 @@ static void eviction_brings_every_page_home(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
 }
 
+/* With LRU_GEN they wait in a batch of the CPU for others. */
+static void evicted_pages_are_listed_by_finalize(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, MD_PAGES);
+	unsigned long i;
+
+	if (lru_gen_enabled())
+		kunit_skip(test, "LRU_GEN is in use");
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
+	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
+	md_bring_home(md, MD_DEVICE_PAGES);
+	for (i = 0; i < MD_PAGES; i++) {
+		struct folio *folio = md_folio(md, addr + (i << PAGE_SHIFT));
+
+		KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+		KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
+	}
+}
+
 static void single_pfns_can_be_evicted(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -3497,6 +3518,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(a_driver_that_fails_costs_an_access),
 	KUNIT_CASE(a_pin_brings_a_page_back_first),
 	KUNIT_CASE(eviction_brings_every_page_home),
+	KUNIT_CASE(evicted_pages_are_listed_by_finalize),
 	KUNIT_CASE(single_pfns_can_be_evicted),
 	KUNIT_CASE(eviction_passes_over_locked_pages),
 	KUNIT_CASE(eviction_outlives_the_process),
