@@ -123,6 +123,15 @@ static inline swp_entry_t device_entry_wrprotect(swp_entry_t entry)
 	return make_readable_migration_entry(offset);
 }
 
+/* Only the folio itself is told about anonymous memory. */
+static __always_inline void device_folio_note_dirty(struct folio *folio)
+{
+	if (folio_test_anon(folio))
+		folio_set_dirty(folio);
+	else
+		folio_mark_dirty(folio);
+}
+
 /*
  * The marks of trackers, soft-dirty and uffd-wp, from one entry to another.
  */
@@ -179,7 +188,7 @@ static __always_inline pte_t
 device_pte_swp_to_migration(swp_entry_t entry, pte_t old, struct folio *folio)
 {
 	if (is_writable_migration_entry(entry)) {
-		folio_mark_dirty(folio);
+		device_folio_note_dirty(folio);
 		entry = make_migration_entry_dirty(entry);
 		old = pte_swp_mksoft_dirty(old);
 	}

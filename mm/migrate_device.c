@@ -242,13 +242,8 @@ static __always_inline bool collect_wants(const struct migrate_vma *args,
  */
 static __always_inline void collect_note_dirty(struct folio *folio, pte_t pte)
 {
-	if (!pte_dirty(pte))
-		return;
-	/* Nobody but the folio itself is told about anonymous memory. */
-	if (folio_test_anon(folio))
-		folio_set_dirty(folio);
-	else
-		folio_mark_dirty(folio);
+	if (pte_dirty(pte))
+		device_folio_note_dirty(folio);
 }
 
 /*
