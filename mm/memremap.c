@@ -1011,13 +1011,17 @@ static void device_folio_forget_user(struct folio *folio)
 	folio->mapping = NULL;
 }
 
-static void device_folio_give_back(const struct dev_pagemap_ops *ops,
+/* Return: false if the pagemap has no callback for it. */
+static bool device_folio_give_back(const struct dev_pagemap_ops *ops,
 				   struct folio *folio)
 {
-	if (ops->folio_free)
+	if (ops && ops->folio_free)
 		ops->folio_free(folio);
-	else
+	else if (ops && ops->page_free)
 		ops->page_free(folio_page(folio, 0));
+	else
+		return false;
+	return true;
 }
 
 /*
@@ -1027,7 +1031,7 @@ static void device_folio_give_back(const struct dev_pagemap_ops *ops,
  */
 void free_zone_device_folio(struct folio *folio)
 {
-	struct dev_pagemap *pgmap = page_pgmap(&folio->page);
+	struct dev_pagemap *pgmap = folio->page.pgmap;
 	unsigned long nr = folio_nr_pages(folio);
 	bool from_zero = pgmap_counts_from_zero(pgmap);
 
@@ -1035,9 +1039,7 @@ void free_zone_device_folio(struct folio *folio)
 	if (!from_zero)
 		folio_ref_unfreeze(folio, 1);
 
-	if (likely(pgmap_can_free(pgmap)))
-		device_folio_give_back(pgmap->ops, folio);
-	else
+	if (unlikely(!device_folio_give_back(pgmap->ops, folio)))
 		pr_err_ratelimited("%s pagemap: pfn %#lx was put once too often\n",
 				   pgmap_kind(pgmap)->name, folio_pfn(folio));
 	if (from_zero)

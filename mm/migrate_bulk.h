@@ -344,9 +344,10 @@ static __always_inline void migrate_free_put(struct folio_batch *unused,
 {
 	if (!folio_put_testzero(folio))
 		return;
-	if (folio_on_device(folio) || folio_test_large(folio) ||
-	    folio_test_lru(folio) || folio_test_mlocked(folio) ||
-	    folio_memcg_key(folio))
+	if (folio_on_device(folio))
+		free_zone_device_folio(folio);
+	else if (folio_test_large(folio) || folio_test_lru(folio) ||
+		 folio_test_mlocked(folio) || folio_memcg_key(folio))
 		__folio_put(folio);
 	else if (!folio_batch_add(unused, folio))
 		free_unref_folios(unused);
