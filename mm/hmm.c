@@ -53,11 +53,17 @@
  *   needs, and only then returns -EBUSY. The next call finds all requests met.
  *   So two calls serve any range that nobody else interferes with.
  *
- *   Faults are bounded. A pass only moves forward, and faults a page
- *   HMM_FAULT_TRIES times at most; a fatal signal and the deadline end it
- *   before each fault. An invalidation from outside therefore costs no more
- *   than one pass whose results are dropped. To fault on is no waste then:
+ *   Faults are bounded. A pass only moves forward, and a page whose faults do
+ *   not help is faulted HMM_FAULT_TRIES times; a fatal signal and the deadline
+ *   end it before each fault. An invalidation from outside therefore costs no
+ *   more than one pass whose results are dropped. To fault on is no waste then:
  *   the next call needs the same pages.
+ *
+ *   Pages that lack the same are faulted in a batch. What the walk has seen of
+ *   them may be out of date by then, and a migration entry is waited for, for
+ *   as long as it takes. So such an entry is a batch of its own, and a batch
+ *   ends at a page that has become an own device-private one: a fault would
+ *   take it off the device. The walk looks at it again.
  *
  * Device-private pages that cannot be made writable
  *
@@ -66,7 +72,8 @@
  *   reference, which would keep it from migrating: the attempt may invalidate
  *   the range, and the caller would start again and again. If the driver
  *   invalidates in every fault and never moves the page, and if a page of
- *   another device stays there since it is held, the answer is -EFAULT.
+ *   another device stays there whatever is tried, the answer is -EFAULT, even
+ *   if the range is out of date. None of the entries is a result then.
  *
  * Locks
  *
@@ -79,7 +86,7 @@
  *   A fault on a device-private page calls dev_pagemap_ops::migrate_to_ram(),
  *   that of another driver or of the caller's own one, so the caller must not
  *   hold a lock that these take. It waits for the page lock of another
- *   driver's page, but never for that of an own one.
+ *   driver's page, but not for that of a page that was seen to be an own one.
  */
 #include <linux/bitmap.h>
 #include <linux/hmm.h>
@@ -113,30 +120,41 @@
 /**
  * struct hmm_stop - the pages that a walk stopped at, to be faulted
  * @nr: number of pages from hmm_walk::walk.addr on
+ * @pmdp: entry of the table that they are in, if there is one of PTEs. It stays
+ *	as long as the mmap lock is held; what it holds may change.
+ * @foreign: pfn of the first page if that is another device's; else 0
  * @write: they will be written to
  * @own: they are device-private pages of the caller
  */
 struct hmm_stop {
 	unsigned long nr;
+	pmd_t *pmdp;
+	unsigned long foreign;
 	bool write;
 	bool own;
 };
 
 /**
- * struct hmm_tried - the pages that were faulted last
- * @end: first address behind them
- * @next: up to here they were faulted in this round
- * @times: number of rounds so far
- * @own: as device-private pages of the caller
- * @invalidated: the range was invalidated meanwhile
+ * struct hmm_tried - the pages that were faulted before
+ * @below: pages below @below[n] were faulted more than n times. A walk stops at
+ *	the first page that lacks something, and a stop covers pages from there
+ *	on. So those in front have never had fewer tries, and none of these
+ *	addresses is above the one before it.
+ * @own: up to here, they were faulted as device-private pages of the caller
+ * @foreign: hmm_stop::foreign of the last stop
+ * @stays: how many stops before that had the same
+ * @invalidated: the range was invalidated during the last faults
  */
 struct hmm_tried {
-	unsigned long end;
-	unsigned long next;
-	unsigned int times;
-	bool own;
+	unsigned long below[HMM_FAULT_TRIES];
+	unsigned long own;
+	unsigned long foreign;
+	unsigned int stays;
 	bool invalidated;
 };
+
+/* Not an address of a page. */
+#define HMM_NOWHERE	1UL
 
 /**
  * struct hmm_walk - one pass over a range
@@ -149,7 +167,8 @@ struct hmm_tried {
  * @stop: what the walk stopped for
  * @tried: what was faulted before
  * @own_locked: a page of the caller's own was locked by somebody else
- * @fault_flags: flags of the faults, besides FAULT_FLAG_WRITE
+ * @fault_flags: flags of the faults, besides those for single ones
+ * @dropped: page whose last fault dropped the mmap lock, or HMM_NOWHERE
  * @unlocked: a fault dropped the mmap lock
  * @bounded: there is a deadline
  * @deadline: for faults, in jiffies
@@ -165,6 +184,7 @@ struct hmm_walk {
 	struct hmm_tried tried;
 	bool own_locked;
 	unsigned int fault_flags;
+	unsigned long dropped;
 	bool unlocked;
 	bool bounded;
 	unsigned long deadline;
@@ -299,6 +319,11 @@ static __always_inline bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
 	return missing && !!(missing & HMM_PFN_REQ_WRITE) == write;
 }
 
+static bool hmm_pte_migrates(pte_t pte)
+{
+	return is_swap_pte(pte) && is_migration_entry(pte_to_swp_entry(pte));
+}
+
 /*
  * How many pages from page @met of the extent on need the same fault. Pages of
  * other kinds that follow in the same table count too: one stop for them all.
@@ -313,15 +338,14 @@ static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
 	for (nr = met + 1; nr < ext->nr; nr++)
 		if (!hmm_lacks(hw, entry[nr], result, write))
 			return nr - met;
-	if (!ext->ptep)
-		return nr - met;
 	end = pmd_addr_end(ext->addr, hw->walk.end);
 	max = (end - ext->addr) >> PAGE_SHIFT;
 	for (; nr < max; nr++) {
 		pte_t pte = device_pte_get(ext->ptep + nr);
 
 		if (!hmm_pte_result(&hw->walk, pte, &result) ||
-		    !hmm_lacks(hw, entry[nr], result, write))
+		    !hmm_lacks(hw, entry[nr], result, write) ||
+		    hmm_pte_migrates(pte))
 			break;
 	}
 	return nr - met;
@@ -338,8 +362,12 @@ static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
 	unsigned long missing = hmm_page_required(hw, entry) & ~result;
 	bool write = missing & HMM_PFN_REQ_WRITE;
 
-	hw->stop = (struct hmm_stop) { .nr = 1, .write = write };
-	if (!ext->order)
+	hw->stop = (struct hmm_stop) {
+		.nr = 1,
+		.pmdp = ext->pmdp,
+		.write = write,
+	};
+	if (ext->ptep && ext->kind != DEVICE_EXTENT_MIGRATION)
 		hw->stop.nr = hmm_lacking(hw, ext, met, result, write);
 	ext->nr = met;
 	if (ext->kind == DEVICE_EXTENT_NO_VMA ||
@@ -541,6 +569,16 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 	return hmm_report(to_hmm_walk(walk), ext, result, 1);
 }
 
+/* How often the page was faulted so far. */
+static unsigned int hmm_times(const struct hmm_tried *tried, unsigned long addr)
+{
+	unsigned int times = 0;
+
+	while (times < HMM_FAULT_TRIES && addr < tried->below[times])
+		times++;
+	return times;
+}
+
 /*
  * Own pages that are still read-only after their fault, since the driver left
  * them on the device. Report them without WRITE, rather than fault for ever.
@@ -558,8 +596,8 @@ static int hmm_own_stayed(struct hmm_walk *hw, struct device_extent *ext,
 		hmm_fill(hmm_entry(hw, addr), nr,
 			 (ext->pfn + ext->nr) | HMM_PFN_VALID, 1);
 	else if (hw->tried.invalidated)
-		return hw->tried.times < HMM_FAULT_TRIES ? HMM_STOP_TO_FAULT :
-							   HMM_STOP_STUCK;
+		return hmm_times(&hw->tried, addr) < HMM_FAULT_TRIES ?
+		       HMM_STOP_TO_FAULT : HMM_STOP_STUCK;
 	ext->nr += nr;
 	return 0;
 }
@@ -576,10 +614,21 @@ static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext,
 	/* Not the pages of other kinds that follow. */
 	hw->stop.nr = min(hw->stop.nr, nr - ext->nr);
 	hw->stop.own = true;
-	if (!hw->tried.own || addr >= hw->tried.end)
+	if (addr >= hw->tried.own)
 		return HMM_STOP_TO_FAULT;
-	return hmm_own_stayed(hw, ext, min(hw->stop.nr, (hw->tried.end - addr) >>
+	return hmm_own_stayed(hw, ext, min(hw->stop.nr, (hw->tried.own - addr) >>
 							PAGE_SHIFT));
+}
+
+/* Another device's page. If it is locked, it may be on its way already. */
+static int hmm_foreign(struct hmm_walk *hw, struct device_extent *ext)
+{
+	int ret = hmm_report(hw, ext, 0, 0);
+	unsigned long pfn = ext->pfn + ext->nr;
+
+	if (ret == HMM_STOP_TO_FAULT && !folio_test_locked(pfn_folio(pfn)))
+		hw->stop.foreign = pfn;
+	return ret;
 }
 
 static int hmm_private(struct hmm_walk *hw, struct device_extent *ext)
@@ -588,7 +637,7 @@ static int hmm_private(struct hmm_walk *hw, struct device_extent *ext)
 	int ret;
 
 	if (device_extent_pgmap(ext)->owner != hw->range->dev_private_owner)
-		return hmm_report(hw, ext, 0, 0);
+		return hmm_foreign(hw, ext);
 	if (ext->perm & DEVICE_EXTENT_WRITE)
 		result |= HMM_PFN_WRITE;
 	nr = ext->nr;
@@ -656,19 +705,18 @@ static void hmm_set_busy(struct hmm_walk *hw)
 }
 
 /*
- * Does somebody hold a reference to the device page at @addr, so that it cannot
+ * Does somebody hold a reference to the own page at @addr, so that it cannot
  * migrate? A locked page is migrating already, by whoever has the reference.
  */
-static bool hmm_private_is_held(struct vm_area_struct *vma, unsigned long addr)
+static bool hmm_private_is_held(struct hmm_walk *hw, unsigned long addr)
 {
-	pmd_t *pmdp = mm_find_pmd(vma->vm_mm, addr);
 	struct folio *folio;
 	bool held = false;
 	swp_entry_t entry;
 	spinlock_t *ptl;
 	pte_t *ptep;
 
-	ptep = pmdp ? pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl) : NULL;
+	ptep = pte_offset_map_lock(hw->walk.mm, hw->stop.pmdp, addr, &ptl);
 	if (!ptep)
 		return false;
 	entry = pte_to_swp_entry(ptep_get(ptep));
@@ -695,7 +743,7 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 {
 	vm_fault_t fault;
 
-	if (hmm_private_is_held(vma, addr))
+	if (hmm_private_is_held(hw, addr))
 		return 0;
 	fault = handle_mm_fault(vma, addr, FAULT_FLAG_REMOTE | FAULT_FLAG_WRITE |
 				FAULT_FLAG_ALLOW_RETRY |
@@ -741,14 +789,54 @@ static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
 
 	if (hw->stop.write)
 		flags |= FAULT_FLAG_WRITE;
+	if (unlikely(addr == hw->dropped))
+		flags |= FAULT_FLAG_TRIED;
 	fault = handle_mm_fault(vma, addr, flags, NULL);
 	if (unlikely(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED))) {
 		hw->unlocked = true;
-		hw->fault_flags |= FAULT_FLAG_TRIED;
+		hw->dropped = addr;
 		return -EAGAIN;
 	}
-	hw->fault_flags &= ~FAULT_FLAG_TRIED;
+	hw->dropped = HMM_NOWHERE;
 	return unlikely(fault & VM_FAULT_ERROR) ? -EFAULT : 0;
+}
+
+static bool hmm_pte_own(struct hmm_walk *hw, pte_t pte)
+{
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	return is_device_private_entry(entry) &&
+	       pfn_swap_entry_to_page(entry)->pgmap->owner ==
+	       hw->range->dev_private_owner;
+}
+
+/*
+ * Was the page moved to the caller's device since the walk saw it? This comes
+ * before every fault but the first of a batch, so it looks at the one entry
+ * only, in an RCU read-side critical section as the walk does. A table that has
+ * become something else is left to the fault.
+ */
+static __always_inline bool hmm_became_own(struct hmm_walk *hw,
+					   unsigned long addr)
+{
+	bool own = false;
+	pmd_t pmd;
+	pte_t pte;
+
+	if (!IS_ENABLED(CONFIG_DEVICE_PRIVATE))
+		return false;
+	rcu_read_lock();
+	pmd = pmdp_get_lockless(hw->stop.pmdp);
+	if (likely(pmd_present(pmd) && !pmd_leaf(pmd))) {
+		pte_t *ptep = __pte_map(&pmd, addr);
+
+		pte = device_pte_get(ptep);
+		own = unlikely(!pte_present(pte)) && hmm_pte_own(hw, pte);
+		pte_unmap(ptep);
+		return own;
+	}
+	rcu_read_unlock();
+	return own;
 }
 
 static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
@@ -756,17 +844,28 @@ static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 {
 	int ret;
 
-	for (; *addr < end; *addr += PAGE_SIZE) {
+	do {
 		ret = hmm_may_go_on(hw) ?:
 		      hmm_fault_page(hw, hw->walk.vma, *addr);
 		if (ret)
 			return ret;
-	}
+		*addr += PAGE_SIZE;
+	} while (*addr < end && !hmm_became_own(hw, *addr));
 	return 0;
 }
 
+/* The pages from @addr on have not been faulted after all. */
+static void hmm_untried(struct hmm_tried *tried, unsigned long addr)
+{
+	unsigned int i;
+
+	for (i = 0; i < HMM_FAULT_TRIES; i++)
+		tried->below[i] = min(tried->below[i], addr);
+	tried->own = min(tried->own, addr);
+}
+
 /*
- * Fault the pages that the walk stopped at. If one of them cannot be, report
+ * Fault the pages that the walk stopped at. If that ends at one of them, report
  * those before it first: the walk then stops at that one.
  */
 static int hmm_fault_pages(struct hmm_walk *hw)
@@ -779,12 +878,22 @@ static int hmm_fault_pages(struct hmm_walk *hw)
 		return -EPERM;
 	ret = hw->stop.own ? hmm_fault_own_pages(hw, &addr, end) :
 			     hmm_fault_other_pages(hw, &addr, end);
-	return ret == -EFAULT && addr > hw->walk.addr ? 0 : ret;
+	if (addr == hw->walk.addr || addr >= end || (ret && ret != -EFAULT))
+		return ret;
+	hmm_untried(&hw->tried, addr);
+	return 0;
+}
+
+/* Count the stops in a row at one page of another device. */
+static void hmm_try_foreign(struct hmm_tried *tried, unsigned long foreign)
+{
+	tried->stays = foreign == tried->foreign ? tried->stays + 1 : 0;
+	tried->foreign = foreign;
 }
 
 /*
- * Take down what is faulted, and how often. The pages of one stop are faulted
- * in rounds: those that still lack something, in order, then again.
+ * Take down what is faulted, and how often. A batch has pages that were faulted
+ * equally often.
  *
  * Return: false if they have been faulted often enough.
  */
@@ -792,26 +901,28 @@ static bool hmm_try(struct hmm_walk *hw)
 {
 	struct hmm_tried *tried = &hw->tried;
 	unsigned long addr = hw->walk.addr;
+	unsigned int times = hmm_times(tried, addr);
 
-	if (addr >= tried->end) {
-		tried->end = addr + (hw->stop.nr << PAGE_SHIFT);
-		tried->times = 1;
-	} else if (addr < tried->next) {
-		tried->times++;
-	}
-	hw->stop.nr = min(hw->stop.nr, (tried->end - addr) >> PAGE_SHIFT);
-	tried->next = addr + (hw->stop.nr << PAGE_SHIFT);
-	tried->own = hw->stop.own;
-	return tried->times <= HMM_FAULT_TRIES;
+	if (times)
+		hw->stop.nr = min(hw->stop.nr, (tried->below[times - 1] - addr) >>
+					       PAGE_SHIFT);
+	hmm_try_foreign(tried, hw->stop.foreign);
+	if (times == HMM_FAULT_TRIES)
+		return false;
+	tried->below[times] = addr + (hw->stop.nr << PAGE_SHIFT);
+	if (hw->stop.own)
+		tried->own = tried->below[times];
+	return true;
 }
 
 /*
- * No fault has helped. Leave the pages to the next call, unless somebody holds
- * a reference: that has the device keep its page, however often it is tried.
+ * No fault has helped. Leave the pages to the next call, unless the first one
+ * is another device's, and is there since it was first in a batch: its driver
+ * does not move it, however often it is tried.
  */
 static int hmm_give_up(struct hmm_walk *hw)
 {
-	if (hmm_private_is_held(hw->walk.vma, hw->walk.addr))
+	if (hw->stop.foreign && hw->tried.stays >= HMM_FAULT_TRIES - 1)
 		return HMM_STOP_STUCK;
 	hmm_set_busy(hw);
 	hw->walk.addr += hw->stop.nr << PAGE_SHIFT;
@@ -830,13 +941,14 @@ static int hmm_fault(struct hmm_walk *hw)
 	hw->tried.invalidated = mmu_interval_check_retry(notifier, seq);
 	/* To wait for a handler in user space is no fruitless try. */
 	if (ret == -EAGAIN)
-		hw->tried.end = 0;
+		hw->tried = (struct hmm_tried) {};
 	return ret;
 }
 
 /*
  * An error that is found when the range is out of date is found again in the
- * next call, which reports the pages before it.
+ * next call, which reports the pages before it. Not so a page that is stuck:
+ * its faults may be what invalidates the range, and would in every call.
  */
 static int hmm_outcome(const struct hmm_walk *hw, int ret)
 {
@@ -903,6 +1015,7 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
 		.required = hmm_required(range->default_flags),
 		.per_page = range->pfn_flags_mask & HMM_PFN_REQ,
 		.fault_flags = FAULT_FLAG_REMOTE,
+		.dropped = HMM_NOWHERE,
 	};
 }
 
@@ -924,7 +1037,7 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * soft-dirty, in place. Otherwise, or if userfaultfd watches it, it is faulted.
  * If the driver's migrate_to_ram() leaves it on the device, or cannot move it
  * because somebody holds a reference, it is reported without HMM_PFN_WRITE: a
- * driver has to check that.
+ * driver has to check that. If migrate_to_ram() fails, so does the call.
  *
  * The bits HMM_PFN_INOUT_FLAGS (58 to 60) of an entry are the driver's, and a
  * result keeps what they were. A driver for the first 6.12 kernels, which had
@@ -950,14 +1063,17 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * * -EBUSY - invalidated meanwhile, be it by a fault of this call, or an own
  *   page that would have to be faulted is locked; get a new sequence and start
  *   again
- * * -EFAULT - a page was requested that cannot be made valid
+ * * -EFAULT - a page was requested that cannot be made valid: also one that
+ *   another device's driver does not move
  * * -EPERM - write access was requested in a VMA that does not allow it
  * * -EINTR - a fatal signal is pending, and a page would have to be faulted in
  * * -EINVAL - the range is empty, not page aligned, or not covered by its
  *   notifier; or it has no notifier or no @hmm_pfns
  *
- * With an error, the entries before the one that stopped the call are results,
- * and from there on they still hold their requests.
+ * With -EFAULT and -EPERM, the entries before the one that stopped the call are
+ * results, provided that the sequence still holds. If it does not, and with any
+ * other error, no entry is a result. The entries from the one that stopped the
+ * call on still hold their requests in any case.
  */
 int hmm_range_fault(struct hmm_range *range)
 {
@@ -1064,7 +1180,7 @@ static void hmm_attempt_begin(struct hmm_attempt *at)
 		schedule_timeout_killable(1);
 	hw->own_locked = false;
 	hw->busy = false;
-	hw->tried.end = 0;
+	hw->tried = (struct hmm_tried) {};
 	hw->walk.addr = hw->range->start;
 	hw->range->notifier_seq = mmu_interval_read_begin(hw->range->notifier);
 }
@@ -1076,7 +1192,7 @@ static int hmm_attempt(struct hmm_attempt *at)
 	do {
 		hmm_attempt_begin(at);
 		ret = hmm_attempt_pass(at);
-		if (ret != -EBUSY && ret != -EINTR && ret != -ETIMEDOUT)
+		if (!at->hw.busy && ret != -EINTR && ret != -ETIMEDOUT)
 			return ret;
 		hmm_restore_requests(at);
 		if (ret == -EBUSY)
@@ -1112,7 +1228,8 @@ static int hmm_attempt(struct hmm_attempt *at)
  * * -EBUSY - the time is used up; the entries hold their requests
  * * -EINTR - a fatal signal is pending; the entries hold their requests
  * * -ENOMEM - there is no memory to keep the requests of single pages
- * * -EFAULT, -EPERM, -EINVAL - as for hmm_range_fault()
+ * * -EFAULT, -EPERM, -EINVAL - as for hmm_range_fault(); if the faults of the
+ *   page that is to blame invalidate the range, all entries hold their requests
  */
 int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 				     unsigned long timeout)

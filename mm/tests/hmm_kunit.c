@@ -54,6 +54,7 @@
  * @faults: how many faults it took
  * @ask: what @pfns are before each call
  * @pfns: entries of @range
+ * @on_invalidation: called once, when the range is invalidated
  */
 struct hmm_test {
 	struct kunit_mm *km;
@@ -64,7 +65,17 @@ struct hmm_test {
 	unsigned long faults;
 	unsigned long ask[HMM_TEST_PAGES];
 	unsigned long pfns[HMM_TEST_PAGES];
+	void (*on_invalidation)(struct hmm_test *t);
 };
+
+static void hmm_test_react(struct hmm_test *t)
+{
+	void (*react)(struct hmm_test *t) = t->on_invalidation;
+
+	t->on_invalidation = NULL;
+	if (react)
+		react(t);
+}
 
 static bool hmm_test_invalidate(struct mmu_interval_notifier *notifier,
 				const struct mmu_notifier_range *range,
@@ -78,6 +89,8 @@ static bool hmm_test_invalidate(struct mmu_interval_notifier *notifier,
 		return false;
 	mmu_interval_set_seq(notifier, seq);
 	mutex_unlock(&t->lock);
+	if (mmu_notifier_range_blockable(range))
+		hmm_test_react(t);
 	return true;
 }
 
@@ -839,6 +852,10 @@ static void write_to_a_read_only_vma_is_not_permitted(struct kunit *test)
  * @victim: address of a page that another thread zaps meanwhile; 0: none
  * @while_locked: it does so with the mmap lock held by the handler
  * @shrinks: from then on, the file ends where the victim is
+ * @installs: it maps the page before it drops the mmap lock
+ * @dropped: address at which it has dropped that last
+ * @tried: faults of other addresses that were said to be tried before
+ * @idle: how many faults of a page do nothing
  */
 struct hmm_test_file {
 	struct hmm_test *test;
@@ -849,6 +866,10 @@ struct hmm_test_file {
 	unsigned long victim;
 	bool while_locked;
 	bool shrinks;
+	bool installs;
+	unsigned long dropped;
+	unsigned int tried;
+	unsigned char idle[8];
 };
 
 struct hmm_zap {
@@ -877,21 +898,41 @@ static void hmm_zap_in_another_thread(struct hmm_test_file *file)
 	file->victim = 0;
 }
 
+static vm_fault_t hmm_file_drop_lock(struct hmm_test_file *file,
+				     struct vm_fault *vmf)
+{
+	if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
+		return VM_FAULT_SIGBUS;
+	file->drops -= file->drops > 0;
+	file->dropped = vmf->address;
+	if (file->installs &&
+	    vm_insert_page(vmf->vma, vmf->address, file->page))
+		return VM_FAULT_SIGBUS;
+	mmap_read_unlock(vmf->vma->vm_mm);
+	hmm_zap_in_another_thread(file);
+	return VM_FAULT_RETRY;
+}
+
+/* Whether a fault of the page does nothing, for once. */
+static bool hmm_file_is_idle(struct hmm_test_file *file, pgoff_t pgoff)
+{
+	return pgoff < ARRAY_SIZE(file->idle) && file->idle[pgoff] &&
+	       file->idle[pgoff]--;
+}
+
 static vm_fault_t hmm_file_fault(struct vm_fault *vmf)
 {
 	struct hmm_test_file *file = vmf->vma->vm_file->private_data;
 
 	file->faults++;
+	if (vmf->address != file->dropped && vmf->flags & FAULT_FLAG_TRIED)
+		file->tried++;
 	if (file->ms)
 		msleep(file->ms);
-	if (file->drops) {
-		if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
-			return VM_FAULT_SIGBUS;
-		file->drops -= file->drops > 0;
-		mmap_read_unlock(vmf->vma->vm_mm);
-		hmm_zap_in_another_thread(file);
-		return VM_FAULT_RETRY;
-	}
+	if (file->drops)
+		return hmm_file_drop_lock(file, vmf);
+	if (hmm_file_is_idle(file, vmf->pgoff))
+		return VM_FAULT_NOPAGE;
 	if (file->shrinks && vmf->address >= file->victim)
 		return VM_FAULT_SIGBUS;
 	if (file->while_locked && file->victim) {
@@ -912,6 +953,12 @@ static int hmm_file_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	vma->vm_ops = &hmm_file_vm_ops;
 	return 0;
+}
+
+static int hmm_file_mmap_insert(struct file *file, struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_MIXEDMAP);
+	return hmm_file_mmap(file, vma);
 }
 
 static int hmm_file_mmap_io(struct file *filp, struct vm_area_struct *vma)
@@ -952,6 +999,11 @@ static int hmm_file_release(struct inode *inode, struct file *filp)
 
 static const struct file_operations hmm_file_fops = {
 	.mmap = hmm_file_mmap,
+	.release = hmm_file_release,
+};
+
+static const struct file_operations hmm_file_insert_fops = {
+	.mmap = hmm_file_mmap_insert,
 	.release = hmm_file_release,
 };
 
@@ -1306,6 +1358,23 @@ static void pages_before_a_failing_fault_are_reported(struct kunit *test)
 	hmm_expect_asked(t, 3, 5);
 }
 
+/* That of some does not use up those of others. */
+static void each_page_has_its_own_tries(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr, i;
+
+	file = hmm_map_file(t, 8, &hmm_file_fops, &addr);
+	for (i = 1; i < 8; i += 2)
+		file->idle[i] = 2;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_READ), 0);
+	KUNIT_EXPECT_EQ(test, t->calls, 1);
+	KUNIT_EXPECT_EQ(test, file->faults, 8 + 4 * 2);
+	for (i = 0; i < 8; i++)
+		hmm_expect_page(t, i, READABLE);
+}
+
 /* As a driver may that was written when an entry had no bits to be kept. */
 static void entry_of_a_hole_is_zero_if_it_was_cleared(struct kunit *test)
 {
@@ -1523,6 +1592,24 @@ static void handler_that_drops_the_lock_is_served(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->faults, 3 + 4);
 	KUNIT_EXPECT_FALSE(test, mmu_interval_read_retry(&t->notifier,
 							 t->range.notifier_seq));
+}
+
+/* The fault of page 0 drops the lock and is served; page 1 is not tried yet. */
+static void page_after_a_dropped_lock_is_not_tried_before(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr, i;
+
+	file = hmm_map_file(t, 4, &hmm_file_insert_fops, &addr);
+	file->installs = true;
+	file->drops = 1;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_READ), 0);
+	for (i = 0; i < 4; i++)
+		hmm_expect_page(t, i, READABLE);
+	KUNIT_EXPECT_EQ(test, file->dropped, addr);
+	KUNIT_EXPECT_EQ(test, file->faults, 4);
+	KUNIT_EXPECT_EQ(test, file->tried, 0);
 }
 
 static void no_timeout_means_no_limit(struct kunit *test)
@@ -1752,6 +1839,7 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(stale_call_faults_the_rest_and_keeps_requests),
 	KUNIT_CASE(error_behind_mixed_memory_leaves_results),
 	KUNIT_CASE(pages_before_a_failing_fault_are_reported),
+	KUNIT_CASE(each_page_has_its_own_tries),
 	KUNIT_CASE(entry_of_a_hole_is_zero_if_it_was_cleared),
 	KUNIT_CASE(sequence_that_moved_is_busy),
 	KUNIT_CASE(invalidation_during_a_fault_is_busy),
@@ -1763,6 +1851,7 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(hugetlb_pages_are_mirrored),
 	KUNIT_CASE(held_lock_cannot_be_dropped),
 	KUNIT_CASE(handler_that_drops_the_lock_is_served),
+	KUNIT_CASE(page_after_a_dropped_lock_is_not_tried_before),
 	KUNIT_CASE(no_timeout_means_no_limit),
 	KUNIT_CASE(snapshot_without_lock_faults_nothing),
 	KUNIT_CASE(end_of_time_is_busy_and_restores_requests),
@@ -1792,6 +1881,7 @@ static struct kunit_suite hmm_mirror_suite = {
  * @faults: pages that the CPU has faulted back
  * @keeps: it leaves them where they are, as a driver that looks them up may
  * @declines: it does so after it has begun to migrate them
+ * @fails: pfn of a page whose fault fails; 0: of none
  */
 struct hmm_test_device {
 	struct dev_pagemap *pgmap;
@@ -1800,6 +1890,7 @@ struct hmm_test_device {
 	unsigned int faults;
 	bool keeps;
 	bool declines;
+	unsigned long fails;
 };
 
 /* Two devices; what the first has last and the second first lies together. */
@@ -1842,8 +1933,10 @@ static struct page *hmm_destination(struct hmm_test_device *to,
 
 	if (to) {
 		page = hmm_device_page(to);
-		if (page)
+		if (page && source)
 			copy_highpage(page->zone_device_data, source);
+		else if (page)
+			clear_highpage(page->zone_device_data);
 		return page;
 	}
 	page = alloc_page(GFP_HIGHUSER_MOVABLE);
@@ -1854,15 +1947,13 @@ static struct page *hmm_destination(struct hmm_test_device *to,
 	return page;
 }
 
-static unsigned int hmm_migrate(struct migrate_vma *args,
-				struct hmm_test_device *to)
+static unsigned int hmm_migrate_collected(struct migrate_vma *args,
+					  struct hmm_test_device *to)
 {
 	unsigned int moved = 0;
 	struct page *page;
 	unsigned long i;
 
-	if (migrate_vma_setup(args))
-		return 0;
 	for (i = 0; i < args->npages; i++) {
 		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
@@ -1876,6 +1967,12 @@ static unsigned int hmm_migrate(struct migrate_vma *args,
 		moved += !!(args->src[i] & MIGRATE_PFN_MIGRATE);
 	migrate_vma_finalize(args);
 	return moved;
+}
+
+static unsigned int hmm_migrate(struct migrate_vma *args,
+				struct hmm_test_device *to)
+{
+	return migrate_vma_setup(args) ? 0 : hmm_migrate_collected(args, to);
 }
 
 static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
@@ -1894,6 +1991,8 @@ static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
 	};
 
 	dev->faults++;
+	if (dev->fails && page_to_pfn(vmf->page) == dev->fails)
+		return VM_FAULT_SIGBUS;
 	if (dev->keeps)
 		return 0;
 	if (dev->declines) {
@@ -2232,6 +2331,195 @@ static void own_page_that_never_moves_is_an_error(struct kunit *test)
 	hmm_expect_contents(p, addr, 2);
 }
 
+/* Then no entry is a result, for the range is out of date in each call. */
+static void page_that_never_moves_leaves_requests(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = kunit_mm_map(p->t->km, 6, RW), i;
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	kunit_mm_write(t->km, addr, 6);
+	hmm_move_to_device(p, dev, addr + 2 * PAGE_SIZE, 2);
+	hmm_share(p, addr + 2 * PAGE_SIZE);
+	kunit_mm_write(t->km, addr, 2);
+	dev->declines = true;
+	for (i = 0; i < 6; i++)
+		t->ask[i] = ASK_WRITE | HMM_PFN_DMA_MAPPED;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 6, 0), -EFAULT);
+	hmm_expect_asked(t, 0, 6);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), -EFAULT);
+	hmm_expect_asked(t, 2, 4);
+
+	dev->declines = false;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 6, 0), 0);
+	for (i = 0; i < 6; i++)
+		hmm_expect_page(t, i, WRITABLE | HMM_PFN_DMA_MAPPED);
+	hmm_expect_contents(p, addr, 6);
+}
+
+/* The fault of one page of a run fails; those behind it are not tried. */
+static void own_page_whose_fault_fails_is_an_error(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long pfn = dev->next;
+	unsigned long addr = hmm_map_on_device(p, dev, 6), i;
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	hmm_share(p, addr);
+	for (i = 0; i < 6; i++)
+		t->ask[i] = ASK_WRITE;
+	dev->fails = pfn + 2;
+	dev->keeps = true;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), -EFAULT);
+	hmm_expect_device(t, 0, 2, pfn, READABLE);
+	hmm_expect_asked(t, 2, 4);
+	dev->keeps = false;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), -EFAULT);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_page(t, 1, WRITABLE);
+	hmm_expect_asked(t, 2, 4);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 6, 0), -EFAULT);
+	hmm_expect_asked(t, 2, 4);
+
+	dev->fails = 0;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 6), 0);
+	hmm_expect_page(t, 5, WRITABLE);
+	hmm_expect_contents(p, addr, 6);
+}
+
+/* Its driver does not say so, as one that has no memory for the copy. */
+static void page_that_another_device_keeps_is_an_error(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = hmm_map_on_device(p, dev, 3);
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = &p->dev[1];
+	dev->keeps = true;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), -EFAULT);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	KUNIT_EXPECT_LE(test, dev->faults, 3 * 4);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 3, ASK_READ), -EFAULT);
+	dev->keeps = false;
+	dev->declines = true;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), -EFAULT);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+
+	dev->declines = false;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), 0);
+	hmm_expect_contents(p, addr, 3);
+}
+
+/**
+ * struct hmm_mover - another thread that moves pages to a device
+ * @thread: the thread; its address is that of the first page
+ * @p: the test
+ * @nr: number of pages
+ * @ms: how long it waits when the pages are collected
+ * @collected: complete then
+ */
+struct hmm_mover {
+	struct kunit_mm_thread thread;
+	struct hmm_private_test *p;
+	unsigned long nr;
+	unsigned int ms;
+	struct completion collected;
+};
+
+static int hmm_move(struct kunit_mm_thread *thread)
+{
+	struct hmm_mover *m = container_of(thread, struct hmm_mover, thread);
+	unsigned long src[HMM_DEVICE_BATCH] = {}, dst[HMM_DEVICE_BATCH] = {};
+	struct mm_struct *mm = thread->km->mm;
+	struct migrate_vma args = {
+		.src = src,
+		.dst = dst,
+		.start = thread->addr,
+		.end = thread->addr + (m->nr << PAGE_SHIFT),
+		.pgmap_owner = &m->p->dev[0],
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+	int ret;
+
+	mmap_read_lock(mm);
+	args.vma = vma_lookup(mm, thread->addr);
+	ret = migrate_vma_setup(&args);
+	complete(&m->collected);
+	msleep(m->ms);
+	if (!ret)
+		ret = hmm_migrate_collected(&args, &m->p->dev[0]);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+static void hmm_mover_start(struct hmm_mover *m, struct hmm_private_test *p,
+			    unsigned long addr, unsigned long nr)
+{
+	m->p = p;
+	m->nr = nr;
+	init_completion(&m->collected);
+	kunit_mm_thread_start(&m->thread, p->t->km, addr, hmm_move);
+}
+
+/* The first migration entry is waited for; then all are on the device. */
+static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
+	unsigned long pfn = dev->next;
+	struct hmm_mover m = { .ms = 200 };
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	kunit_mm_write(t->km, addr, 8);
+	lru_add_drain_all();
+	hmm_mover_start(&m, p, addr, 8);
+	wait_for_completion(&m.collected);
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
+	kunit_mm_thread_end(&m.thread);
+	KUNIT_EXPECT_EQ(test, m.thread.ret, 8);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	hmm_expect_device(t, 0, 8, pfn, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+	hmm_expect_contents(p, addr, 8);
+}
+
+static void hmm_move_rest(struct hmm_test *t)
+{
+	struct hmm_private_test *p = t->km->test->priv;
+	struct hmm_mover m = {};
+
+	hmm_mover_start(&m, p, t->range.start + PAGE_SIZE, 7);
+	kunit_mm_thread_end(&m.thread);
+	KUNIT_EXPECT_EQ(t->km->test, m.thread.ret, 7);
+}
+
+/* While page 0 is copied, which invalidates the range. */
+static void pages_that_come_to_the_device_meanwhile_stay(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct hmm_test_device *dev = &p->dev[0];
+	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
+	unsigned long pfn = dev->next;
+	struct hmm_test *t = p->t;
+
+	t->range.dev_private_owner = dev;
+	kunit_mm_read(t->km, addr, 8);
+	t->on_invalidation = hmm_move_rest;
+	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
+	KUNIT_EXPECT_LE(test, t->calls, 2);
+	hmm_expect_page(t, 0, WRITABLE);
+	hmm_expect_device(t, 1, 7, pfn, WRITABLE);
+	KUNIT_EXPECT_EQ(test, dev->faults, 0);
+}
+
 /* A page of another device that cannot go to system memory. */
 static void held_page_of_another_device_is_an_error(struct kunit *test)
 {
@@ -2401,6 +2689,11 @@ static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
 	KUNIT_CASE(own_page_that_is_held_is_reported_read_only),
 	KUNIT_CASE(own_page_that_never_moves_is_an_error),
+	KUNIT_CASE(page_that_never_moves_leaves_requests),
+	KUNIT_CASE(own_page_whose_fault_fails_is_an_error),
+	KUNIT_CASE(page_that_another_device_keeps_is_an_error),
+	KUNIT_CASE(pages_that_were_on_their_way_to_the_device_stay),
+	KUNIT_CASE(pages_that_come_to_the_device_meanwhile_stay),
 	KUNIT_CASE(held_page_of_another_device_is_an_error),
 	KUNIT_CASE(own_pages_in_mixed_memory_take_two_calls),
 	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),
