@@ -62,8 +62,8 @@
  *   Pages that lack the same are faulted in a batch. What the walk has seen of
  *   them may be out of date by then, and a migration entry is waited for, for
  *   as long as it takes. So such an entry is a batch of its own, and a batch
- *   ends at a page that has become an own device-private one: a fault would
- *   take it off the device. The walk looks at it again.
+ *   ends at a page that has begun to move, or has become an own device-private
+ *   one: a fault would take it off the device. The walk looks at it again.
  *
  * Device-private pages that cannot be made writable
  *
@@ -103,6 +103,7 @@
 #include "device_entry.h"
 #include "device_walk.h"
 #include "device_write.h"
+#include "mmu_interval_notifier.h"
 
 #define HMM_PFN_REQ	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
 
@@ -687,12 +688,18 @@ static const struct device_walk_ops hmm_walk_ops = {
 /* Faults may go on for long: each is preceded by this. */
 static __always_inline int hmm_may_go_on(const struct hmm_walk *hw)
 {
-	cond_resched();
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	if (hw->bounded && time_after_eq(jiffies, hw->deadline))
 		return -ETIMEDOUT;
 	return 0;
+}
+
+/* A fault takes microseconds, or sleeps: some may be done in a row. */
+static __always_inline void hmm_resched(unsigned long addr)
+{
+	if (IS_ALIGNED(addr, SZ_64K))
+		cond_resched();
 }
 
 /* From here on the pass only faults what the rest of the range needs. */
@@ -765,6 +772,7 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 	int ret;
 
 	for (; *addr < end; *addr += PAGE_SIZE) {
+		hmm_resched(*addr);
 		ret = hmm_may_go_on(hw) ?:
 		      device_make_writable(vma, addr, end,
 					   hw->range->dev_private_owner);
@@ -781,76 +789,96 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 }
 
 /* One fault. -EAGAIN if the mmap lock is gone; the page may be there or not. */
-static int hmm_fault_page(struct hmm_walk *hw, struct vm_area_struct *vma,
-			  unsigned long addr)
+static __always_inline int hmm_fault_page(struct hmm_walk *hw,
+					  struct vm_area_struct *vma,
+					  unsigned long addr,
+					  unsigned int flags)
 {
-	unsigned int flags = hw->fault_flags;
 	vm_fault_t fault;
 
-	if (hw->stop.write)
-		flags |= FAULT_FLAG_WRITE;
-	if (unlikely(addr == hw->dropped))
+	if (unlikely(addr == hw->dropped)) {
+		hw->dropped = HMM_NOWHERE;
 		flags |= FAULT_FLAG_TRIED;
+	}
 	fault = handle_mm_fault(vma, addr, flags, NULL);
 	if (unlikely(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED))) {
 		hw->unlocked = true;
 		hw->dropped = addr;
 		return -EAGAIN;
 	}
-	hw->dropped = HMM_NOWHERE;
 	return unlikely(fault & VM_FAULT_ERROR) ? -EFAULT : 0;
 }
 
-static bool hmm_pte_own(struct hmm_walk *hw, pte_t pte)
+/* Is this page on the caller's device, or on its way to anywhere? */
+static bool hmm_pte_moved(struct hmm_walk *hw, pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
 
-	return is_device_private_entry(entry) &&
-	       pfn_swap_entry_to_page(entry)->pgmap->owner ==
-	       hw->range->dev_private_owner;
+	return is_migration_entry(entry) ||
+	       (is_device_private_entry(entry) &&
+		pfn_swap_entry_to_page(entry)->pgmap->owner ==
+		hw->range->dev_private_owner);
 }
 
 /*
- * Was the page moved to the caller's device since the walk saw it? This comes
- * before every fault but the first of a batch, so it looks at the one entry
- * only, in an RCU read-side critical section as the walk does. A table that has
- * become something else is left to the fault.
+ * Has the page moved since the walk saw it? This looks at the one entry only, in
+ * an RCU read-side critical section as the walk does. A table that has become
+ * something else is left to the fault.
  */
-static __always_inline bool hmm_became_own(struct hmm_walk *hw,
-					   unsigned long addr)
+static bool hmm_page_moved(struct hmm_walk *hw, unsigned long addr)
 {
-	bool own = false;
+	pte_t *ptep, pte;
+	bool moved;
 	pmd_t pmd;
-	pte_t pte;
+
+	rcu_read_lock();
+	pmd = pmdp_get_lockless(hw->stop.pmdp);
+	if (unlikely(!pmd_present(pmd) || pmd_leaf(pmd))) {
+		rcu_read_unlock();
+		return false;
+	}
+	ptep = __pte_map(&pmd, addr);
+	pte = device_pte_get(ptep);
+	moved = unlikely(is_swap_pte(pte)) && hmm_pte_moved(hw, pte);
+	pte_unmap(ptep);
+	return moved;
+}
+
+/*
+ * This comes before every fault but the first of a batch. A page starts to move
+ * within an invalidation, so as long as there is none, no entry has to be
+ * looked at. @seq: mmu_intervals_seq() of the last look.
+ */
+static __always_inline bool hmm_may_have_moved(struct hmm_walk *hw,
+					       unsigned long *seq)
+{
+	unsigned long last = *seq;
 
 	if (!IS_ENABLED(CONFIG_DEVICE_PRIVATE))
 		return false;
-	rcu_read_lock();
-	pmd = pmdp_get_lockless(hw->stop.pmdp);
-	if (likely(pmd_present(pmd) && !pmd_leaf(pmd))) {
-		pte_t *ptep = __pte_map(&pmd, addr);
-
-		pte = device_pte_get(ptep);
-		own = unlikely(!pte_present(pte)) && hmm_pte_own(hw, pte);
-		pte_unmap(ptep);
-		return own;
-	}
-	rcu_read_unlock();
-	return own;
+	*seq = mmu_intervals_seq(hw->walk.mm);
+	return *seq != last || (last & 1);
 }
 
 static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 				 unsigned long end)
 {
+	struct vm_area_struct *vma = hw->walk.vma;
+	unsigned int flags = hw->fault_flags;
+	unsigned long seq = 1;
 	int ret;
 
+	if (hw->stop.write)
+		flags |= FAULT_FLAG_WRITE;
 	do {
+		hmm_resched(*addr);
 		ret = hmm_may_go_on(hw) ?:
-		      hmm_fault_page(hw, hw->walk.vma, *addr);
+		      hmm_fault_page(hw, vma, *addr, flags);
 		if (ret)
 			return ret;
 		*addr += PAGE_SIZE;
-	} while (*addr < end && !hmm_became_own(hw, *addr));
+	} while (*addr < end && !(hmm_may_have_moved(hw, &seq) &&
+				  hmm_page_moved(hw, *addr)));
 	return 0;
 }
 
@@ -1180,6 +1208,7 @@ static void hmm_attempt_begin(struct hmm_attempt *at)
 		schedule_timeout_killable(1);
 	hw->own_locked = false;
 	hw->busy = false;
+	hw->dropped = HMM_NOWHERE;
 	hw->tried = (struct hmm_tried) {};
 	hw->walk.addr = hw->range->start;
 	hw->range->notifier_seq = mmu_interval_read_begin(hw->range->notifier);

@@ -3,6 +3,7 @@
 #define _MM_MMU_INTERVAL_NOTIFIER_H
 
 #include <linux/list.h>
+#include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -38,6 +39,20 @@ struct mmu_notifier_subscriptions {
 	bool has_itree;
 	struct mmu_intervals intervals;
 };
+
+/**
+ * mmu_intervals_seq() - the number of an mm, to see if anything is invalidated
+ * @mm: address space with a subscription
+ *
+ * Context: any. Without the lock, the number may be out of date at once.
+ * Return: If the number is even, and the same as some time before, then no
+ * invalidation of a subscribed range began in between, not even one that its
+ * driver ignores.
+ */
+static inline unsigned long mmu_intervals_seq(const struct mm_struct *mm)
+{
+	return READ_ONCE(mm->notifier_subscriptions->intervals.seq);
+}
 
 void mmu_intervals_init(struct mmu_intervals *intervals);
 int mmu_intervals_invalidate_start(struct mmu_intervals *intervals,
