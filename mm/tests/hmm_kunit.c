@@ -1893,10 +1893,16 @@ struct hmm_test_device {
 	unsigned long fails;
 };
 
-/* Two devices; what the first has last and the second first lies together. */
+struct hmm_mover;
+
+/*
+ * Two devices; what the first has last and the second first lies together. A
+ * thread may move pages to the first one.
+ */
 struct hmm_private_test {
 	struct hmm_test *t;
 	struct hmm_test_device dev[2];
+	struct hmm_mover *mover;
 };
 
 #define HMM_DEVICE_SIZE		((phys_addr_t)PAGES_PER_SUBSECTION << PAGE_SHIFT)
@@ -2422,13 +2428,15 @@ static void page_that_another_device_keeps_is_an_error(struct kunit *test)
  * @p: the test
  * @nr: number of pages
  * @ms: how long it waits when the pages are collected
- * @collected: complete then
+ * @begin: complete this to let it begin
+ * @collected: complete when the pages are collected
  */
 struct hmm_mover {
 	struct kunit_mm_thread thread;
 	struct hmm_private_test *p;
 	unsigned long nr;
 	unsigned int ms;
+	struct completion begin;
 	struct completion collected;
 };
 
@@ -2447,6 +2455,7 @@ static int hmm_move(struct kunit_mm_thread *thread)
 	};
 	int ret;
 
+	wait_for_completion(&m->begin);
 	mmap_read_lock(mm);
 	args.vma = vma_lookup(mm, thread->addr);
 	ret = migrate_vma_setup(&args);
@@ -2461,8 +2470,10 @@ static int hmm_move(struct kunit_mm_thread *thread)
 static void hmm_mover_start(struct hmm_mover *m, struct hmm_private_test *p,
 			    unsigned long addr, unsigned long nr)
 {
+	p->mover = m;
 	m->p = p;
 	m->nr = nr;
+	init_completion(&m->begin);
 	init_completion(&m->collected);
 	kunit_mm_thread_start(&m->thread, p->t->km, addr, hmm_move);
 }
@@ -2481,6 +2492,7 @@ static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
 	kunit_mm_write(t->km, addr, 8);
 	lru_add_drain_all();
 	hmm_mover_start(&m, p, addr, 8);
+	complete(&m.begin);
 	wait_for_completion(&m.collected);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
 	kunit_mm_thread_end(&m.thread);
@@ -2491,14 +2503,13 @@ static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
 	hmm_expect_contents(p, addr, 8);
 }
 
+/* Within an invalidation, where no thread can be started. */
 static void hmm_move_rest(struct hmm_test *t)
 {
 	struct hmm_private_test *p = t->km->test->priv;
-	struct hmm_mover m = {};
 
-	hmm_mover_start(&m, p, t->range.start + PAGE_SIZE, 7);
-	kunit_mm_thread_end(&m.thread);
-	KUNIT_EXPECT_EQ(t->km->test, m.thread.ret, 7);
+	complete(&p->mover->begin);
+	wait_for_completion(&p->mover->thread.done);
 }
 
 /* While page 0 is copied, which invalidates the range. */
@@ -2509,11 +2520,17 @@ static void pages_that_come_to_the_device_meanwhile_stay(struct kunit *test)
 	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
 	unsigned long pfn = dev->next;
 	struct hmm_test *t = p->t;
+	struct hmm_mover m = {};
 
 	t->range.dev_private_owner = dev;
 	kunit_mm_read(t->km, addr, 8);
+	hmm_mover_start(&m, p, addr + PAGE_SIZE, 7);
 	t->on_invalidation = hmm_move_rest;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
+	KUNIT_EXPECT_NULL(test, t->on_invalidation);
+	complete(&m.begin);
+	kunit_mm_thread_end(&m.thread);
+	KUNIT_EXPECT_EQ(test, m.thread.ret, 7);
 	KUNIT_EXPECT_LE(test, t->calls, 2);
 	hmm_expect_page(t, 0, WRITABLE);
 	hmm_expect_device(t, 1, 7, pfn, WRITABLE);
