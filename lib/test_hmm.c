@@ -982,7 +982,7 @@ static int work_fault(struct dmirror_work *work)
 	return 0;
 }
 
-/* Where pages have to be looked up to now: a batch further each batch. */
+/* Look pages up to here. Moves on by a batch with each batch. */
 static unsigned long work_ahead(const struct dmirror_work *work)
 {
 	unsigned long ahead = work_addr(work) + AHEAD_PAGES * PAGE_SIZE;

@@ -25,7 +25,7 @@ enum hmm_bench_content {
 	HMM_BENCH_DEVICE,
 };
 
-/* What the pages of an area are, those with even numbers and those with odd. */
+/* Kinds of the pages of an area: those at even and those at odd indices. */
 enum hmm_bench_layout {
 	HMM_BENCH_UNIFORM,		/* as the content says */
 	HMM_BENCH_ZERO,			/* zero pages: each was read once */

@@ -531,9 +531,9 @@ static int exclusive_find_run(struct exclusive_walk *ew)
 }
 
 /*
- * What a run faults in is not held before it is taken. If memory is short, the
- * first page is gone when the last one is there. So a run that took nothing is
- * followed by one of a single page. Pages that were taken are locked, and stay.
+ * Faulted pages have no reference until they are taken. If memory is short,
+ * reclaim takes the first one before the last one is faulted. So retry a run
+ * that took nothing with a single page. Taken pages are locked, and stay.
  */
 static int exclusive_take_found(struct exclusive_walk *ew, unsigned long start)
 {

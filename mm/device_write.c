@@ -22,8 +22,8 @@
  *
  *   An entry is read-only after mprotect(), after fork(), also if the child
  *   has exited or is in another program since, and if the page was migrated
- *   while it was read-only. Whatever becomes writable becomes soft-dirty as
- *   well: the entry has no dirty bit, so this is the last chance to note it.
+ *   while it was read-only. An entry that becomes writable becomes soft-dirty
+ *   as well: it has no dirty bit, so nothing else notes the write.
  *
  * No invalidation
  *

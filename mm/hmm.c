@@ -249,8 +249,8 @@ static __always_inline bool hmm_pte_nothing(pte_t pte)
 }
 
 /*
- * What is reported for a PTE, if its value alone tells: not if it maps a page
- * of a device, or something without a struct page.
+ * The result for a PTE, if its value alone tells. It does not for a page of a
+ * device, or for a mapping without a struct page.
  */
 static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
 					   unsigned long *result)

@@ -1581,9 +1581,9 @@ static void finish_relist(struct migrate_batch *mb, unsigned long start)
 }
 
 /*
- * Restore by rmap what was not restored in place, and drop both pages. What was
- * zapped meanwhile is restored nowhere, but may live on in the swap cache, and
- * flags that it has on account of its list are cleared with the list.
+ * Restore pages by rmap that were not restored in place, and drop both pages. A
+ * page zapped meanwhile has no PTE to restore. It may still be in the swap
+ * cache, so put it back on the LRU, which also clears the flags of its list.
  */
 static void finish_other(struct migrate_batch *mb, unsigned long i,
 			 struct folio_batch *unused)

@@ -269,7 +269,7 @@ static bool de_thread_is_done(struct kunit_mm_thread *thread, unsigned int ms)
 					   msecs_to_jiffies(ms));
 }
 
-/* What is returned */
+/* The result */
 
 static void exclusive_page_keeps_its_mapping(struct kunit *test)
 {

@@ -2172,7 +2172,7 @@ static void own_page_becomes_writable_on_the_device(struct kunit *test)
 	hmm_expect_device(t, 0, 4, pfn, READABLE);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_WRITE), 0);
 	hmm_expect_device(t, 0, 4, pfn, WRITABLE);
-	/* What follows is for entries of the device only. */
+	/* The rest needs entries of the device. */
 	KUNIT_ASSERT_EQ(test, dev->faults, 0);
 	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
 	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_WRITE), 0);
