@@ -5,7 +5,7 @@
  *
  * A range of pages goes to the dummy device (lib/test_hmm.c), then all threads
  * read all of it, in the same order. The calls of the driver's function for
- * CPU faults are counted by lib/test_hmm_calls.c, a module that has to be
+ * CPU faults are counted by test_hmm_calls.c, a module that has to be
  * loaded. Threads that find somebody else at work must wait for him; if they
  * take a reference instead, his migration fails, and the driver is called over
  * and over again.
@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 
 #include "hmm_race_common.h"
-#include "../kselftest.h"
+#include "kselftest.h"
 
 #define CALLS	"/sys/module/test_hmm_calls/parameters/calls"
 #define PAGES	256

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * Between lib/test_hmm_bench.c and tools/mm/hmm-bench.c, which are always used
+ * Between test_hmm_bench.c and hmm-bench.c, which are always used
  * as a pair: nothing here is stable.
  */
 #ifndef _LIB_TEST_HMM_BENCH_UAPI_H

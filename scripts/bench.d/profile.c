@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A QEMU plugin that counts how often each instruction of the guest runs
- * inside the windows of the benchmark (lib/test_hmm_bench.c and
- * tools/mm/hmm-bench.c), without disturbing the guest.
+ * inside the windows of the benchmark (test_hmm_bench.c and
+ * hmm-bench.c), without disturbing the guest.
  *
  * A window begins and ends with an RDTSC that belongs to the benchmark: one of
  * a kernel module or of a program at the usual place of a static one. Each of
@@ -135,7 +135,7 @@ int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 {
 	(void)info;
 	if (argc != 1 || strncmp(argv[0], "out=", 4)) {
-		fprintf(stderr, "bench-profile: usage: out=FILE\n");
+		fprintf(stderr, "profile: usage: out=FILE\n");
 		return -1;
 	}
 	out_name = strdup(argv[0] + 4);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Run the rows of /dev/hmm_bench (lib/test_hmm_bench.c) and print the figures,
+ * Run the rows of /dev/hmm_bench (test_hmm_bench.c) and print the figures,
  * one line for each phase of a row:
  *
  *	result ROW PHASE units=N instructions=N [calls=N]
@@ -28,7 +28,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-#include "../../lib/test_hmm_bench_uapi.h"
+#include "test_hmm_bench_uapi.h"
 
 #define PMD_SIZE	(2UL << 20)
 #define PMD_ORDER	9

@@ -2,7 +2,7 @@
 /*
  * What heterogeneous memory management costs, in instructions per base page.
  *
- * /dev/hmm_bench has a table of rows.  tools/mm/hmm-bench.c maps and fills an
+ * /dev/hmm_bench has a table of rows.  hmm-bench.c maps and fills an
  * area for a row, and the module does the row's work on it, with device-private
  * memory of its own.  Only the public interface of the subsystem is used, so
  * that one source measures any implementation of it, and only calls of that
