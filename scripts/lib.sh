@@ -49,7 +49,7 @@ need_space() {
 		die "no disk space: $3 needs $2 MiB in $dir, $free MiB are free"
 }
 
-# the tree's files that are laid over the base, relative to TOP
+# the patchset's files that are laid over the base, by their names in this clone
 own_files() {
 	local dirs=() d
 
@@ -58,6 +58,7 @@ own_files() {
 	done
 	((${#dirs[@]})) || return 0
 	(cd "$TOP" && find "${dirs[@]}" -type f ! -name '*.o' ! -name '*.ko' \
-		! -name '*.orig' ! -name '*.rej' ! -name '*~' ! -name '.*' \
-		! -path '*/__pycache__/*' -print) | sort
+		! -name '*.orig' ! -name '*.rej' ! -name '*~' \
+		\( ! -name '.*' -o -name .kunitconfig \) \
+		! -path '*/__pycache__/*' -print; say Kconfig.hmm) | sort
 }
