@@ -32,7 +32,7 @@
 #include <unistd.h>
 
 #include <linux/const.h>
-#include <lib/test_hmm_uapi.h>
+#include "../../lib/test_hmm_uapi.h"
 
 #define NODES		6000
 #define PAYLOAD_MAX	900
