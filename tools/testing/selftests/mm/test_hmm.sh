@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Runs hmm-tests with what they need: the dummy device, its nodes, and a few
-# huge pages. Everything is taken back at the end, and a device that cannot be
+# Runs one of the tests with what it needs: the dummy device, its nodes, and a
+# few huge pages. Everything is taken back at the end, and a device that cannot be
 # removed after the tests is a failure, too: somebody still has its memory.
 #
 # The status is that of the tests; 4 says that they could not be run.
@@ -17,7 +17,10 @@ removal_limit=120	# seconds
 usage()
 {
 	cat <<-END
-	usage: $0 smoke [ADDRESS0 ADDRESS1]
+	usage: $0 TEST [ADDRESS0 ADDRESS1]
+
+	TEST is smoke, for hmm-tests, or what follows hmm- in the name of
+	another program: outcome, trackers, race, migrate-race or unload.
 
 	ADDRESS0 and ADDRESS1 are physical addresses of 256 MiB each that the
 	kernel leaves alone (memmap=256M!ADDRESS0 on its command line), for
@@ -102,34 +105,38 @@ take_back()
 	fi
 }
 
-smoke()
+run_test()	# PROGRAM [PARAMETER...]
 {
+	program=$here/$1
+	shift
 	status=0
 	load "$@" || skip_all "$module cannot be loaded: CONFIG_TEST_HMM=m?"
 	make_nodes
 	make_huge_pages
 	[ -n "$mine" ] || note "$module was loaded already"
-	"$here/hmm-tests" || status=$?
+	"$program" || status=$?
 	take_back || status=1
 	return $status
 }
 
 mine='' nodes='' huge_pages_before=''
-case $1:$# in
-smoke:1 | smoke:3) ;;
-smoke:*)
-	usage >&2
-	exit 1
-	;;
-*)
+case $1 in
+smoke) program=hmm-tests ;;
+outcome | trackers | race | migrate-race | unload) program=hmm-$1 ;;
+"" | -h)
 	usage
 	exit 0
 	;;
+*) program= ;;
 esac
+if [ -z "$program" ] || { [ $# != 1 ] && [ $# != 3 ]; }; then
+	usage >&2
+	exit 1
+fi
 [ "$(id -u)" = 0 ] || skip_all "only root can load $module"
 command -v modprobe >/dev/null || skip_all "there is no modprobe"
 if [ $# = 3 ]; then
-	smoke "spm_addr_dev0=$2" "spm_addr_dev1=$3"
+	run_test $program "spm_addr_dev0=$2" "spm_addr_dev1=$3"
 else
-	smoke
+	run_test $program
 fi
