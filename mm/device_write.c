@@ -41,6 +41,8 @@
  *   The holder of the page lock may be a fault of the CPU that waits for a
  *   lock of the driver, in migrate_to_ram(). So the lock is not waited for.
  */
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/processor.h>
@@ -70,14 +72,21 @@ struct device_write {
  */
 #define DEVICE_WRITE_LOOKS	100
 
-static bool device_write_is_alone(const struct folio *folio)
+/* A function of its own, for a test to drop a reference between two looks. */
+VISIBLE_IF_KUNIT void device_write_relax(struct folio *folio)
+{
+	KUNIT_STATIC_STUB_REDIRECT(device_write_relax, folio);
+	cpu_relax();
+}
+
+static bool device_write_is_alone(struct folio *folio)
 {
 	unsigned int looks = DEVICE_WRITE_LOOKS;
 
 	while (folio_ref_count(folio) > 1) {
 		if (!--looks)
 			return false;
-		cpu_relax();
+		device_write_relax(folio);
 	}
 	return true;
 }

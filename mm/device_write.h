@@ -8,6 +8,7 @@
 #include <linux/errno.h>
 #include <linux/types.h>
 
+struct folio;
 struct vm_area_struct;
 
 /* What device_make_writable() returns if a page needs a write fault. */
@@ -23,6 +24,10 @@ static inline int device_make_writable(struct vm_area_struct *vma,
 {
 	return 0;
 }
+#endif
+
+#if IS_ENABLED(CONFIG_KUNIT)
+void device_write_relax(struct folio *folio);
 #endif
 
 #endif /* _MM_DEVICE_WRITE_H */

@@ -8,6 +8,8 @@
  * page->zone_device_data, so that contents can be followed. Every test ends
  * with all device pages free and the RSS at what the page table says.
  */
+#include <kunit/static_stub.h>
+#include <kunit/test-bug.h>
 #include <linux/bitmap.h>
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -73,6 +75,8 @@ enum md_driver {
  * @unlocked: how often the page of a fault was not locked
  * @around: pages that migrate_to_ram() brings home at once, if not one
  * @broken: migrate_to_ram() fails
+ * @relaxed: calls of device_write_relax() since md_watch_looks()
+ * @put_after: the call that drops a reference to the page
  * @src: source entries
  * @dst: destination entries
  * @args: of the migration that is under way
@@ -90,6 +94,8 @@ struct md_test {
 	atomic_t unlocked;
 	unsigned long around;
 	bool broken;
+	int relaxed;
+	int put_after;
 	unsigned long src[MD_DEVICE_PAGES];
 	unsigned long dst[MD_DEVICE_PAGES];
 	struct migrate_vma args;
@@ -3106,63 +3112,72 @@ static void page_with_a_reference_is_made_writable_if_exclusive(struct kunit *te
 	folio_put(folio);
 }
 
-/**
- * struct md_leaver - a process in the middle of unmapping its page
- * @thread: it; the page is unmapped, and has still its reference
- * @there: it runs
+/*
+ * Stands for another process that has unmapped the page already and drops its
+ * reference between two looks at the reference count.
  */
-struct md_leaver {
-	struct kunit_mm_thread thread;
-	bool there;
-};
-
-/* The lock shows that device_make_writable() is looking at the page. */
-static int md_leave_late(struct kunit_mm_thread *thread)
+static void md_put_between_looks(struct folio *folio)
 {
-	struct md_leaver *leaver = container_of(thread, struct md_leaver,
-						thread);
-	struct folio *folio = page_folio(thread->page);
+	struct md_test *md = kunit_get_current_test()->priv;
 
-	WRITE_ONCE(leaver->there, true);
-	while (!folio_test_locked(folio) && !READ_ONCE(thread->stop))
-		cond_resched();
-	folio_put(folio);
-	return 0;
+	if (++md->relaxed == md->put_after)
+		folio_put(folio);
 }
 
-static int md_make_writable_while_one_leaves(struct md_test *md,
-					     unsigned long addr)
+/* The test's reference is dropped after @put_after looks; not at all if 0. */
+static void md_watch_looks(struct md_test *md, int put_after)
 {
-	struct md_leaver leaver = { .thread.page = &md_folio(md, addr)->page };
-	unsigned long stop = addr;
-	int ret;
-
-	get_page(leaver.thread.page);
-	kunit_mm_thread_start(&leaver.thread, md->km, addr, md_leave_late);
-	while (!READ_ONCE(leaver.there))
-		cond_resched();
-	ret = md_make_writable(md, &stop, 1, md);
-	kunit_mm_thread_end(&leaver.thread);
-	return ret;
+	md->relaxed = 0;
+	md->put_after = put_after;
+	kunit_activate_static_stub(md->test, device_write_relax,
+				   md_put_between_looks);
 }
 
-/* The other CPU may be elsewhere for so long that the page looks shared. */
+/* Nobody looked so often: without the put the device could not be removed. */
+static void md_put_if_not_looked(struct md_test *md, struct folio *folio)
+{
+	KUNIT_EXPECT_EQ(md->test, md->put_after, md->relaxed);
+	if (md->relaxed < md->put_after)
+		folio_put(folio);
+	KUNIT_EXPECT_EQ(md->test, 1, folio_ref_count(folio));
+}
+
 static void page_that_another_is_unmapping_is_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
-	int ret, tries = 100;
+	struct folio *folio;
 
-	if (num_online_cpus() == 1)
-		kunit_skip(test, "needs two CPUs");
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	md_share_once(md, addr);
-	do {
-		ret = md_make_writable_while_one_leaves(md, addr);
-	} while (ret == DEVICE_WRITE_FAULT && --tries);
-	KUNIT_EXPECT_EQ(test, 0, ret);
-	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
+	folio = md_folio(md, addr);
+	folio_get(folio);
+	md_watch_looks(md, 1);
+	md_expect_made_writable(md, addr, 1);
+	md_put_if_not_looked(md, folio);
 	md_expect_contents(md, addr, 1);
+}
+
+/* The last look counts as well. */
+static void page_with_a_lasting_reference_is_not_made_writable(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_memory_map(md, 1);
+	struct folio *folio;
+
+	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
+	md_share_once(md, addr);
+	folio = md_folio(md, addr);
+	folio_get(folio);
+	md_watch_looks(md, 0);
+	md_expect_not_made_writable(md, addr, DEVICE_WRITE_FAULT);
+	KUNIT_EXPECT_GT(test, md->relaxed, 0);
+	KUNIT_EXPECT_EQ(test, 2, folio_ref_count(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+
+	md_watch_looks(md, max(md->relaxed, 1));
+	md_expect_made_writable(md, addr, 1);
+	md_put_if_not_looked(md, folio);
 }
 
 static void page_that_userfaultfd_watches_is_not_made_writable(struct kunit *test)
@@ -3567,6 +3582,7 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(locked_page_is_not_waited_for),
 	KUNIT_CASE(page_with_a_reference_is_made_writable_if_exclusive),
 	KUNIT_CASE(page_that_another_is_unmapping_is_made_writable),
+	KUNIT_CASE(page_with_a_lasting_reference_is_not_made_writable),
 	KUNIT_CASE(page_that_userfaultfd_watches_is_not_made_writable),
 	KUNIT_CASE(writable_page_is_made_soft_dirty),
 	KUNIT_CASE(page_of_another_owner_is_passed_over),
