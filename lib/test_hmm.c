@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A dummy device: the shortest complete driver of heterogeneous memory
- * management, to test the subsystem with and to begin a driver from.
+ * A dummy device: a short but complete driver that uses heterogeneous memory
+ * management. It tests the subsystem and is an example to start a driver from.
  *
  *   process                  this file                      "hardware"
  *
@@ -11,65 +11,67 @@
  *                                                           (dmirror_chunk)
  *
  * Opening a device file mirrors the address space of the process on the
- * device (struct dmirror), and the commands of the file are the device's work
- * on it: see lib/test_hmm_uapi.h. There are two devices with private memory,
- * and two with coherent memory if the machine has set some aside.
+ * device (struct dmirror). The ioctls of the file make the device access that
+ * address space, see lib/test_hmm_uapi.h. There are two devices with private
+ * memory, and one with coherent memory for each address given to the module.
  *
  * The page table of the device
  *
- *   is an xarray of what a hardware entry would be: the pfn, and whether the
- *   device may write, has exclusive access, and has the page in its own
- *   memory. There is one way into it: what hmm_range_fault() or
- *   make_device_exclusive() has said is loaded by dpt_load() under the lock of
- *   the table, if mmu_interval_read_retry() knows of no invalidation since.
- *   And there is one way out: dmirror_invalidate(). So an entry names a page
- *   that the process has mapped, with no reference to it, and an access of the
- *   device under the lock is safe.
+ *   is an xarray. An entry is made like one of hardware: the pfn, and bits for
+ *   write permission, exclusive access and local memory. All entries are
+ *   stored by dpt_load(), from results of hmm_range_fault() or
+ *   make_device_exclusive(), under the lock of the table and only if
+ *   mmu_interval_read_retry() saw no invalidation. They are removed by
+ *   dmirror_invalidate(). Therefore an entry always names a page that the
+ *   process has mapped. It needs no reference, and the device can access the
+ *   page while it holds the lock.
  *
- *   Migrations are no exception. They are announced as invalidations, by which
- *   the device loses the pages that move, and finds them again by a range
- *   fault, which waits until the pages are where they are going.
+ *   Migration follows the same rules. It begins with an invalidation, which
+ *   removes the entries of the pages that move. The device looks them up again
+ *   by a range fault, which waits until the migration has finished.
  *
- *   Pages that the device has exclusively when the file is closed are given
- *   back, so that the CPU does not have to fault on them.
+ *   When the file is closed, exclusive pages are restored, to save the CPU the
+ *   faults.
  *
- *   Two announcements are the mirror's own, which their owner tells. Exclusive
- *   access that it gets itself changes no entry. Of a migration to its device
- *   the entries of device memory are left alone: such pages are not moved. The
- *   owner of the latter is the mirror, and not the device as for migrations to
- *   the system, since other mirrors of the same device (a process may open it
- *   twice) must not take it for their own.
+ *   Two invalidations are caused by the mirror itself, and the owner in the
+ *   range tells it so. For its own exclusive access it keeps all entries, as
+ *   nothing changes for it. For its own migration to the device it keeps the
+ *   entries of local memory, as those pages do not move. The owner of the
+ *   latter is the mirror. It cannot be the device, as for migration to system
+ *   memory: a process may open a device twice, and the other mirror must not
+ *   ignore the invalidation.
  *
  * The memory of the device
  *
  *   comes in chunks, each with a pagemap. The CPU cannot address private
- *   memory, so each page of it that is in use has a page of RAM instead, known
- *   by page->zone_device_data. Nothing about a device page names the file that
- *   it was migrated by: it lives as long as the process wants, and other
- *   processes have it after fork().
+ *   memory, so each private page in use has a page of RAM for its contents, in
+ *   page->zone_device_data. A device page does not refer to the file that
+ *   migrated it: it may outlive the file, and belongs to other processes, too,
+ *   after fork().
  *
- *   To have no memory left is ordinary. Pages that find none stay where they
- *   are. All chunks of a device go together (a command, or removal of the
- *   module), when each page has been brought home. A page that does not come
- *   home the first time (somebody has locked it, or a reference to it) is
- *   tried again until it does.
+ *   Running out of device memory is not an error. A page without a destination
+ *   stays in system memory. A device gives up all chunks at once, by a command
+ *   or when the module is removed, after all pages have been evicted. A page
+ *   that is locked or referenced cannot be evicted; eviction retries until it
+ *   succeeds.
  *
- * Locks, the outer ones first
+ * Lock order
  *
- *	dmirror_device::resize	a mutex: chunks come and go
+ *	dmirror_device::resize	a mutex: adding and removing chunks
  *	  mmap lock
  *	    page lock		of a migration, or of the fault that calls
  *				dmirror_migrate_to_ram()
  *	      dmirror_device::lock	free pages; any context, so irqs are off
  *	    invalidation
- *	      lock of dmirror::pt	a spinlock, so that there is no
- *				invalidation that has to be refused
+ *	      lock of dmirror::pt	a spinlock, so that an invalidation is
+ *				never refused
  *
- *   Memory is added before the mmap lock is taken: to plug it in is slow, and
- *   stops all others who do. dmirror_migrate_to_ram() takes dmirror_device::lock
- *   alone, and no device page is faulted in with that held. Nothing sleeps
- *   under the lock of a page table: entries that want memory are tried again
- *   outside, as invalidations come from reclaim, too.
+ *   Chunks are added before the mmap lock is taken: memory hotplug is slow and
+ *   would delay all other users of the mmap lock. dmirror_migrate_to_ram()
+ *   takes dmirror_device::lock only, and no device page is faulted under that
+ *   lock. Nothing sleeps under the lock of a page table, as reclaim can cause
+ *   invalidations. Where the xarray has to grow, dpt_load() drops the lock,
+ *   allocates, and checks for invalidations again.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -99,13 +101,13 @@
 #define CHUNK_SIZE	SZ_256M
 #define CHUNK_PAGES	(CHUNK_SIZE >> PAGE_SHIFT)
 
-/* Pages that are faulted or migrated at once. */
+/* Pages in one range fault or one migration */
 #define BATCH_PAGES	64
 
-/* How far ahead of its accesses the device has pages mapped, see work_ahead() */
+/* How many pages the device looks up in advance, see work_ahead() */
 #define AHEAD_PAGES	4096
 
-/* Pages that may be mapped from a device file. */
+/* Limit for a mapping of a device file */
 #define MMAP_PAGES	1024
 
 static unsigned long spm_addr_dev0;
@@ -123,14 +125,14 @@ MODULE_PARM_DESC(spm_addr_dev1,
  * @misc: the device file
  * @type: MEMORY_DEVICE_PRIVATE or MEMORY_DEVICE_COHERENT
  * @spm_addr: physical address of coherent memory
- * @resize: held to change @chunks, and @closed
- * @chunks: all memory that the device has now
- * @closed: its memory is being taken away: none is handed out
- * @lock: for the members that follow
+ * @resize: held to change @chunks and @closed
+ * @chunks: the memory of the device
+ * @closed: @chunks are about to be removed, allocation fails
+ * @lock: protects the members below
  * @free: free pages, linked by page->zone_device_data
- * @nr_free: how many they are
- * @nr_reserved: pages that migrations under way may want
- * @nr_used: pages that are handed out
+ * @nr_free: number of free pages
+ * @nr_reserved: upper limit of the pages that running migrations allocate
+ * @nr_used: number of allocated pages
  * @idle: woken when @nr_used drops to 0
  */
 struct dmirror_device {
@@ -138,7 +140,7 @@ struct dmirror_device {
 	enum memory_type type;
 	unsigned long spm_addr;
 
-	struct mutex resize;	/* order: before the mmap lock */
+	struct mutex resize;	/* taken before the mmap lock */
 	struct list_head chunks;
 	bool closed;
 
@@ -151,9 +153,9 @@ struct dmirror_device {
 };
 
 /**
- * struct dmirror_chunk - memory of a device
- * @pagemap: what makes it memory
- * @device: whose it is
+ * struct dmirror_chunk - CHUNK_SIZE of device memory
+ * @pagemap: the pagemap of its pages
+ * @device: the device that it belongs to
  * @node: in dmirror_device::chunks
  */
 struct dmirror_chunk {
@@ -163,10 +165,10 @@ struct dmirror_chunk {
 };
 
 /**
- * struct dmirror - an address space on a device: an open device file
+ * struct dmirror - an address space mirrored on a device: an open device file
  * @device: the device
  * @notifier: subscription to the whole address space
- * @pt: the device's page table; its lock is the driver's for @notifier
+ * @pt: the page table of the device; its lock is the driver lock of @notifier
  * @flags: HMM_DMIRROR_FLAG bits
  */
 struct dmirror {
@@ -182,8 +184,8 @@ static_assert(BIT(FLAG_FAIL_ALLOC_BIT) == HMM_DMIRROR_FLAG_FAIL_ALLOC);
 /* ---- The page table of the device ---- */
 
 #define DPT_WRITE	BIT(0)	/* the device may write */
-#define DPT_ATOMIC	BIT(1)	/* nobody else can access the page */
-#define DPT_LOCAL	BIT(2)	/* the page is in the memory of the device */
+#define DPT_ATOMIC	BIT(1)	/* the device has exclusive access */
+#define DPT_LOCAL	BIT(2)	/* the page is memory of the device */
 #define DPT_PFN_SHIFT	3
 
 static void *dpt_entry(struct page *page, unsigned long flags)
@@ -210,9 +212,8 @@ static bool device_owns(const struct dmirror_device *device,
 }
 
 /*
- * Runs before the page table of the process changes. Since the number is set
- * first, nothing of what is gone can be loaded again while the lock is dropped
- * to let others run.
+ * The caller has set the sequence number. Hence dpt_load() does not store stale
+ * entries while the lock is dropped to reschedule.
  */
 static void dpt_zap(struct dmirror *mirror,
 		    const struct mmu_notifier_range *range, bool keep_local)
@@ -228,7 +229,7 @@ static void dpt_zap(struct dmirror *mirror,
 		if (++seen % XA_CHECK_SCHED ||
 		    !mmu_notifier_range_blockable(range))
 			continue;
-		/* xas_pause() goes wrong after a store that freed a node. */
+		/* xas_pause() may use a node that xas_store() has freed. */
 		xas_set(&xas, xas.xa_index + 1);
 		xas_unlock(&xas);
 		cond_resched();
@@ -236,7 +237,7 @@ static void dpt_zap(struct dmirror *mirror,
 	}
 }
 
-/* Entry by entry: xa_destroy() has interrupts off until all are gone. */
+/* xa_destroy() would free all entries with interrupts off. */
 static void dpt_free(struct dmirror *mirror)
 {
 	unsigned long index;
@@ -248,7 +249,7 @@ static void dpt_free(struct dmirror *mirror)
 	}
 }
 
-/* The owner of any other event is not initialised. */
+/* Other events leave range->owner uninitialised. */
 static bool dmirror_announced(const struct dmirror *mirror,
 			      const struct mmu_notifier_range *range,
 			      enum mmu_notifier_event event)
@@ -278,20 +279,18 @@ static const struct mmu_interval_notifier_ops dmirror_notifier_ops = {
 };
 
 /**
- * struct dmirror_pass - some pages of the process's page table are looked up
- * @range: which, and how
+ * struct dmirror_pass - one lookup in the page table of the process
+ * @range: the range and the request
  * @pfns: the results
- * @mirror: for whom
- * @use: what to do with results while they are good: under the lock of the
- *	page table, after mmu_interval_read_retry(). Returns -EBUSY if they are
- *	not
- * @flags: DPT flags of the entries to be loaded, beside those that follow from
- *	the results
- * @first: the entry of the first page once it is loaded, or NULL
- * @prots: receives the answer to a snapshot
+ * @mirror: the mirror that asks
+ * @use: consumes the results, under the lock of the device's page table;
+ *	returns -EBUSY if mmu_interval_read_retry() reports an invalidation
+ * @flags: additional DPT flags for all entries that are stored
+ * @first: the entry stored for the first page, or NULL
+ * @prots: buffer for the result of a snapshot
  * @unlocked: faults may drop the mmap lock
- * @last: no other try follows
- * @deadline: when to give up, in jiffies
+ * @last: this is the last attempt
+ * @deadline: time of the last attempt, in jiffies
  */
 struct dmirror_pass {
 	struct hmm_range range;
@@ -352,8 +351,9 @@ static void *dpt_entry_of(const struct dmirror_pass *pass,
 }
 
 /*
- * Exclusive access stays: what is loaded may have been looked up before it was
- * had, which for its owner is no invalidation. What ends it takes the entry away.
+ * Keep an exclusive entry: the mirror ignores the invalidation of its own
+ * exclusive access, so the result may be older than the entry. An event that
+ * ends exclusive access removes the entry.
  */
 static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
 			 unsigned long i)
@@ -374,8 +374,8 @@ static void dpt_load_one(struct dmirror_pass *pass, struct xa_state *xas,
 }
 
 /*
- * The only way into the page table. Where it has to grow, it does so with the
- * lock dropped, after which the results may be out of date.
+ * Nothing else stores entries. xas_nomem() allocates with the lock dropped, so
+ * check for invalidations again after it.
  */
 static int dpt_load(struct dmirror_pass *pass)
 {
@@ -397,8 +397,8 @@ static int dpt_load(struct dmirror_pass *pass)
 }
 
 /*
- * The mmap lock comes first, so that whoever has it for writing has finished
- * with its invalidations, too.
+ * Take the mmap lock first: a writer ends its invalidations before it drops the
+ * lock, so mmu_interval_read_begin() does not wait for them once more.
  */
 static int pass_read_locked(struct dmirror_pass *pass)
 {
@@ -420,7 +420,7 @@ static int pass_read_unlocked(struct dmirror_pass *pass)
 	return hmm_range_fault_unlocked_timeout(&pass->range, left);
 }
 
-/* Results before the page that an error is about are used, too. */
+/* On error, the results before the page that caused it are valid: use them. */
 static int pass_try(struct dmirror_pass *pass)
 {
 	int ret, used;
@@ -435,9 +435,8 @@ static int pass_try(struct dmirror_pass *pass)
 }
 
 /*
- * Return: 0, or -EFAULT, -EPERM or -ENOMEM if only the pages before one that
- * caused it are done; -EINTR; -EBUSY if there was always an invalidation, or
- * faults took too long.
+ * Return: 0; -EFAULT, -EPERM or -ENOMEM if one page failed and those before it
+ * are done; -EINTR; -EBUSY if the deadline was over before it succeeded.
  */
 static int pass_run(struct dmirror_pass *pass)
 {
@@ -459,7 +458,7 @@ static struct dmirror_device *page_device(struct page *page)
 	return container_of(pagemap, struct dmirror_chunk, pagemap)->device;
 }
 
-/* Where the bytes of a page are, of the device or not. */
+/* The page that has the contents. */
 static struct page *page_ram(struct page *page)
 {
 	return is_device_private_page(page) ? page->zone_device_data : page;
@@ -525,7 +524,7 @@ static void chunk_add_pages(struct dmirror_chunk *chunk)
 	spin_unlock_irq(&device->lock);
 }
 
-/* Private memory goes where there is no other, coherent memory where it is. */
+/* Private memory needs an unused range, coherent memory has its address. */
 static struct resource *chunk_claim(struct dmirror_device *device)
 {
 	const char *name = device->misc.name;
@@ -538,7 +537,7 @@ static struct resource *chunk_claim(struct dmirror_device *device)
 		return NULL;
 	res = request_mem_region(device->spm_addr, CHUNK_SIZE, name);
 	if (!res)
-		pr_warn_ratelimited("%s: no memory is set aside at %#lx\n",
+		pr_warn_ratelimited("%s: no memory is reserved at %#lx\n",
 				    name, device->spm_addr);
 	return res;
 }
@@ -600,10 +599,11 @@ static bool device_is_short(struct dmirror_device *device)
 }
 
 /*
- * See to it that so many pages can be had, as far as there is memory. With many
- * at it, some are added a little early: who has taken pages still counts.
+ * Add chunks until @nr pages are free beside the other reservations. A
+ * reservation is not reduced by the pages allocated from it, so concurrent
+ * migrations may add a chunk a little early.
  *
- * Return: false if there is no memory for more, or the task is to end.
+ * Return: false if no chunk can be added, or the task is being killed.
  */
 static bool device_reserve(struct dmirror_device *device, unsigned long nr)
 {
@@ -632,14 +632,14 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
 /* ---- Migration ---- */
 
 /**
- * struct dmirror_move - pages on the move
- * @device: the device that they go to or come from
- * @mirror: whose command it is; NULL: nobody's
- * @alloc: gives a destination page for an entry, locked and referenced
- * @args: arguments of migrate_vma_*(); of other migrations the arrays only
- * @moved: pages that have moved so far
- * @lacking: pages that stayed for want of memory so far
- * @full: there was no memory to make the device larger, so that is over
+ * struct dmirror_move - one migration
+ * @device: the device that the pages move to or from
+ * @mirror: the mirror whose command it is, or NULL
+ * @alloc: allocates a destination page, locked and referenced
+ * @args: arguments of migrate_vma_*(); without a VMA only the arrays are used
+ * @moved: number of pages that moved
+ * @lacking: number of pages that stayed because allocation failed
+ * @full: adding a chunk failed, do not try again
  */
 struct dmirror_move {
 	struct dmirror_device *device;
@@ -651,7 +651,7 @@ struct dmirror_move {
 	bool full;
 };
 
-/* Without memory for it, the device is just full: nobody is killed for that. */
+/* Do not invoke the OOM killer: failure means that the device is full. */
 static struct page *move_alloc_device(struct dmirror_move *move,
 				      unsigned long i)
 {
@@ -675,8 +675,8 @@ static struct page *move_alloc_device(struct dmirror_move *move,
 }
 
 /*
- * Where the process wants its memory to be, if it is known whose it is. If not,
- * it is none of the business of the policy of who empties the device.
+ * Follow the memory policy of the VMA if there is one. Eviction has none, and
+ * must not use the policy of the task that happens to evict.
  */
 static struct page *move_alloc_system(struct dmirror_move *move,
 				      unsigned long i)
@@ -703,10 +703,10 @@ static struct page *move_alloc(struct dmirror_move *move, unsigned long i)
 }
 
 /*
- * The copy, which a real device's DMA engine would do. The source is mapped
- * nowhere now. A hole becomes a page of zeroes on the device, which the
- * process may see as soon as migrate_vma_pages() has it; it stays one on the
- * way to the system.
+ * Copy, as the DMA engine of a real device would do. The source is not mapped
+ * any more. Fill the destination of a hole with zeroes now: the process sees
+ * the page as soon as migrate_vma_pages() inserts it. On the way to system
+ * memory leave holes alone.
  */
 static void move_copy(struct dmirror_move *move)
 {
@@ -734,7 +734,7 @@ static void move_copy(struct dmirror_move *move)
 	}
 }
 
-/* Only now it is known who has moved. */
+/* migrate_vma_pages() has cleared MIGRATE for pages that did not move. */
 static void move_count(struct dmirror_move *move)
 {
 	unsigned long i;
@@ -757,7 +757,7 @@ static int move_vma(struct dmirror_move *move)
 	return 0;
 }
 
-/* The CPU has touched a private page. If it is not moved, it will again. */
+/* A CPU fault on a private page. If the page stays, the CPU faults again. */
 static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct dmirror_device *device = page_device(vmf->page);
@@ -782,7 +782,7 @@ static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 	return move.lacking ? VM_FAULT_OOM : 0;
 }
 
-/* The mappings of these pages are not known: the kernel finds them. */
+/* Evict by pfn: the driver does not know where these pages are mapped. */
 static void device_evict_some(struct dmirror_device *device,
 			      struct dmirror *mirror, unsigned long pfn)
 {
@@ -802,7 +802,7 @@ static void device_evict_some(struct dmirror_device *device,
 	migrate_device_finalize(src, dst, BATCH_PAGES);
 }
 
-/* Try to bring all pages home. Return: whether none is in use any more. */
+/* Try to evict all pages. Return: true if no page is in use. */
 static bool device_evict(struct dmirror_device *device, struct dmirror *mirror)
 {
 	struct dmirror_chunk *chunk;
@@ -832,10 +832,10 @@ static void device_set_closed(struct dmirror_device *device, bool closed)
 
 /**
  * struct dmirror_access - how the device accesses memory
- * @request: what to fault for where the page table has no entry; 0: nothing,
- *	the access fails with -ENOENT where the process's has none either
+ * @request: HMM_PFN_REQ flags for a device fault; with 0 the fault is only a
+ *	lookup, and the access fails with -ENOENT if that finds no page
  * @need: DPT flags that an entry must have
- * @write: it writes
+ * @write: the device writes
  * @unlocked: faults may drop the mmap lock
  */
 struct dmirror_access {
@@ -876,15 +876,15 @@ static const struct dmirror_access access_exclusive = {
 };
 
 /**
- * struct dmirror_work - a command that goes from page to page
- * @mirror: for whom
- * @cmd: the command; its cpages say where it is
+ * struct dmirror_work - a command that accesses a range page by page
+ * @mirror: the mirror
+ * @cmd: the command; cmd->cpages is the number of pages done
  * @access: how pages are accessed
  * @end: end of the range
- * @ahead: how far pages have been looked up before they are wanted
- * @looks_ahead: it does so: there was a fault, and nothing went wrong since
- * @bounce: page between the device and the program's buffer, which must not be
- *	touched under a lock: it may be on the device, too
+ * @ahead: end of the pages that were looked up in advance
+ * @looks_ahead: look up pages in advance; set by a fault, cleared by an error
+ * @bounce: page for the copy between the device and the user buffer. The buffer
+ *	may be in device memory, so it must not be accessed under a lock
  */
 struct dmirror_work {
 	struct dmirror *mirror;
@@ -902,9 +902,9 @@ static unsigned long cmd_end(const struct hmm_dmirror_cmd *cmd)
 }
 
 /*
- * Commands may be as long as the address space, so a signal that kills ends
- * them. Any other one does not: a program with a timer that is faster than the
- * command would begin again and again, and never get to the end.
+ * The range may be as large as the address space, so let a fatal signal end the
+ * command. Ignore other signals: a program whose timer fires faster than the
+ * command takes would restart it forever.
  */
 static int check_signals(void)
 {
@@ -924,8 +924,8 @@ static void __user *work_buffer(const struct dmirror_work *work)
 }
 
 /*
- * The first page that the device has exclusively, or @end. A fault there would
- * end that, which must not happen to a page that only comes along.
+ * Return: the address of the first exclusive page of a batch, or its end. A
+ * fault on such a page ends exclusive access, so do not look it up in advance.
  */
 static unsigned long work_exclusive(const struct dmirror_work *work,
 				    unsigned long addr, unsigned long end)
@@ -952,8 +952,8 @@ static int work_pass(struct dmirror_work *work, struct dmirror_pass *pass,
 }
 
 /*
- * A device fault. The pages behind the one that is wanted come along, but what
- * is wrong with them is not an error yet.
+ * A device fault. Look up the pages behind the faulting one, too, but ignore
+ * their errors.
  */
 static int work_fault(struct dmirror_work *work)
 {
@@ -972,7 +972,10 @@ static int work_fault(struct dmirror_work *work)
 	if (!dpt_allows(pass.first, work->access->need)) {
 		if (ret)
 			return ret;
-		/* Its own may be read-only still, see hmm_range_fault(). */
+		/*
+		 * hmm_range_fault() may report a page of this device
+		 * without WRITE. Try again.
+		 */
 		return pass.first && work->access->request ? 0 : -ENOENT;
 	}
 	if (!ret && work->ahead < pass.range.end) {
@@ -982,7 +985,7 @@ static int work_fault(struct dmirror_work *work)
 	return 0;
 }
 
-/* Look pages up to here. Moves on by a batch with each batch. */
+/* The end of the window, which moves by whole batches. */
 static unsigned long work_ahead(const struct dmirror_work *work)
 {
 	unsigned long ahead = work_addr(work) + AHEAD_PAGES * PAGE_SIZE;
@@ -993,8 +996,8 @@ static unsigned long work_ahead(const struct dmirror_work *work)
 }
 
 /*
- * After a fault, look up what will be wanted next before it is missed: a command
- * that nobody disturbs counts one fault, whatever its length.
+ * After a fault, look up the next pages of the range in advance. Without
+ * invalidations a command then takes one fault, whatever its length.
  */
 static void work_look_ahead(struct dmirror_work *work)
 {
@@ -1015,7 +1018,7 @@ static void work_look_ahead(struct dmirror_work *work)
 	}
 }
 
-/* One access of the device, if its page table lets it. */
+/* Access one page, if the page table of the device allows it. */
 static bool work_copy(struct dmirror_work *work)
 {
 	struct xarray *pt = &work->mirror->pt;
@@ -1038,9 +1041,9 @@ static bool work_copy(struct dmirror_work *work)
 }
 
 /*
- * An entry that was loaded may be gone before it is used, so there may be many
- * faults for one page. Looking ahead has to wait: it takes time, in which the
- * next invalidation comes, and the access would never be made.
+ * An invalidation may remove the entry before it is used, so fault in a loop.
+ * Look ahead after the access only: it takes time, and the entry might be
+ * invalidated each time before it is used.
  */
 static int work_access(struct dmirror_work *work)
 {
@@ -1094,7 +1097,7 @@ static int dmirror_access(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd,
 	return ret;
 }
 
-/* Return: the end of what was migrated, or an error. */
+/* Return: the end of the batch, or an error. */
 static long move_batch(struct dmirror_move *move, unsigned long start,
 		       unsigned long end)
 {
@@ -1255,8 +1258,8 @@ static int dmirror_snapshot(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd)
 }
 
 /*
- * The page is locked until it is in the device's page table, and nobody takes it
- * over before. If it is not loaded by the last try, the CPU gets it back.
+ * Hold the page lock until the entry is stored, so that no other mirror takes
+ * the page over before. If the last attempt fails, restore the page.
  */
 static int exclusive_try(struct dmirror_pass *pass)
 {
@@ -1267,7 +1270,8 @@ static int exclusive_try(struct dmirror_pass *pass)
 
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
-	pass->range.notifier_seq = mmu_interval_read_begin(pass->range.notifier);
+	pass->range.notifier_seq =
+		mmu_interval_read_begin(pass->range.notifier);
 	page = make_device_exclusive(mm, pass->range.start, pass->mirror,
 				     &folio);
 	if (IS_ERR(page)) {
@@ -1298,7 +1302,7 @@ static int exclusive_page(struct dmirror *mirror, unsigned long addr)
 	return ret;
 }
 
-/* Return: the page if the device still has it exclusively, with a reference. */
+/* Return: the page, referenced, if access is still exclusive; or NULL. */
 static struct page *exclusive_get(struct dmirror *mirror, unsigned long index)
 {
 	struct page *page = NULL;
@@ -1315,10 +1319,10 @@ static struct page *exclusive_get(struct dmirror *mirror, unsigned long index)
 }
 
 /*
- * A page that is locked does not pass to another mirror. If this one has it
- * then, nobody else loses it.
+ * The page lock keeps other mirrors from taking the page over. Look again under
+ * it, so as not to restore a page that another mirror has by now.
  */
-static void exclusive_give_back(struct dmirror *mirror, unsigned long index)
+static void exclusive_restore(struct dmirror *mirror, unsigned long index)
 {
 	struct page *page = exclusive_get(mirror, index), *again;
 
@@ -1335,8 +1339,8 @@ static void exclusive_give_back(struct dmirror *mirror, unsigned long index)
 	put_page(page);
 }
 
-/* The device is done with this address space, which may be gone. */
-static void exclusive_give_back_all(struct dmirror *mirror)
+/* Restore all exclusive pages, unless the address space is gone. */
+static void exclusive_restore_all(struct dmirror *mirror)
 {
 	struct mm_struct *mm = mirror->notifier.mm;
 	unsigned long index;
@@ -1347,7 +1351,7 @@ static void exclusive_give_back_all(struct dmirror *mirror)
 	mmap_read_lock(mm);
 	xa_for_each(&mirror->pt, index, entry) {
 		if (dpt_allows(entry, DPT_ATOMIC))
-			exclusive_give_back(mirror, index);
+			exclusive_restore(mirror, index);
 		cond_resched();
 	}
 	mmap_read_unlock(mm);
@@ -1366,11 +1370,11 @@ static int dmirror_exclusive(struct dmirror *mirror,
 	if (ret)
 		return ret;
 	ret = dmirror_access(mirror, cmd, &access_exclusive);
-	/* It was there, and somebody else has it again. */
+	/* A page was exclusive, but was revoked before the access. */
 	return ret == -ENOENT ? -EBUSY : ret;
 }
 
-/* Return: how many pages there were. */
+/* Return: the number of pages. */
 static unsigned long exclusive_unlock_all(struct page **pages, int nr)
 {
 	unsigned long had = 0;
@@ -1387,7 +1391,7 @@ static unsigned long exclusive_unlock_all(struct page **pages, int nr)
 	return had;
 }
 
-/* The CPU gets the pages by touching them: the device does not load them. */
+/* The entries are not stored; a CPU fault restores each page. */
 static int dmirror_exclusive_at_once(struct dmirror *mirror,
 				     struct hmm_dmirror_cmd *cmd)
 {
@@ -1464,7 +1468,7 @@ static int cmd_check_range(const struct hmm_dmirror_cmd *cmd)
 	return cmd_end(cmd) > TASK_SIZE ? -EINVAL : 0;
 }
 
-/* Commands on the address space: only for the process whose it is. */
+/* Commands on the address space: only for the owning process. */
 static int dmirror_command(struct dmirror *mirror, unsigned int request,
 			   struct hmm_dmirror_cmd *cmd)
 {
@@ -1525,7 +1529,7 @@ static long dmirror_ioctl(struct file *file, unsigned int request,
 	return ret;
 }
 
-/* Pages of the driver's in a mapping, as a device has for its door bells. */
+/* Map pages of the driver, as a device maps its doorbells. */
 static int dmirror_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	unsigned long addr;
@@ -1547,7 +1551,7 @@ static int dmirror_mmap(struct file *file, struct vm_area_struct *vma)
 	return ret;
 }
 
-/* Nobody opens a device of a module that may still fail to load. */
+/* Set when module initialization cannot fail any more. */
 static bool devices_ready;
 
 static int dmirror_open(struct inode *inode, struct file *file)
@@ -1574,12 +1578,12 @@ static int dmirror_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* The process may be gone long since, or live on with pages on the device. */
+/* The process may have exited, or run on with pages in device memory. */
 static int dmirror_close(struct inode *inode, struct file *file)
 {
 	struct dmirror *mirror = file->private_data;
 
-	exclusive_give_back_all(mirror);
+	exclusive_restore_all(mirror);
 	mmu_interval_notifier_remove(&mirror->notifier);
 	dpt_free(mirror);
 	kfree(mirror);
@@ -1623,7 +1627,7 @@ static int device_start(struct dmirror_device *device)
 	return misc_register(&device->misc);
 }
 
-/* No file is open, see devices_ready. Processes may still have pages here. */
+/* No file is open, but processes may still have pages in device memory. */
 static void device_stop(struct dmirror_device *device)
 {
 	unsigned int tries = 0;
@@ -1633,7 +1637,7 @@ static void device_stop(struct dmirror_device *device)
 	device_set_closed(device, true);
 	while (!device_evict(device, NULL))
 		if (++tries % 200 == 0)
-			pr_warn("%s: removal waits for the users of %lu pages\n",
+			pr_warn("%s: removal waits for %lu pages in use\n",
 				device->misc.name, device->nr_used);
 	device_remove_chunks(device);
 	mutex_unlock(&device->resize);
@@ -1673,5 +1677,5 @@ static void __exit dmirror_exit(void)
 }
 module_exit(dmirror_exit);
 
-MODULE_DESCRIPTION("Dummy device of heterogeneous memory management");
+MODULE_DESCRIPTION("Dummy device for heterogeneous memory management");
 MODULE_LICENSE("GPL");

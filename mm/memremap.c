@@ -1,55 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Device memory: plugging it into ZONE_DEVICE, the lifetime of a dev_pagemap,
- * and the birth and death of a device folio.
+ * Device memory: hotplug into ZONE_DEVICE, the lifetime of a dev_pagemap, and
+ * allocation and freeing of device folios.
  *
  * A pagemap owns its physical ranges from memremap_pages() until
- * memunmap_pages() returns. pgmap_array says for each page frame which state
- * it is in:
+ * memunmap_pages() returns. pgmap_array has the state of each page frame:
  *
  *	nothing ----> claimed ----> live ----> claimed ----> nothing
  *	         check       plug in     drain        remove
  *
- * A claimed frame may or may not have a memory map just now, so lookups find
- * no pagemap there, yet the frame counts as device memory (and nobody takes it
- * for System RAM that is online in the same section). Claims come before all
- * else that has an effect and go after all else is undone. A live frame has an
- * initialised struct page, and its entry is the pagemap.
+ * A claimed frame may or may not have a memory map, so lookups find no pagemap
+ * there. It still counts as device memory, so that it is not taken for online
+ * System RAM of the same section. A claim is the first side effect of
+ * memremap_pages() and the last that is undone. A live frame has an initialised
+ * struct page, and its entry is the pagemap.
  *
- * References. dev_pagemap.ref covers the pagemap: lookups hold it for short,
- * and a folio of 2^n pages of private or coherent memory holds 2^n from
- * zone_device_folio_init() to the end of free_zone_device_folio(). Such a
- * folio has a reference count of zero while it is free. Pages of the other
- * types are there all the time, count one when idle, and hold no reference to
- * the pagemap; their users just count on the page. Users of peer-to-peer
- * memory besides hold one reference to the pagemap for each allocation, since
- * there a page in use may count one as well.
+ * Reference counts. Lookups hold a short-term reference to dev_pagemap.ref. A
+ * folio of 2^n pages of private or coherent memory holds 2^n references from
+ * zone_device_folio_init() to the end of free_zone_device_folio(); while it is
+ * free, its own reference count is zero. Pages of the other types always exist.
+ * They have a count of one when idle and hold no reference to the pagemap:
+ * their users only raise the count of the page. PCI peer-to-peer memory also
+ * holds a reference to the pagemap for each allocation, as an allocated page
+ * may have a count of one.
  *
  * Removal, in this order:
- *  1. The frames go from live to claimed and the ref is killed: from then on
- *     no lookup gets a reference, so none turns a page table entry into a
- *     reference to a page. (The driver has unmapped the memory by now and maps
- *     it no more. Page table entries that are not marked as devmap, and so can
- *     be followed without a lookup, hold a reference themselves.)
- *  2. The ref drops to zero. No lookup is on its way any longer, and page
- *     counts can only fall: one look at each page is enough, and a page that
- *     was seen idle stays idle.
- *  3. Pages that idle at one are waited for, one after the other. What drops
- *     the count of a page of generic memory calls nobody, so the waiter looks
- *     again after a bounded sleep; the wakeup that there is for file system
- *     DAX only makes that sleep shorter. There is no wakeup to be lost. A page
- *     of file system DAX also has a user as long as it belongs to a file: the
- *     file's entries for it bear no reference, but lead to the struct page. A
- *     file system that does not let go of its files when its device goes is
- *     waited for until it is unmounted.
- *  4. A grace period. Page table walks read page->pgmap under RCU without a
- *     reference, those that put the last reference may not be out of
- *     put_page() yet, nor those that took the page out of its file.
- *  5. Memory map and linear mapping go, then the claims.
+ *  1. Change the frames from live to claimed and kill the ref. From now on no
+ *     lookup gets a reference, so none turns a page-table entry into a
+ *     reference to a page. (The driver has unmapped the memory and does not map
+ *     it again. Page-table entries without the devmap bit, which need no
+ *     lookup, hold a reference to the page.)
+ *  2. Wait for the ref to drop to zero. No lookup is running any more, and page
+ *     counts can only fall. Hence checking each page once is enough: an idle
+ *     page stays idle.
+ *  3. Wait for each page that has an idle count of one. Dropping the last
+ *     reference to a page of generic memory wakes nobody, so sleep for a
+ *     bounded time and check again. The wakeup of file system DAX only shortens
+ *     that sleep, so it does not matter if it is missed. A page of file system
+ *     DAX is also in use while it belongs to a file: the entries of the file
+ *     hold no reference, but lead to the struct page. A file system that keeps
+ *     its files when the device goes away blocks removal until it is unmounted.
+ *  4. Wait for a grace period. Page-table walks read page->pgmap under RCU
+ *     without a reference, and a task that dropped the last reference may still
+ *     be in put_page(), or one that removed the page from its file may still
+ *     use it.
+ *  5. Remove the memory map and the linear mapping, then the claims.
  *
- * Locks: pgmap_claim_mutex makes looking for a conflict and claiming one step;
- * it nests outside of nothing but the array's own lock. The hotplug lock is
- * taken alone.
+ * Locks: pgmap_claim_mutex makes the check for a conflict and the claim atomic.
+ * Only the lock of the array nests inside. The hotplug lock is taken alone.
  */
 #define pr_fmt(fmt) "memremap: " fmt
 
@@ -66,7 +64,7 @@
 #include <linux/xarray.h>
 #include "internal.h"
 
-/* What holds for all memory of a type. */
+/* Rules that each type has */
 #define KIND_BUILT_IN		BIT(0)
 #define KIND_NEEDS_OWNER	BIT(1)
 #define KIND_NEEDS_FREE		BIT(2)
@@ -102,11 +100,11 @@ static const struct pgmap_kind pgmap_kinds[] = {
 	},
 };
 
-/* As many as a pagemap from kmalloc() can have. */
+/* The limit of a pagemap from kmalloc() */
 #define PGMAP_MAX_RANGES	(KMALLOC_MAX_SIZE / sizeof(struct range))
 #define PGMAP_MAX_SHIFT		ilog2(MAX_FOLIO_NR_PAGES)
 
-/* Larger device folios need their tail pages set up, which nothing does yet. */
+/* Setting up the tail pages of larger folios is not implemented. */
 #define PGMAP_MAX_FOLIO_ORDER	0
 
 #define PGMAP_POLL_PERIOD	(HZ / 10)
@@ -114,7 +112,7 @@ static const struct pgmap_kind pgmap_kinds[] = {
 #define PGMAP_REPORT_PERIOD	(60 * HZ)
 #define PGMAP_REPORT_FOLIOS	4
 
-/* Pages between two offers of the CPU in a pass over a memory map. */
+/* Number of pages between two calls of cond_resched() */
 #define PGMAP_PASS_BATCH	PAGES_PER_SUBSECTION
 
 #define PGMAP_CLAIMED		xa_mk_value(0)
@@ -145,7 +143,7 @@ static bool pgmap_can_free(const struct dev_pagemap *pgmap)
 	return pgmap->ops && (pgmap->ops->folio_free || pgmap->ops->page_free);
 }
 
-/* ---- the geometry of a pagemap ---- */
+/* ---- ranges of a pagemap ---- */
 
 static unsigned long range_pfn(const struct range *range)
 {
@@ -157,13 +155,12 @@ static unsigned long range_nr_pages(const struct range *range)
 	return PHYS_PFN(range_len(range));
 }
 
-/* One behind the last page. */
 static unsigned long range_end_pfn(const struct range *range)
 {
 	return range_pfn(range) + range_nr_pages(range);
 }
 
-/* The first page that is not taken by a memory map in the range itself. */
+/* The first page behind a memory map that lies in the range itself. */
 static unsigned long pgmap_first_pfn(struct dev_pagemap *pgmap, int i)
 {
 	unsigned long pfn = range_pfn(&pgmap->ranges[i]);
@@ -185,13 +182,12 @@ static int pgmap_find_range(const struct dev_pagemap *pgmap, unsigned long pfn)
 }
 
 /**
- * pgmap_pfn_valid - is there a device page at this page frame
- * @pgmap: a pagemap that memremap_pages() has accepted
+ * pgmap_pfn_valid - check for a device page at a page frame
+ * @pgmap: a pagemap for which memremap_pages() succeeded
  * @pfn: any page frame number
  *
- * Context: any; @pgmap is referenced or otherwise known to stay
- * Return: true if @pfn lies in one of the ranges and its memory is the
- * device's; false elsewhere, and where the memory holds the memory map
+ * Context: Any. The caller holds a reference to @pgmap or prevents its removal.
+ * Return: true if @pfn is in a range of @pgmap and not part of its memory map
  */
 bool pgmap_pfn_valid(struct dev_pagemap *pgmap, unsigned long pfn)
 {
@@ -202,10 +198,10 @@ bool pgmap_pfn_valid(struct dev_pagemap *pgmap, unsigned long pfn)
 
 #ifndef CONFIG_ARCH_HAS_MEMREMAP_COMPAT_ALIGN
 /**
- * memremap_compat_align - alignment that every use of a namespace can live with
+ * memremap_compat_align - alignment of a namespace for all uses
  *
- * Start and size of persistent memory that is to be used by memremap(), which
- * takes single pages, and later by memremap_pages(), must be multiples of this.
+ * memremap() takes single pages, memremap_pages() does not. Persistent memory
+ * works with both if its start and size are multiples of this alignment.
  *
  * Return: the alignment in bytes
  */
@@ -216,9 +212,9 @@ unsigned long memremap_compat_align(void)
 EXPORT_SYMBOL_GPL(memremap_compat_align);
 #endif
 
-/* ---- what a pagemap must look like ---- */
+/* ---- validation of a pagemap ---- */
 
-/* The one line about a pagemap that is not accepted; gives the errno back. */
+/* Log why a pagemap is refused. Return: @error, for the caller to return. */
 static int pgmap_refuse(const struct dev_pagemap *pgmap, int i, int error,
 			const char *why)
 {
@@ -236,14 +232,15 @@ static int pgmap_check_kind(const struct dev_pagemap *pgmap)
 	const char *why = NULL;
 
 	if (!pgmap_has_rule(pgmap, KIND_BUILT_IN))
-		why = "the type is unknown, or not configured into this kernel";
+		why = "unknown type, or not supported by this kernel";
 	else if (pgmap_has_rule(pgmap, KIND_NEEDS_OWNER) && !pgmap->owner)
-		why = "there is no owner";
-	else if (pgmap_has_rule(pgmap, KIND_NEEDS_FREE) && !pgmap_can_free(pgmap))
-		why = "there is neither folio_free() nor page_free()";
+		why = "no owner";
+	else if (pgmap_has_rule(pgmap, KIND_NEEDS_FREE) &&
+		 !pgmap_can_free(pgmap))
+		why = "no folio_free() or page_free()";
 	else if (pgmap_has_rule(pgmap, KIND_NEEDS_MIGRATE) &&
 		 !ops->migrate_to_ram)
-		why = "there is no migrate_to_ram()";
+		why = "no migrate_to_ram()";
 
 	return why ? pgmap_refuse(pgmap, 0, -EINVAL, why) : 0;
 }
@@ -253,15 +250,15 @@ static int pgmap_check_layout(struct dev_pagemap *pgmap, int nid)
 	const char *why = NULL;
 
 	if (pgmap->nr_range < 1 || pgmap->nr_range > PGMAP_MAX_RANGES)
-		why = "the number of ranges is absurd";
+		why = "invalid number of ranges";
 	else if (pgmap->flags & ~PGMAP_ALTMAP_VALID)
-		why = "there are unknown flags";
+		why = "unknown flags";
 	else if (pgmap->vmemmap_shift > PGMAP_MAX_SHIFT)
 		why = "vmemmap_shift is too large";
 	else if (pgmap->vmemmap_shift && pgmap_counts_from_zero(pgmap))
-		why = "vmemmap_shift is not for memory that pages migrate to";
+		why = "vmemmap_shift is not supported for this type";
 	else if (nid >= MAX_NUMNODES || (nid >= 0 && !node_possible(nid)))
-		why = "there is no such node";
+		why = "no such node";
 
 	return why ? pgmap_refuse(pgmap, 0, -EINVAL, why) : 0;
 }
@@ -276,11 +273,11 @@ static int pgmap_check_altmap(struct dev_pagemap *pgmap)
 		return 0;
 
 	if (!pgmap_has_rule(pgmap, KIND_CPU_MAPPED))
-		why = "a memory map cannot lie where no CPU can write";
+		why = "no CPU can write a memory map to this memory";
 	else if (pgmap->nr_range > 1)
-		why = "an altmap serves one range only";
+		why = "an altmap requires a single range";
 	else if (altmap->base_pfn != range_pfn(&pgmap->range))
-		why = "the altmap does not start where the range does";
+		why = "the altmap does not start with the range";
 	else if (altmap->reserve >= nr || altmap->free >= nr - altmap->reserve)
 		why = "the altmap leaves no page of the range";
 
@@ -298,10 +295,10 @@ static int pgmap_check_range(struct dev_pagemap *pgmap, int i)
 				    "the range is empty or wraps around");
 	if (!IS_ALIGNED(range->start | (range->end + 1), SUBSECTION_SIZE))
 		return pgmap_refuse(pgmap, i, -EINVAL,
-				    "the range does not consist of subsections");
+				    "the range is not aligned to subsections");
 	if (range->start < limit.start || range->end > limit.end)
 		return pgmap_refuse(pgmap, i, -EINVAL,
-				    "the range exceeds what can be addressed");
+				    "the range exceeds the addressable memory");
 	if (region_intersects(range->start, range_len(range),
 			      IORESOURCE_SYSTEM_RAM,
 			      IORES_DESC_NONE) != REGION_DISJOINT)
@@ -311,10 +308,10 @@ static int pgmap_check_range(struct dev_pagemap *pgmap, int i)
 }
 
 /*
- * After the altmap has been checked; with one, each page has its own part of the
- * memory map. Device DAX has ranges that end within a page of 1 GiB. A smaller page
- * that is cut short would share its part of the map with what follows, where the map
- * of its tail is one and the same page.
+ * Refuse a range that ends within a compound page whose tail pages share their
+ * memory map: the next range would share it, too. With an altmap nothing is
+ * shared, so the altmap must have been checked before. Accept a page of at
+ * least a section: ranges of device DAX may end within a page of 1 GiB.
  */
 static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 {
@@ -326,26 +323,26 @@ static int pgmap_check_compound(struct dev_pagemap *pgmap, int i)
 	    !vmemmap_can_optimize(pgmap_altmap(pgmap), pgmap))
 		return 0;
 	return pgmap_refuse(pgmap, i, -EINVAL,
-			    "the range does not consist of compound pages");
+			    "the range ends within a compound page");
 }
 
 static int pgmap_check(struct dev_pagemap *pgmap, int nid)
 {
-	int error, i;
+	int ret, i;
 
-	error = pgmap_check_kind(pgmap);
-	if (!error)
-		error = pgmap_check_layout(pgmap, nid);
-	for (i = 0; !error && i < pgmap->nr_range; i++)
-		error = pgmap_check_range(pgmap, i);
-	if (!error)
-		error = pgmap_check_altmap(pgmap);
-	for (i = 0; !error && i < pgmap->nr_range; i++)
-		error = pgmap_check_compound(pgmap, i);
-	return error;
+	ret = pgmap_check_kind(pgmap);
+	if (!ret)
+		ret = pgmap_check_layout(pgmap, nid);
+	for (i = 0; !ret && i < pgmap->nr_range; i++)
+		ret = pgmap_check_range(pgmap, i);
+	if (!ret)
+		ret = pgmap_check_altmap(pgmap);
+	for (i = 0; !ret && i < pgmap->nr_range; i++)
+		ret = pgmap_check_compound(pgmap, i);
+	return ret;
 }
 
-/* ---- who owns which page frame ---- */
+/* ---- ownership of page frames ---- */
 
 static int pgmap_array_store(const struct range *range, void *entry)
 {
@@ -376,45 +373,45 @@ static int pgmap_claim(const struct dev_pagemap *pgmap, int i)
 {
 	const struct range *range = &pgmap->ranges[i];
 	unsigned long pfn = range_pfn(range);
-	int error;
+	int ret;
 
 	guard(mutex)(&pgmap_claim_mutex);
 	if (xa_find(&pgmap_array, &pfn, range_end_pfn(range) - 1, XA_PRESENT))
 		return pgmap_refuse(pgmap, i, -EBUSY, pgmap_conflict(pgmap, i));
 
-	error = pgmap_array_store(range, PGMAP_CLAIMED);
-	if (!error)
+	ret = pgmap_array_store(range, PGMAP_CLAIMED);
+	if (!ret)
 		return 0;
 	/* part of the range may have been stored */
 	pgmap_release_claim(range);
-	return pgmap_refuse(pgmap, i, error, "no memory to claim the range");
+	return pgmap_refuse(pgmap, i, ret, "no memory to claim the range");
 }
 
-static void pgmap_release_claims(const struct dev_pagemap *pgmap, int nr_claimed)
+static void pgmap_release_claims(const struct dev_pagemap *pgmap, int nr)
 {
 	int i;
 
-	for (i = 0; i < nr_claimed; i++)
+	for (i = 0; i < nr; i++)
 		pgmap_release_claim(&pgmap->ranges[i]);
 }
 
 static int pgmap_claim_all(const struct dev_pagemap *pgmap)
 {
-	int error, i;
+	int ret, i;
 
 	for (i = 0; i < pgmap->nr_range; i++) {
-		error = pgmap_claim(pgmap, i);
-		if (error) {
+		ret = pgmap_claim(pgmap, i);
+		if (ret) {
 			pgmap_release_claims(pgmap, i);
-			return error;
+			return ret;
 		}
 	}
 	return 0;
 }
 
 /*
- * From claimed to live and back. The nodes for exactly these ranges are there
- * already, so nothing is allocated and nothing can fail.
+ * Change the ranges from claimed to live or back. This cannot fail: the claims
+ * have allocated the nodes of the xarray.
  */
 static void pgmap_replace_entries(const struct dev_pagemap *pgmap, void *entry)
 {
@@ -425,12 +422,12 @@ static void pgmap_replace_entries(const struct dev_pagemap *pgmap, void *entry)
 }
 
 /**
- * pfn_is_device_memory - does a pagemap own this page frame
+ * pfn_is_device_memory - check whether a pagemap owns a page frame
  * @pfn: any page frame number
  *
- * Context: any
- * Return: true from before memory is plugged in at @pfn by memremap_pages()
- * until after it has been removed, no matter whether it can be used; else false
+ * Context: Any.
+ * Return: true from before memremap_pages() plugs memory in at @pfn until after
+ * its removal, whether or not the memory can be used
  */
 bool pfn_is_device_memory(unsigned long pfn)
 {
@@ -442,14 +439,13 @@ bool pfn_is_device_memory(unsigned long pfn)
  * @pfn: any page frame number
  * @pgmap: NULL, or the result of an earlier call for another page frame
  *
- * Spares the lookup while a caller that works its way through neighbouring
- * page frames stays in the pagemap that it has a reference to.
+ * A caller that iterates over page frames passes the previous result in @pgmap.
+ * If that pagemap owns @pfn as well, it is returned without a lookup, and the
+ * caller keeps its reference. If not, the reference to @pgmap is dropped.
  *
- * Context: any but NMI
- * Return: the pagemap that is live at @pfn, referenced: @pgmap with the very
- * reference that came with it, or else a new one. NULL if there is none, or if
- * its removal has begun. A reference that came with @pgmap has been dropped
- * wherever @pgmap is not what is returned.
+ * Context: Any but NMI.
+ * Return: the live pagemap of @pfn with a reference; NULL if there is none or
+ * its removal has begun
  */
 struct dev_pagemap *get_dev_pagemap(unsigned long pfn,
 				    struct dev_pagemap *pgmap)
@@ -490,35 +486,35 @@ static int plug_cpu_mapped(const struct range *range, int nid,
 {
 	u64 size = range_len(range);
 	void *start = __va(range->start);
-	int error;
+	int ret;
 
-	error = kasan_add_zero_shadow(start, size);
-	if (error)
-		return error;
-	error = arch_add_memory(nid, range->start, size, params);
-	if (error)
+	ret = kasan_add_zero_shadow(start, size);
+	if (ret)
+		return ret;
+	ret = arch_add_memory(nid, range->start, size, params);
+	if (ret)
 		kasan_remove_zero_shadow(start, size);
-	return error;
+	return ret;
 }
 
-/* Memory map, linear mapping where CPUs reach the memory, and zone. */
+/* Add the memory map, a linear mapping if CPUs can access it, and the zone. */
 static int plug_into_zone(const struct range *range, int nid,
 			  struct mhp_params *params)
 {
 	unsigned long pfn = range_pfn(range), nr = range_nr_pages(range);
-	int error;
+	int ret;
 
 	mem_hotplug_begin();
 	if (pgmap_has_rule(params->pgmap, KIND_CPU_MAPPED))
-		error = plug_cpu_mapped(range, nid, params);
+		ret = plug_cpu_mapped(range, nid, params);
 	else
-		error = add_pages(nid, pfn, nr, params);
-	if (!error)
+		ret = add_pages(nid, pfn, nr, params);
+	if (!ret)
 		move_pfn_range_to_zone(&NODE_DATA(nid)->node_zones[ZONE_DEVICE],
 				       pfn, nr, params->altmap,
 				       MIGRATE_MOVABLE);
 	mem_hotplug_done();
-	return error;
+	return ret;
 }
 
 static int pgmap_plug(struct dev_pagemap *pgmap, int i, int nid)
@@ -529,20 +525,20 @@ static int pgmap_plug(struct dev_pagemap *pgmap, int i, int nid)
 		.pgmap = pgmap,
 		.pgprot = pgmap_pgprot(pgmap),
 	};
-	int error;
+	int ret;
 
-	error = track_pfn_remap(NULL, &params.pgprot, range_pfn(range), 0,
+	ret = track_pfn_remap(NULL, &params.pgprot, range_pfn(range), 0,
 				range_len(range));
-	if (error)
-		return error;
+	if (ret)
+		return ret;
 
-	error = plug_into_zone(range, nid, &params);
-	if (error) {
+	ret = plug_into_zone(range, nid, &params);
+	if (ret) {
 		untrack_pfn(NULL, range_pfn(range), range_len(range), true);
-		return error;
+		return ret;
 	}
 
-	/* takes long for much memory, so not under the hotplug lock */
+	/* slow for large ranges, therefore outside the hotplug lock */
 	memmap_init_zone_device(&NODE_DATA(nid)->node_zones[ZONE_DEVICE],
 				range_pfn(range), range_nr_pages(range), pgmap);
 	return 0;
@@ -568,7 +564,7 @@ static void pgmap_unplug(struct dev_pagemap *pgmap, int i)
 	untrack_pfn(NULL, pfn, range_len(range), true);
 }
 
-/* The first @nr ranges; after a grace period in which nobody uses them. */
+/* Unplug the first @nr ranges, which are idle, after a grace period. */
 static void pgmap_unplug_ranges(struct dev_pagemap *pgmap, int nr)
 {
 	struct vmem_altmap *altmap = pgmap_altmap(pgmap);
@@ -578,33 +574,33 @@ static void pgmap_unplug_ranges(struct dev_pagemap *pgmap, int nr)
 		pgmap_unplug(pgmap, i);
 	if (!altmap)
 		return;
-	WARN_ONCE(altmap->alloc, "memory map not wholly given back\n");
+	WARN_ONCE(altmap->alloc, "altmap still has pages in use\n");
 	altmap->align = 0;
 }
 
 static int pgmap_plug_all(struct dev_pagemap *pgmap, int nid)
 {
 	const int nr_range = pgmap->nr_range;
-	int error = 0, i;
+	int ret = 0, i;
 
 	for (i = 0; i < nr_range; i++) {
-		/* tells vmemmap where the range at work starts */
+		/* vmemmap code takes the current range from nr_range */
 		pgmap->nr_range = i;
-		error = pgmap_plug(pgmap, i, nid);
-		if (error)
+		ret = pgmap_plug(pgmap, i, nid);
+		if (ret)
 			break;
 	}
 	pgmap->nr_range = nr_range;
-	if (!error)
+	if (!ret)
 		return 0;
 
-	pgmap_refuse(pgmap, i, error, "the range cannot be plugged in");
+	pgmap_refuse(pgmap, i, ret, "memory cannot be plugged in");
 	synchronize_rcu();
 	pgmap_unplug_ranges(pgmap, i);
-	return error;
+	return ret;
 }
 
-/* ---- waiting for the last user ---- */
+/* ---- waiting for idle pages ---- */
 
 struct pgmap_drain {
 	struct dev_pagemap *pgmap;
@@ -639,7 +635,7 @@ static void report_folio(const struct dev_pagemap *pgmap, struct folio *folio)
 		folio_belongs_to_file(pgmap, folio) ? ", part of a file" : "");
 }
 
-/* Names up to @left folios of a range that are in use, says how many. */
+/* Report up to @left folios that are in use. Return: their number. */
 static int report_range(struct dev_pagemap *pgmap, int i, int left)
 {
 	unsigned long pfn = pgmap_first_pfn(pgmap, i);
@@ -675,7 +671,7 @@ static void pgmap_drain_report(struct pgmap_drain *drain)
 	for (i = 0; i < pgmap->nr_range && found < PGMAP_REPORT_FOLIOS; i++)
 		found += report_range(pgmap, i, PGMAP_REPORT_FOLIOS - found);
 	if (!found)
-		pr_warn("  no page shows a user, the pagemap itself is held\n");
+		pr_warn("  no page is in use, but the pagemap is referenced\n");
 	drain->next_report = jiffies + PGMAP_REPORT_PERIOD;
 }
 
@@ -724,7 +720,7 @@ static void pgmap_ref_release(struct percpu_ref *ref)
 	complete(&container_of(ref, struct dev_pagemap, ref)->done);
 }
 
-/* ---- FS_DAX: the last user but the file system tells who waits ---- */
+/* ---- FS_DAX: wakeup when a page becomes idle ---- */
 
 #ifdef CONFIG_FS_DAX
 DEFINE_STATIC_KEY_FALSE(devmap_managed_key);
@@ -743,8 +739,8 @@ static void pgmap_unwatch_puts(const struct dev_pagemap *pgmap)
 }
 
 /*
- * The slow half of put_devmap_managed_folio_refs(). Nothing of the folio is
- * touched once its references are gone: the memory map may be next.
+ * The slow path of put_devmap_managed_folio_refs(). Do not access the folio
+ * after dropping the references: its memory map may be freed.
  */
 bool __put_devmap_managed_folio_refs(struct folio *folio, int refs)
 {
@@ -765,12 +761,12 @@ static void pgmap_unwatch_puts(const struct dev_pagemap *pgmap) { }
 
 static int pgmap_begin(struct dev_pagemap *pgmap)
 {
-	int error;
+	int ret;
 
 	init_completion(&pgmap->done);
-	error = percpu_ref_init(&pgmap->ref, pgmap_ref_release, 0, GFP_KERNEL);
-	if (error)
-		return pgmap_refuse(pgmap, 0, error, "no memory for the ref");
+	ret = percpu_ref_init(&pgmap->ref, pgmap_ref_release, 0, GFP_KERNEL);
+	if (ret)
+		return pgmap_refuse(pgmap, 0, ret, "no memory for the ref");
 	pgmap_watch_puts(pgmap);
 	return 0;
 }
@@ -782,46 +778,46 @@ static void pgmap_end(struct dev_pagemap *pgmap)
 }
 
 /**
- * memremap_pages - give device memory struct pages
- * @pgmap: describes the memory; stays the kernel's until memunmap_pages()
- * @nid: the node that the memory belongs to, or NUMA_NO_NODE for the local one
+ * memremap_pages - create struct pages for device memory
+ * @pgmap: describes the memory; must stay unchanged until memunmap_pages()
+ * @nid: the node of the memory, or NUMA_NO_NODE for the local one
  *
- * Each range consists of whole subsections (2 MiB on most architectures), and
- * nothing else may use its physical addresses: the caller has requested them.
+ * Each range must consist of whole subsections (2 MiB on most architectures).
+ * The caller must have requested its physical addresses.
  *
- * On success @pgmap is live, its pages are initialised, and the caller's
- * callbacks may be called. Pages of private and coherent memory are free, with
- * a reference count of zero, other pages are idle with a count of one.
+ * On success @pgmap is live, its pages are initialised, and the callbacks of
+ * @pgmap may be called. Pages of private and coherent memory are free, with a
+ * reference count of zero; other pages are idle, with a count of one.
  *
- * On failure nothing is left behind, @pgmap is as it was and the caller's
- * again, and one line in the log says what was wrong.
+ * On failure all changes are undone, @pgmap is as before the call, and one line
+ * in the log has the reason.
  *
- * Context: process context, may sleep; takes the memory hotplug lock
- * Return: the address of the first range in the linear mapping (for private
- * memory a mere token), or an ERR_PTR:
+ * Context: Process context, may sleep. Takes the memory hotplug lock.
+ * Return: the address of the first range in the linear mapping (private memory
+ * has none, do not access that address), or an ERR_PTR:
  * -EINVAL: @pgmap is not valid, or there is no node @nid;
  * -ENXIO: a range overlaps System RAM;
- * -EBUSY: a range overlaps another one, or one of another pagemap;
- * -EEXIST: there is a memory map for some of the memory already;
- * -ENOMEM: no memory for the memory map or for the bookkeeping;
- * or what the architecture's memory hotplug returned
+ * -EBUSY: a range overlaps another range of this or of another pagemap;
+ * -EEXIST: part of the memory already has a memory map;
+ * -ENOMEM: out of memory;
+ * or an error of the memory hotplug of the architecture
  */
 void *memremap_pages(struct dev_pagemap *pgmap, int nid)
 {
-	int error;
+	int ret;
 
-	error = pgmap_check(pgmap, nid);
-	if (error)
-		return ERR_PTR(error);
-	error = pgmap_claim_all(pgmap);
-	if (error)
-		return ERR_PTR(error);
+	ret = pgmap_check(pgmap, nid);
+	if (ret)
+		return ERR_PTR(ret);
+	ret = pgmap_claim_all(pgmap);
+	if (ret)
+		return ERR_PTR(ret);
 
-	error = pgmap_begin(pgmap);
-	if (error)
+	ret = pgmap_begin(pgmap);
+	if (ret)
 		goto release;
-	error = pgmap_plug_all(pgmap, nid < 0 ? numa_mem_id() : nid);
-	if (error)
+	ret = pgmap_plug_all(pgmap, nid < 0 ? numa_mem_id() : nid);
+	if (ret)
 		goto end;
 
 	pgmap_replace_entries(pgmap, pgmap);
@@ -830,31 +826,31 @@ end:
 	pgmap_end(pgmap);
 release:
 	pgmap_release_claims(pgmap, pgmap->nr_range);
-	return ERR_PTR(error);
+	return ERR_PTR(ret);
 }
 EXPORT_SYMBOL_GPL(memremap_pages);
 
 /**
- * memunmap_pages - take device memory away from the kernel
- * @pgmap: a pagemap that memremap_pages() has accepted
+ * memunmap_pages - remove device memory
+ * @pgmap: a pagemap for which memremap_pages() succeeded
  *
- * Before the call the driver sees to it that nobody gets new references: no
- * allocations, no mappings of the memory in any process, no new ones.
+ * The driver must prevent new references before the call: it does not allocate
+ * pages any more, and has unmapped the memory from all processes for good.
  *
- * Waits, uninterruptibly, until every reference to the pagemap is gone and
- * every page is unused, however long that takes. After ten seconds, and then
- * every minute, the log says which pages are in use. Afterwards @pgmap is the
- * caller's again and may be freed, or given to memremap_pages() anew.
+ * Wait, uninterruptibly, until all references to the pagemap are dropped and
+ * all pages are idle. After ten seconds, and then every minute, the log reports
+ * pages that are still in use. Afterwards the caller may free @pgmap or pass it
+ * to memremap_pages() again.
  *
- * Context: process context, sleeps; takes the memory hotplug lock. No lock may
- * be held that a user of the memory needs to let go of it, and no reference
- * to it by the caller.
+ * Context: Process context, sleeps. Takes the memory hotplug lock. The caller
+ * must not hold a reference to the memory, nor a lock that others need to drop
+ * theirs.
  */
 void memunmap_pages(struct dev_pagemap *pgmap)
 {
 	pgmap_replace_entries(pgmap, PGMAP_CLAIMED);
 	pgmap_drain(pgmap);
-	/* All CPUs are interrupted anyway, to flush the memory map. */
+	/* Expedited: removing the memory map sends IPIs to all CPUs anyway. */
 	synchronize_rcu_expedited();
 	pgmap_unplug_ranges(pgmap, pgmap->nr_range);
 	pgmap_end(pgmap);
@@ -868,26 +864,26 @@ static void devm_unmap_action(void *pgmap)
 }
 
 /**
- * devm_memremap_pages - memremap_pages() for as long as a driver is bound
- * @dev: the device; its node is the memory's
- * @pgmap: as for memremap_pages(); must live at least as long as the binding
+ * devm_memremap_pages - managed memremap_pages()
+ * @dev: the device; the memory belongs to its node
+ * @pgmap: as for memremap_pages(); must exist as long as the driver is bound
  *
- * The memory is removed when the driver is unbound, in its turn among the
- * other resources of @dev, or by devm_memunmap_pages().
+ * The memory is removed when the driver is unbound, in reverse order with the
+ * other managed resources of @dev, or by devm_memunmap_pages().
  *
- * Context: process context, may sleep
+ * Context: Process context, may sleep.
  * Return: as memremap_pages()
  */
 void *devm_memremap_pages(struct device *dev, struct dev_pagemap *pgmap)
 {
 	void *addr = memremap_pages(pgmap, dev_to_node(dev));
-	int error;
+	int ret;
 
 	if (IS_ERR(addr))
 		return addr;
-	error = devm_add_action_or_reset(dev, devm_unmap_action, pgmap);
-	if (error)
-		return ERR_PTR(pgmap_refuse(pgmap, 0, error,
+	ret = devm_add_action_or_reset(dev, devm_unmap_action, pgmap);
+	if (ret)
+		return ERR_PTR(pgmap_refuse(pgmap, 0, ret,
 					    "no memory for the device resource"));
 	return addr;
 }
@@ -895,10 +891,10 @@ EXPORT_SYMBOL_GPL(devm_memremap_pages);
 
 /**
  * devm_memunmap_pages - undo devm_memremap_pages() early
- * @dev: the device that was given there
- * @pgmap: the pagemap that was given there
+ * @dev: the device passed to devm_memremap_pages()
+ * @pgmap: the pagemap passed to devm_memremap_pages()
  *
- * Context: as memunmap_pages()
+ * Context: As memunmap_pages().
  */
 void devm_memunmap_pages(struct device *dev, struct dev_pagemap *pgmap)
 {
@@ -906,12 +902,12 @@ void devm_memunmap_pages(struct device *dev, struct dev_pagemap *pgmap)
 }
 EXPORT_SYMBOL_GPL(devm_memunmap_pages);
 
-/* ---- birth and death of a folio ---- */
+/* ---- allocation and freeing of folios ---- */
 
 /*
- * A driver must not hand out memory once removal has begun. If it does, the
- * folio still gets its references as long as there is a pagemap to wait for
- * it: removal then takes until the folio is freed.
+ * A driver must not allocate pages after removal has begun. If it does, take
+ * the references anyway while the ref is not yet zero: removal then waits until
+ * the folio is freed.
  */
 static void pgmap_get_for_folio(struct dev_pagemap *pgmap, unsigned long nr)
 {
@@ -920,67 +916,66 @@ static void pgmap_get_for_folio(struct dev_pagemap *pgmap, unsigned long nr)
 			percpu_ref_get_many(&pgmap->ref, nr - 1);
 		return;
 	}
-	pr_err_ratelimited("%s pagemap [mem %#llx-%#llx]: memory is handed out while it is removed\n",
+	pr_err_ratelimited("%s pagemap [mem %#llx-%#llx]: page handed out during removal\n",
 			   pgmap_kind(pgmap)->name, pgmap->range.start,
 			   pgmap->range.end);
 	percpu_ref_tryget_many(&pgmap->ref, nr);
 }
 
-/* Locked first, so that whoever finds the folio by its count finds it so. */
-static void device_folio_hand_out(struct folio *folio)
+/* Lock first: others may find the folio as soon as its count is raised. */
+static void device_folio_activate(struct folio *folio)
 {
 	folio_lock(folio);
 	folio_ref_unfreeze(folio, 1);
 }
 
 /**
- * zone_device_page_init - bring a page of private or coherent memory to life
- * @page: a free page, or the head of a free compound page, of the caller's
+ * zone_device_page_init - initialise a free page of private or coherent memory
+ * @page: a free page, or the head of a free compound page
  *
- * The 6.12 form of zone_device_folio_init(): the page has the pagemap and the
- * order that it had before.
+ * As zone_device_folio_init(), but the page keeps its pagemap and its order.
  *
- * Context: process context, may sleep; the caller keeps others from handing
- * out the same page
+ * Context: Process context, may sleep. The caller prevents concurrent
+ * allocation of the same page.
  */
 void zone_device_page_init(struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
 	pgmap_get_for_folio(page_pgmap(page), folio_nr_pages(folio));
-	device_folio_hand_out(folio);
+	device_folio_activate(folio);
 }
 EXPORT_SYMBOL_GPL(zone_device_page_init);
 
 /**
- * zone_device_folio_init - bring a folio of device memory to life
- * @folio: the first of 2^@order free pages of the caller's
- * @pgmap: the pagemap of private or coherent memory that they belong to
- * @order: how many pages the folio shall have, as a power of two
+ * zone_device_folio_init - initialise a folio of private or coherent memory
+ * @folio: the first of 2^@order free pages
+ * @pgmap: the pagemap of these pages
+ * @order: the order of the folio
  *
- * The folio comes back locked and with one reference, which are the caller's,
- * and holds 2^@order references to @pgmap until it is freed.
+ * On return the folio is locked and has one reference, which belong to the
+ * caller. It holds 2^@order references to @pgmap until it is freed.
  *
- * Orders above 0 are not possible yet: a line in the log says so, and the
- * folio is initialised as the single page that it starts with. It can be
- * unlocked and put like any other; folio_order() tells the difference.
+ * Orders above 0 are not supported. For those the function logs an error and
+ * initialises the first page as a folio of order 0, which can be unlocked and
+ * put as usual. Check folio_order() for the result.
  *
- * Context: process context, may sleep; the caller keeps others from handing
- * out the same pages
+ * Context: Process context, may sleep. The caller prevents concurrent
+ * allocation of the same pages.
  */
 void zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
 			    unsigned int order)
 {
 	if (order > PGMAP_MAX_FOLIO_ORDER) {
-		pr_err_ratelimited("%s pagemap: no folio of order %u at pfn %#lx: the largest order is %u\n",
-				   pgmap_kind(pgmap)->name, order,
-				   folio_pfn(folio), PGMAP_MAX_FOLIO_ORDER);
+		pr_err_ratelimited("%s pagemap: pfn %#lx: folio of order %u is not supported\n",
+				   pgmap_kind(pgmap)->name, folio_pfn(folio),
+				   order);
 		order = PGMAP_MAX_FOLIO_ORDER;
 	}
 
 	folio->page.pgmap = pgmap;
 	pgmap_get_for_folio(pgmap, 1UL << order);
-	device_folio_hand_out(folio);
+	device_folio_activate(folio);
 }
 EXPORT_SYMBOL_GPL(zone_device_folio_init);
 
@@ -990,14 +985,14 @@ EXPORT_SYMBOL_GPL(zone_device_folio_init);
 #define DEVICE_FOLIO_AGE_FLAGS	0UL
 #endif
 
-/* What a folio of anonymous memory brings along, or has got on a device. */
+/* Flags of anonymous folios, copied by migration or set on the device. */
 #define DEVICE_FOLIO_USER_FLAGS						\
 	(BIT(PG_referenced) | BIT(PG_dirty) | BIT(PG_active) |		\
 	 BIT(PG_workingset) | BIT(PG_reclaim) | BIT(PG_swapbacked) |	\
 	 BIT(PG_unevictable) | DEVICE_FOLIO_AGE_FLAGS)
 
-/* What made it a page of a process; stale marks would confuse the next one. */
-static void device_folio_forget_user(struct folio *folio)
+/* Reset all state of the previous user. */
+static void device_folio_reset(struct folio *folio)
 {
 	long i;
 
@@ -1005,14 +1000,14 @@ static void device_folio_forget_user(struct folio *folio)
 	if (folio_test_anon(folio)) {
 		for (i = 0; i < folio_nr_pages(folio); i++)
 			__ClearPageAnonExclusive(folio_page(folio, i));
-		/* somebody may just find out that the memory is poisoned */
+		/* atomic: memory_failure() may set PG_hwpoison concurrently */
 		set_mask_bits(&folio->flags, DEVICE_FOLIO_USER_FLAGS, 0);
 	}
 	folio->mapping = NULL;
 }
 
-/* Return: false if the pagemap has no callback for it. */
-static bool device_folio_give_back(const struct dev_pagemap_ops *ops,
+/* Return: false if the pagemap has no callback. */
+static bool device_folio_call_free(const struct dev_pagemap_ops *ops,
 				   struct folio *folio)
 {
 	if (ops && ops->folio_free)
@@ -1025,9 +1020,9 @@ static bool device_folio_give_back(const struct dev_pagemap_ops *ops,
 }
 
 /*
- * The last reference to a device folio is gone. The driver may hand the memory
- * out again, or free it for good, from within its callback on: all that is
- * needed afterwards is taken before.
+ * Called when the last reference to a device folio is dropped. The callback of
+ * the driver may reuse or remove the memory, so do not access the folio after
+ * it.
  */
 void free_zone_device_folio(struct folio *folio)
 {
@@ -1035,12 +1030,12 @@ void free_zone_device_folio(struct folio *folio)
 	unsigned long nr = folio_nr_pages(folio);
 	bool from_zero = pgmap_counts_from_zero(pgmap);
 
-	device_folio_forget_user(folio);
+	device_folio_reset(folio);
 	if (!from_zero)
 		folio_ref_unfreeze(folio, 1);
 
-	if (unlikely(!device_folio_give_back(pgmap->ops, folio)))
-		pr_err_ratelimited("%s pagemap: pfn %#lx was put once too often\n",
+	if (unlikely(!device_folio_call_free(pgmap->ops, folio)))
+		pr_err_ratelimited("%s pagemap: pfn %#lx: put once too often\n",
 				   pgmap_kind(pgmap)->name, folio_pfn(folio));
 	if (from_zero)
 		percpu_ref_put_many(&pgmap->ref, nr);
