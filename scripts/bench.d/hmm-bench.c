@@ -8,9 +8,9 @@
  *	unavailable ROW
  *	failed ROW STEP: ERROR
  *
- * A unit is a base page of the area, or one of the notifiers.  Each round of a
- * row is a process of its own: what a row leaves in an mm, such as a mmu
- * notifier, would cost the next row something.
+ * A unit is a base page of the area, or a notifier. Each round of a row runs in
+ * a new process: state that a row leaves in the mm, such as an mmu notifier,
+ * would slow down the next row.
  *
  * Usage: hmm-bench [PATTERN...]	(shell patterns of row names; default: all)
  */
@@ -50,7 +50,8 @@ static const char *const event_names[HMM_BENCH_NR_EVENTS] = {
 	[HMM_BENCH_FAULT] = "faults",
 };
 
-static enum outcome row_failed(const struct hmm_bench_row *row, const char *step)
+static enum outcome row_failed(const struct hmm_bench_row *row,
+			       const char *step)
 {
 	if (errno == EOPNOTSUPP) {
 		printf("unavailable %s\n", row->name);
@@ -71,7 +72,7 @@ static void setting(const char *path, const char *value)
 	close(fd);
 }
 
-/* A size that the kernel has not got is found out when the area is checked. */
+/* A size that the kernel does not have is noticed by the check of the area. */
 static void thp_set(unsigned int order, const char *value)
 {
 	char path[128];
@@ -81,9 +82,9 @@ static void thp_set(unsigned int order, const char *value)
 }
 
 /*
- * khugepaged, which would work in between, sleeps for some weeks, and the page
- * allocator's lists of this CPU get a fixed size that holds an area: else they
- * are trimmed now and then inside of some call that frees a page.
+ * Make the runs repeatable. Let khugepaged sleep for weeks. Give the per-CPU
+ * lists of the page allocator a fixed size that holds an area: otherwise they
+ * are trimmed at arbitrary times, when a page is freed.
  */
 static void quiet(void)
 {
@@ -105,7 +106,7 @@ static void thp_restore(unsigned int order)
 		thp_set(order, "never");
 }
 
-/* Aligned; what is cut off at both ends stays mapped and is not touched. */
+/* Aligned. The rest at both ends stays mapped and is not used. */
 static char *area_map(const struct hmm_bench_row *row)
 {
 	size_t size = row->area_size + PMD_SIZE;
@@ -138,7 +139,7 @@ static void pages_write(char *area, uint64_t size, uint64_t step)
 		area[at] = 1;
 }
 
-/* In an order in which no two pages that follow each other are neighbours. */
+/* In an order that gives adjacent pages distant pfns. */
 static void pages_scatter(char *area, uint64_t size)
 {
 	uint64_t nr = size / PAGE, i;
@@ -187,7 +188,7 @@ static int area_fill(const struct hmm_bench_row *row, char *area)
 	}
 }
 
-/* Somebody who shares the pages as long as the row lasts. */
+/* A child that shares the pages until the row has finished. */
 static pid_t area_share(const struct hmm_bench_row *row)
 {
 	pid_t pid;
@@ -244,7 +245,7 @@ static void phase_print(const struct hmm_bench_row *row,
 	printf("\n");
 }
 
-/* The work on an area that is filled, by the module or by reading it here. */
+/* Do the work on the filled area: in the module, or by reading it here. */
 static enum outcome row_measure(int fd, const struct hmm_bench_row *row,
 				char *area, struct hmm_bench_finish *finish)
 {
@@ -313,7 +314,7 @@ static enum outcome row_process(int fd, const struct hmm_bench_row *row,
 	return WEXITSTATUS(status);
 }
 
-/* The first round warms the allocators and caches up. */
+/* The first round warms up allocators and caches. */
 static enum outcome row_run(int fd, const struct hmm_bench_row *row)
 {
 	enum outcome outcome = DONE;

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Threads that fault on the same device pages at the same time: the driver is
- * to be called once a page.
+ * Threads fault on the same device pages at the same time. The driver must be
+ * called once per page.
  *
- * A range of pages goes to the dummy device (lib/test_hmm.c), then all threads
- * read all of it, in the same order. The calls of the driver's function for
- * CPU faults are counted by test_hmm_calls.c, a module that has to be
- * loaded. Threads that find somebody else at work must wait for him; if they
- * take a reference instead, his migration fails, and the driver is called over
- * and over again.
+ * A range of pages migrates to the dummy device (lib/test_hmm.c), then all
+ * threads read all of it, in the same order. The module test_hmm_calls, which
+ * must be loaded, counts the calls of migrate_to_ram(). Only one thread may
+ * call the driver for a page, the others must wait for it. If they take a
+ * reference to the page instead, the migration fails, and the driver is called
+ * again.
  *
- * There are ROUNDS rounds. Who wants to see that happen, on a kernel that does
- * so, gives a larger number: as long as all went well, it goes on so far.
+ * Without an argument there are ROUNDS rounds. With a larger number as argument
+ * the test goes on until a round fails: that is for a kernel with the fault,
+ * where a failure is a matter of chance.
  */
 #define _GNU_SOURCE
 #include <limits.h>
@@ -32,7 +33,7 @@ static struct {
 	size_t page_size;
 	char *area;
 	unsigned long wrong;	/* words, over all threads and rounds */
-	long fewest, most;	/* calls a round */
+	long fewest, most;	/* calls per round */
 	bool over;
 } test;
 
@@ -99,7 +100,7 @@ static bool once_a_page(void)
 	return test.fewest == PAGES && test.most == PAGES;
 }
 
-/* Return: how many rounds there were. */
+/* Return: the number of rounds. */
 static unsigned int count_rounds(int fd, unsigned int limit, void *buffer)
 {
 	unsigned int round = 0;
@@ -152,6 +153,6 @@ int main(int argc, char **argv)
 	ksft_print_msg("%d threads, %d pages, %u rounds: %ld to %ld calls\n",
 		       THREADS, PAGES, rounds, test.fewest, test.most);
 	ksft_test_result(!test.wrong, "every word is the one written\n");
-	ksft_test_result(once_a_page(), "the driver is called once a page\n");
+	ksft_test_result(once_a_page(), "the driver is called once per page\n");
 	ksft_finished();
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A QEMU plugin that counts how often each instruction of the guest runs
- * inside the windows of the benchmark (test_hmm_bench.c and
- * hmm-bench.c), without disturbing the guest.
+ * inside the windows of the benchmark (test_hmm_bench.c and hmm-bench.c),
+ * without disturbing the guest.
  *
- * A window begins and ends with an RDTSC that belongs to the benchmark: one of
- * a kernel module or of a program at the usual place of a static one. Each of
- * them flips the switch, which is right for a pause inside a window, too. Those
- * of the kernel proper have no meaning here.
+ * A window begins and ends with an RDTSC of the benchmark: in a kernel module,
+ * or in a program at the usual address of a static one. Each of them toggles
+ * counting, so a pause inside a window is excluded. An RDTSC of the kernel
+ * image is ignored.
  *
- * Arguments: out=FILE, which gets a line "ADDRESS COUNT" (hexadecimal, decimal)
+ * Argument: out=FILE. It receives a line "ADDRESS COUNT" (hexadecimal, decimal)
  * for each instruction that ran.
  *
- * The declarations are those of QEMU's plugin interface, version 1; Debian's
- * QEMU comes without a header for it.
+ * The declarations are those of version 1 of the plugin interface of QEMU.
+ * Debian's QEMU has no header for it.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,8 +32,8 @@ void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn,
 void qemu_plugin_register_atexit_cb(uint64_t id,
 		void (*cb)(uint64_t id, void *data), void *data);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
-struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb,
-						 size_t index);
+struct qemu_plugin_insn *
+qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);

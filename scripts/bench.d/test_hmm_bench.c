@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What heterogeneous memory management costs, in instructions per base page.
+ * Measure heterogeneous memory management in instructions per base page.
  *
- * /dev/hmm_bench has a table of rows.  hmm-bench.c maps and fills an
- * area for a row, and the module does the row's work on it, with device-private
- * memory of its own.  Only the public interface of the subsystem is used, so
- * that one source measures any implementation of it, and only calls of that
- * interface lie inside the measured windows: what is the driver's part (taking
- * destination pages, bookkeeping) is left out, and nothing is copied.
+ * /dev/hmm_bench has a table of rows. For each row, hmm-bench.c maps and fills
+ * an area, and the module does the work of the row on it, with device-private
+ * memory of its own. The module uses only the public interface of the
+ * subsystem, so the same source measures any implementation. The measured
+ * windows contain only calls of that interface: the work of a driver
+ * (allocating destination pages, bookkeeping) is excluded, and nothing is
+ * copied.
  *
- * The clock is get_cycles().  It counts instructions on an emulator that
- * advances time by one unit for each (QEMU: -icount shift=0, one CPU); anywhere
- * else the module refuses to load, see meter_calibrate().
+ * The clock is get_cycles(). It counts instructions on an emulator that
+ * advances time by one unit per instruction (QEMU: -icount shift=0, one CPU).
+ * Otherwise the module refuses to load, see meter_calibrate().
  *
- * With count=1 kprobes count what an implementation should do seldom (enum
- * hmm_bench_event), in the same windows.  Probes cost instructions, so such a
- * run has no other figures.
+ * With count=1, kprobes count expensive events (enum hmm_bench_event) in the
+ * same windows. Probes cost instructions, so such a run has no other figures.
  *
- * There is one struct bench.  bench->lock covers it from one row's start to its
- * end, except for what migrate_to_ram() needs: it comes from page faults, which
- * may be those of an ioctl, so it has buffers and a lock of its own.  The order
- * is bench->lock, mmap lock, page lock (of the page that faults), fault_lock.
+ * There is one struct bench. bench->lock protects it, except for the members
+ * used by migrate_to_ram(): page faults call it, possibly during an ioctl, so
+ * it has its own buffers and lock. The lock order is bench->lock, mmap lock, page
+ * lock (of the faulting page), fault_lock.
  *
- * Device memory is handed out from the bottom up during a row, and all of it
- * must have come back before the next one starts.  A row that was left
- * unfinished is cleaned up when the file is closed: what is still in device
- * memory then is migrated home.
+ * Device memory is allocated from the bottom up during a row, and all of it
+ * must be free before the next row starts. Closing the file cleans up an
+ * unfinished row: pages in device memory migrate to system memory.
  */
 #define pr_fmt(fmt) "hmm_bench: " fmt
 
@@ -59,7 +58,7 @@
 #define ORDER_64K	(ilog2(SZ_64K) - PAGE_SHIFT)
 #define ORDER_2M	HPAGE_PMD_ORDER
 
-/* To move a large folio whole is an optional part of the interface. */
+/* Migration of large folios is an optional part of the interface. */
 #ifdef MIGRATE_PFN_COMPOUND
 #define COMPOUND_PFN	MIGRATE_PFN_COMPOUND
 #define COMPOUND_SELECT	MIGRATE_VMA_SELECT_COMPOUND
@@ -73,9 +72,9 @@ module_param(count, bool, 0444);
 MODULE_PARM_DESC(count, "count events with kprobes, and no instructions");
 
 /*
- * Sum over the windows of one phase of a row, without those in which the timer
- * ticked or the task lost the CPU: what runs then is none of the phase.  (To
- * wait for somebody is another thing, and so is what runs meanwhile.)
+ * Sum over the windows of one phase of a row. Windows with a timer tick or a
+ * preemption are dropped, as they contain other work. Windows in which the task
+ * sleeps are kept.
  */
 struct meter {
 	const char *name;
@@ -88,16 +87,16 @@ struct meter {
 	u64 events[HMM_BENCH_NR_EVENTS];
 };
 
-/* What a call moves, and what becomes of it. */
+/* Buffers of one migration */
 struct move_buffers {
 	unsigned long src[CALL_PAGES];
 	unsigned long dst[CALL_PAGES];
 };
 
 struct bench {
-	struct mutex lock;		/* of a row, from start to finish */
-	const struct bench_row *row;	/* that is started, or NULL */
-	struct mm_struct *mm;		/* referenced as long as row is set */
+	struct mutex lock;		/* held for each ioctl */
+	const struct bench_row *row;	/* the row that is running, or NULL */
+	struct mm_struct *mm;		/* referenced while row is set */
 	unsigned long area;
 	struct meter meters[HMM_BENCH_MAX_PHASES];
 
@@ -108,26 +107,26 @@ struct bench {
 
 	struct dev_pagemap pgmap;
 	unsigned long first_pfn;	/* of device memory */
-	unsigned long used;		/* device pages handed out */
-	bool downwards;			/* they are, see device_page() */
-	atomic_long_t freed;		/* and given back */
+	unsigned long used;		/* device pages allocated */
+	bool downwards;			/* order, see device_page() */
+	atomic_long_t freed;		/* device pages freed */
 
-	struct mutex fault_lock;	/* of what follows */
+	struct mutex fault_lock;	/* protects the members below */
 	struct move_buffers fault;
-	struct meter pause;		/* the driver's part of CPU faults */
+	struct meter pause;		/* driver work in CPU faults */
 };
 
 /**
- * struct bench_row - one line of the table
- * @name: as user space shows it
- * @content: of the area before the work
- * @layout: how its pages alternate
- * @order: of the folios which the area is filled with, before any migration
- * @move_order: of the folios that migrate, and that are in device memory
- * @again: the pages have been in device memory and back before
- * @cpu_time: of windows that sleep, what the task has of the CPU is metered
- * @work: done on the area and metered; NULL if user space reads the area
- * @after: the area's content after the work
+ * struct bench_row - one row of the table
+ * @name: name shown by user space
+ * @content: content of the area before the work
+ * @layout: pattern of the pages of the area
+ * @order: order of the folios that fill the area before any migration
+ * @move_order: order of the folios that migrate and of those in device memory
+ * @again: migrate to device memory and back once before the work
+ * @cpu_time: in windows that sleep, measure the CPU time of the task
+ * @work: the measured work; NULL if user space reads the area
+ * @after: content of the area after the work
  */
 struct bench_row {
 	const char *name;
@@ -141,12 +140,12 @@ struct bench_row {
 	enum hmm_bench_content after;
 };
 
-static struct meter *counting;	/* the window that is open, for the probes */
+static struct meter *counting;	/* the open window, for the probes */
 static u64 meter_overhead;
 
 /*
- * Set while a row does its work. Otherwise the clock is not even read: whoever
- * profiles the windows from outside must see none that are not reported.
+ * Set while a row does its work. Otherwise do not even read the clock: a
+ * profiler outside of the guest takes each read for the border of a window.
  */
 static bool metering;
 
@@ -178,7 +177,7 @@ static __always_inline u64 meter_lap(struct meter *meter)
 	return now - meter->began - meter_overhead;
 }
 
-/* Probes see little of what disturbs: events are taken from all windows. */
+/* Interrupts cause few events, so count events in disturbed windows, too. */
 static __always_inline void meter_stop(struct meter *meter, unsigned long units)
 {
 	u64 ticks = meter_lap(meter);
@@ -190,8 +189,8 @@ static __always_inline void meter_stop(struct meter *meter, unsigned long units)
 }
 
 /*
- * A window of many faults is longer than the time between two ticks, and what
- * these cost is a few instructions a page.
+ * A window of many faults is longer than a timer tick. Keep it: the ticks cost
+ * a few instructions per page.
  */
 static __always_inline void meter_stop_long(struct meter *meter,
 					    unsigned long units)
@@ -200,7 +199,7 @@ static __always_inline void meter_stop_long(struct meter *meter,
 	meter->units += units;
 }
 
-/* Outside of windows only; with a meter, one is open until the metering ends. */
+/* With a meter, its window stays open until metering_end(). */
 static void metering_begin(struct meter *open)
 {
 	WRITE_ONCE(counting, open);
@@ -228,8 +227,8 @@ static u64 meter_loops(unsigned int loops)
 }
 
 /*
- * An instruction counter gives the same figure each time for the same work,
- * which a real clock does not.  An empty window is taken off all later ones.
+ * An instruction counter, unlike a real clock, always gives the same figure for
+ * the same work. The cost of an empty window is subtracted from all others.
  */
 static int meter_calibrate(void)
 {
@@ -277,11 +276,9 @@ static int event_hit(struct kprobe *kprobe, struct pt_regs *regs)
 }
 
 /*
- * Functions that are not inlined, and that no implementation can do without
- * when it does the thing that is counted: a request to flush (that of a batch
- * counts once), a walk over all mappings of a folio, a lock of an lruvec, an
- * emptying of the LRU caches, a look-up of a page table through its PMD entry,
- * the handling of a fault.
+ * Functions that are not inlined and that any implementation has to call for
+ * these events: a TLB flush (one for a batch), an rmap walk, taking an lruvec
+ * lock, draining the LRU caches, mapping a page table, handling a fault.
  */
 static struct event_probe event_probes[] = {
 	PROBE("flush_tlb_mm_range", TLB_FLUSH),
@@ -327,9 +324,8 @@ static int events_start(void)
 /* ---- Device memory ---- */
 
 /*
- * From the bottom up as long as the device is new. After that a driver's free
- * list has the pages in the order in which they were given back, so that the
- * last one comes first: from the top down.
+ * Allocate from the bottom up while the device is new. Later do it from the top
+ * down, like a driver whose free list returns the last freed page first.
  */
 static struct page *device_page(struct bench *bench, unsigned int order)
 {
@@ -338,7 +334,7 @@ static struct page *device_page(struct bench *bench, unsigned int order)
 
 	if (at + (1UL << order) > DEVICE_PAGES)
 		return NULL;
-	/* What alignment skips is never handed out, hence free already. */
+	/* Pages skipped by alignment are not allocated: count them as free. */
 	atomic_long_add(at - bench->used, &bench->freed);
 	bench->used = at + (1UL << order);
 	if (bench->downwards)
@@ -357,7 +353,7 @@ static bool device_is_empty(struct bench *bench)
 	return atomic_long_read(&bench->freed) == bench->used;
 }
 
-/* Zeroed, since nothing is copied and the process may look at it. */
+/* Zeroed: nothing is copied, and the process may read the page. */
 static struct page *system_page(unsigned int order)
 {
 	gfp_t gfp = order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE;
@@ -378,7 +374,7 @@ static unsigned int source_order(unsigned long src)
 	return page ? folio_order(page_folio(page)) : HPAGE_PMD_ORDER;
 }
 
-/* Fill dst[] for all that can move, in the folio sizes of src[]. */
+/* Fill dst[] for all pages that can move, in the folio orders of src[]. */
 static int driver_take_pages(struct bench *bench, struct move_buffers *move,
 			     unsigned long npages, enum hmm_bench_content where)
 {
@@ -409,7 +405,7 @@ static struct bench *page_to_bench(struct page *page)
 	return container_of(pgmap, struct bench, pgmap);
 }
 
-/* The window that user space has around its access is open all the time. */
+/* Called within the window of the access by user space. */
 static vm_fault_t fault_migrate(struct bench *bench, struct migrate_vma *args)
 {
 	vm_fault_t ret = 0;
@@ -426,7 +422,7 @@ static vm_fault_t fault_migrate(struct bench *bench, struct migrate_vma *args)
 	return ret;
 }
 
-/* A CPU access to device memory: the folio comes back whole. */
+/* A CPU fault on device memory: migrate the whole folio. */
 static vm_fault_t device_to_ram(struct vm_fault *vmf)
 {
 	struct bench *bench = page_to_bench(vmf->page);
@@ -521,7 +517,7 @@ static void device_close(struct bench *bench)
 	pgmap_release(&bench->pgmap);
 }
 
-/* The CPU time of this task: a sleep brings it up to date. */
+/* The CPU time of this task. Sleeping updates it. */
 static u64 task_ticks(void)
 {
 	schedule_timeout_uninterruptible(1);
@@ -529,8 +525,8 @@ static u64 task_ticks(void)
 }
 
 /*
- * Windows that last for many ticks of the timer, which are little beside them.
- * Such a call sleeps, too: all of the time counts, or only that of the CPU.
+ * Windows of many timer ticks, whose cost is negligible. These calls also
+ * sleep: measure either the elapsed time or the CPU time.
  */
 static u64 long_start(struct meter *meter)
 {
@@ -569,7 +565,7 @@ static int pgmap_map_unmap(struct bench *bench, struct dev_pagemap *pgmap)
 	return 0;
 }
 
-/* Another device of the same size comes and goes. */
+/* Add and remove a second device of the same size. */
 static int plug_and_unplug(struct bench *bench)
 {
 	struct dev_pagemap *pgmap = kzalloc(sizeof(*pgmap), GFP_KERNEL);
@@ -600,7 +596,7 @@ static const struct mmu_interval_notifier_ops mirror_ops = {
 	.invalidate = mirror_invalidate,
 };
 
-/* One call of the interface for each CALL_SIZE of the area. */
+/* Call the interface for each CALL_SIZE of the area. */
 static int area_each(struct bench *bench,
 		     int (*call)(struct bench *bench, unsigned long start))
 {
@@ -616,9 +612,8 @@ static int area_each(struct bench *bench,
 }
 
 /*
- * Has the kernel given the folio size that the row asks for?  Not looked at
- * through a mirror: from the first subscription on, each TLB flush of the
- * process has some more to do.
+ * Check that the area has folios of the order of the row. Do not use a mirror
+ * for it: the first subscription makes all TLB flushes of a process slower.
  */
 static int area_filled_call(struct bench *bench, unsigned long start)
 {
@@ -665,7 +660,7 @@ static int mirror_call(struct bench *bench, unsigned long start,
 	return err;
 }
 
-/* Is pfns[] what an area with this content and folio order must give? */
+/* Check pfns[] against the content and the order of the area. */
 static int mirror_check(struct bench *bench, enum hmm_bench_content content,
 			unsigned int order)
 {
@@ -738,7 +733,7 @@ static int mirror_snapshot(struct bench *bench)
 	return mirror_area(bench, mirror_snapshot_call);
 }
 
-/* What is there after the work, outside of the windows that are reported. */
+/* Check the content after the work, outside of the measured windows. */
 static int area_after_call(struct bench *bench, unsigned long start)
 {
 	const struct bench_row *row = bench->row;
@@ -755,7 +750,7 @@ static int area_after_call(struct bench *bench, unsigned long start)
 #define READABLE	HMM_PFN_VALID
 #define WRITABLE	(HMM_PFN_VALID | HMM_PFN_WRITE)
 
-/* Results of a snapshot: pages with even and with odd numbers. */
+/* Results of a snapshot, for pages with even and with odd index */
 static const unsigned long layout_results[HMM_BENCH_NR_LAYOUTS][2] = {
 	[HMM_BENCH_ZERO] = { READABLE, READABLE },
 	[HMM_BENCH_ZERO_HOLES] = { READABLE, 0 },
@@ -800,7 +795,7 @@ static int mixed_once(struct bench *bench, struct hmm_range *range)
 	return err;
 }
 
-/* As a driver has to: again, with a new sequence, until the range is served. */
+/* Like a driver, retry with a new sequence until the range is done. */
 static int mixed_area(struct bench *bench, unsigned long request)
 {
 	struct hmm_range range = {
@@ -861,7 +856,7 @@ static int hint_pte(pte_t *ptep, unsigned long addr, void *data)
 	return 0;
 }
 
-/* As a scan of NUMA balancing leaves it. Nobody uses the area meanwhile. */
+/* Make all pages NUMA-hinted, like a scan of NUMA balancing. */
 static int area_hint(struct bench *bench)
 {
 	int err;
@@ -919,8 +914,8 @@ static void notifiers_remove(struct bench *bench)
 }
 
 /*
- * From one to all of them and down again, in the order of their addresses.
- * The first subscription of a process costs more, so that is another.
+ * Insert all notifiers and remove them, in the order of their addresses. The
+ * first subscription of a process costs more, so make another one before.
  */
 static int notifiers(struct bench *bench)
 {
@@ -944,8 +939,8 @@ static int notifiers(struct bench *bench)
 /* ---- Migration ---- */
 
 /*
- * All pages of the call must be on the move, in folios of the row's order.
- * An implementation that takes a large folio apart has not got that row.
+ * All pages of the call must migrate, in folios of the order of the row. If the
+ * implementation splits large folios, the row is not available.
  */
 static int moved_check(struct bench *bench, unsigned long npages)
 {
@@ -1015,6 +1010,9 @@ static int migrate_range(struct bench *bench, unsigned long start,
 	if (args.vma)
 		err = migrate_call(bench, &args, where);
 	mmap_read_unlock(bench->mm);
+	/* A kernel may define the flag without supporting large folios. */
+	if (err == -EINVAL && args.flags & COMPOUND_SELECT)
+		return -EOPNOTSUPP;
 	return err;
 }
 
@@ -1040,7 +1038,7 @@ static int to_system(struct bench *bench)
 	return area_each(bench, to_system_call);
 }
 
-/* The same by device pfns, as a driver does that loses its memory. */
+/* The same by device pfns, like a driver that evicts all its memory. */
 static int evict_call(struct bench *bench, unsigned long first)
 {
 	struct move_buffers *move = &bench->move;
@@ -1091,7 +1089,7 @@ static int evict(struct bench *bench)
 	.work = what, .after = HMM_BENCH_ ## behind,			\
 }
 
-/* Memory of more than one kind; what is there after the work, the work looks. */
+/* Mixed memory; the work checks its content afterwards. */
 #define MIXED(row_name, how, what) {					\
 	.name = row_name, .content = HMM_BENCH_SYSTEM,			\
 	.layout = HMM_BENCH_ ## how, .work = what,			\
@@ -1251,7 +1249,7 @@ static int bench_work(struct bench *bench)
 	return err;
 }
 
-/* User space has done the work: only the driver's part was metered here. */
+/* User space did the work; only the driver work was measured here. */
 static void touch_done(struct bench *bench, u64 touch_ticks)
 {
 	struct meter *meter = &bench->meters[0];

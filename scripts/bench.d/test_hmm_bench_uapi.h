@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * Between test_hmm_bench.c and hmm-bench.c, which are always used
- * as a pair: nothing here is stable.
+ * The interface between test_hmm_bench.c and hmm-bench.c. It is not stable:
+ * the two are always built together.
  */
 #ifndef _LIB_TEST_HMM_BENCH_UAPI_H
 #define _LIB_TEST_HMM_BENCH_UAPI_H
@@ -25,7 +25,7 @@ enum hmm_bench_content {
 	HMM_BENCH_DEVICE,
 };
 
-/* Kinds of the pages of an area: those at even and those at odd indices. */
+/* Pages of an area: those with even index, those with odd index */
 enum hmm_bench_layout {
 	HMM_BENCH_UNIFORM,		/* as the content says */
 	HMM_BENCH_ZERO,			/* zero pages: each was read once */
@@ -40,17 +40,17 @@ enum hmm_bench_layout {
 };
 
 /**
- * struct hmm_bench_row - what user space needs to know of a row
- * @row: index (in); the ioctl fails with ENOENT behind the last one
- * @order: of the folios that user space fills the area with
- * @content: HMM_BENCH_HOLES if it must not fill it at all
- * @layout: how it fills it
+ * struct hmm_bench_row - description of a row
+ * @row: index (in); ENOENT behind the last row
+ * @order: order of the folios that user space fills the area with
+ * @content: HMM_BENCH_HOLES if user space must not fill the area
+ * @layout: pattern of the pages
  * @pad: zero
- * @counting: the module counts events, and no instructions
- * @area_size: bytes
- * @touch_step: zero, or the work is a read of one byte each so many bytes, by
- *	user space, in place of HMM_BENCH_WORK
- * @name: of the row
+ * @counting: the module counts events instead of instructions
+ * @area_size: size of the area in bytes
+ * @touch_step: if not zero, the work is done by user space in place of
+ *	HMM_BENCH_WORK: it reads one byte of every @touch_step bytes
+ * @name: name of the row
  */
 struct hmm_bench_row {
 	__u32 row;
@@ -65,10 +65,10 @@ struct hmm_bench_row {
 };
 
 /**
- * struct hmm_bench_start - put an area at the row's disposal
+ * struct hmm_bench_start - start a row
  * @row: index
  * @pad: zero
- * @addr: of the area, in the calling process
+ * @addr: address of the area in the calling process
  */
 struct hmm_bench_start {
 	__u32 row;
@@ -77,12 +77,12 @@ struct hmm_bench_start {
 };
 
 /**
- * struct hmm_bench_phase - the figures of a phase
- * @name: of the phase
- * @units: of work, base pages mostly
- * @instructions: in all windows
- * @calls: of hmm_range_fault() until all of the area was served; else zero
- * @events: in all windows, if these are counted
+ * struct hmm_bench_phase - figures of a phase
+ * @name: name of the phase
+ * @units: units of work, mostly base pages
+ * @instructions: instructions in all windows
+ * @calls: calls of hmm_range_fault() for the area, or zero
+ * @events: events in all windows, if they are counted
  */
 struct hmm_bench_phase {
 	char name[16];
@@ -95,9 +95,9 @@ struct hmm_bench_phase {
 #define HMM_BENCH_MAX_PHASES	3
 
 /**
- * struct hmm_bench_finish - the figures of a row
- * @touch_ticks: time of all reads of user space, where there is a touch_step
- * @phases: those in use have a name
+ * struct hmm_bench_finish - figures of a row
+ * @touch_ticks: time of all reads by user space, if the row has a touch_step
+ * @phases: the phases; unused ones have no name
  */
 struct hmm_bench_finish {
 	__u64 touch_ticks;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How often a driver is called for a fault of the CPU on its memory.
+ * Count the calls of migrate_to_ram(), of all drivers.
  *
- * The module's parameter "calls" tells how often migrate_to_ram() was called,
- * of any driver, since it was last written to. Writing to it also finds the
- * device-private memory that is there: the operations of its pagemap are
- * replaced by a copy of which migrate_to_ram() counts. So it needs nothing of
- * the kernel that only some kernels have, and can compare any two.
+ * Reading the module parameter "calls" returns the number of calls since it was
+ * last written. Writing it also searches for device-private memory, and
+ * replaces the operations of its pagemap by a copy with a migrate_to_ram() that
+ * counts. This works with any kernel, so that two kernels can be compared.
  *
- * The module is for tests, which load it after the driver and unload it before:
- * it does not keep what it has replaced.
+ * Load the module after the driver and unload it before the driver: it holds no
+ * reference to the pagemaps.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -27,8 +26,8 @@
 /**
  * struct counted - a pagemap whose faults are counted
  * @pgmap: the pagemap
- * @was: the driver's operations
- * @ops: those that it has now
+ * @was: the operations of the driver
+ * @ops: the operations that count
  */
 struct counted {
 	struct dev_pagemap *pgmap;
@@ -36,7 +35,7 @@ struct counted {
 	struct dev_pagemap_ops ops;
 };
 
-/* Only ever added to; covered by the lock of the module's parameters. */
+/* Entries are only added, under the lock of the module parameters. */
 static struct counted counted[MOST_PAGEMAPS];
 static unsigned int nr_counted;
 
