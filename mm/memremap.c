@@ -528,7 +528,7 @@ static int pgmap_plug(struct dev_pagemap *pgmap, int i, int nid)
 	int ret;
 
 	ret = track_pfn_remap(NULL, &params.pgprot, range_pfn(range), 0,
-				range_len(range));
+			      range_len(range));
 	if (ret)
 		return ret;
 
