@@ -2,40 +2,40 @@
 /*
  * Race migration to a device and back against the rest of mm.
  *
- * Each scenario is a process of its own with an area of memory and threads
- * that migrate parts of it, write and read it by the CPU and through a device,
- * and do to it what the scenario is about. Every word that anybody reads must
- * be one that was written to that place, and none that was replaced before the
- * reader began to look.
- *
- * How a reader knows that: see hmm_race_common.h. The other text that a
- * change may leave is one that all blocks share, for KSM.
+ * Each scenario is a process of its own with an area of memory. Its threads
+ * migrate parts of the area, write and read it by the CPU and by a device, and
+ * make the changes that the scenario is about. The oracle (hmm_race_oracle.h)
+ * judges each word and each error. Each block of pages has a record. The other
+ * text that a change may leave is one that all blocks share, for KSM to merge.
  *
  * Devices
  *
- *   The "near" device owns the memory that is migrated to, the "far" one reads
- *   and writes through its mirror. They are two, since the dummy driver does
- *   not lock its page table against migrations of its own: it can lose a write
- *   of its own, and keeps entries for pages that were zapped while it copied.
- *   Where it would read those, ranges to migrate run into a gap without
- *   access, which makes it return before it does. To write to device memory in
- *   place, everybody who might touch the block is kept out.
+ *   The "near" device owns the memory that pages migrate to. The "far" device
+ *   reads and writes through its mirror. There are two because the dummy driver
+ *   does not lock its page table against its own migrations: it can lose its
+ *   own write, and it keeps entries for pages that were zapped while it copied.
+ *   So that it does not read through such entries, ranges to migrate extend
+ *   into a gap without access, which makes the driver return before it reads.
+ *   A write to device memory in place locks all others out of the block.
  *
  * Locks
  *
- *   Of each block a mutex "contents", for those who change what is in it, then
- *   a lock "touch": shared by those who access it, exclusive for those who
- *   take its mapping away for a while. A device takes no "touch" unless the
- *   scenario writes in place, and mm's own threads take nothing; errors that a
- *   device gets must have such a change of the mapping as their cause. The
- *   order is by block, and contents before touch.
+ *   Each block has a mutex "contents", held while the contents change, and then
+ *   a rwlock "touch": shared by CPU accesses, exclusive for threads that take
+ *   the mapping away. A device takes "touch" only in scenarios that write in place,
+ *   and mm's own threads take nothing. The order is by block, and contents
+ *   before touch.
  *
  * The end
  *
- *   What a scenario leaves: no memory that it did not have before, and, when
- *   its process is gone, no page on the device, whose memory is taken away by
- *   HMM_DMIRROR_RELEASE, which would wait for such a page for ever. A counter
- *   of the process that is wrong shows on the console when it exits.
+ *   A role goes on until it has had an effect. Time only ends a run in which it
+ *   never has one, or in which nothing makes progress.
+ *
+ *   A scenario may leave no memory in use that was free before. When its
+ *   process is gone, no page may be left on the device: HMM_DMIRROR_RELEASE,
+ *   which removes the device's memory, would wait for that page for ever. A
+ *   counter of the process that is wrong shows on the console when the process
+ *   exits.
  */
 #define _GNU_SOURCE
 #include <limits.h>
@@ -54,21 +54,16 @@
 #include <time.h>
 
 #include "hmm_race_common.h"
+#include "hmm_race_oracle.h"
+#include "hmm_race_pins.h"
 #include "../kselftest.h"
-#include <mm/gup_test.h>
-
-#ifndef FOLL_WRITE
-#define FOLL_WRITE	0x01
-#endif
 
 #define BLOCK_PAGES	16
 #define BANKS		2
-#define BANK_SIZE	(2UL << 20)
-#define BANK_STRIDE	(2 * BANK_SIZE)
-#define MAX_BLOCKS	256
 #define MOST_BLOCKS	4
-/* What one call is about: a bank of pages of 4 KiB, and one behind it. */
-#define MOST_PAGES	513
+/* One call covers at most the pages of a bank and one page behind it. */
+#define MOST_BANK_PAGES	512
+#define MOST_PAGES	(MOST_BANK_PAGES + 1)
 #define MAX_WORKERS	24
 #define MAX_SETS	5
 #define MAX_ROLES	12
@@ -85,12 +80,12 @@ struct block {
 struct worker;
 
 /**
- * struct role - what threads of a scenario do
+ * struct role - the work of some threads of a scenario
  * @name: for the report
- * @op: one operation; returns whether it has done something
- * @threads: how many do it
- * @share: how often each does it, in per cent of the iterations; 0: as long as
- *	others still have something to do
+ * @op: one operation; returns whether it had an effect
+ * @threads: number of threads
+ * @share: operations of each thread, in per cent of the iterations; 0: as long
+ *	as other roles have work
  */
 struct role {
 	const char *name;
@@ -99,15 +94,15 @@ struct role {
 	unsigned int share;
 };
 
-/* What a scenario needs, or does. */
-#define DISCARDS	1	/* there can be holes: run into the gap */
+/* Properties of a scenario */
+#define DISCARDS	1	/* there can be holes: migrate into the gap */
 #define IN_PLACE	2	/* the near device writes to its own memory */
 #define NEEDS_SWAP	4
 #define NEEDS_KSM	8
 #define NEEDS_GUP	16
 #define NEEDS_MEMCG	32
 #define INTERRUPTS	64
-#define FREE_MAKERS	128	/* no lock is held to make pages exclusive */
+#define UNLOCKED_EXCLUSIVE 128	/* pages become exclusive without a lock */
 
 struct scenario {
 	const char *name;
@@ -122,7 +117,7 @@ struct worker {
 	const struct role *role;
 	uint64_t random;
 	uint32_t *buffer;
-	char *spare;		/* where it moves a block to */
+	char *spare;		/* move() moves a block there */
 	int pipe[2];
 	unsigned long tried, done;
 	struct worker *first;	/* of this role */
@@ -142,7 +137,7 @@ static struct block *blocks;
 static unsigned int nr_blocks;
 static char *banks[BANKS];
 static char *area_start;
-static size_t page_size, page_words, block_size;
+static size_t page_size, page_words, block_size, bank_size;
 static int near_fd = -1, far_fd = -1, gup_fd = -1;
 static unsigned int near_device;
 static bool coherent;
@@ -150,7 +145,7 @@ static pthread_rwlock_t plug =
 	PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static uint64_t seed, salt;
 static unsigned long iterations = 100;
-static unsigned int limit = 120;
+static unsigned int limit = 300;	/* seconds without progress */
 static _Atomic unsigned int leaders;
 static _Atomic unsigned int roles_without_effect;
 static time_t started;
@@ -158,18 +153,15 @@ static long swapped_before;
 
 /* Reporting: safe in a child of a process with threads. */
 
-/* What cannot be reported is a complaint by itself. */
-#define note(...)							\
-	do {								\
-		if (!race_note(__VA_ARGS__))				\
-			control->complaints++;				\
-	} while (0)
+/* A failure to report is a complaint, too. */
+#define note(...)	((void)(race_note(__VA_ARGS__) || control->complaints++))
+#define finding(...)	((void)(race_finding(__VA_ARGS__) || control->complaints++))
 
 /* The first few say enough. */
 #define complain(...)							\
 	do {								\
 		if (control->complaints++ < 10)				\
-			note(__VA_ARGS__);				\
+			finding(__VA_ARGS__);				\
 	} while (0)
 
 static void must(bool ok, const char *what)
@@ -268,7 +260,7 @@ static bool check_block(const char *who, unsigned int b,
 	return ok;
 }
 
-/* For those who hold "contents": nothing is going on. */
+/* With "contents" held: no change is in progress. */
 static bool check_at_rest(const char *who, unsigned int b,
 			  const uint32_t *words)
 {
@@ -283,7 +275,7 @@ static unsigned int pick_block(struct worker *w)
 	return race_below(&w->random, nr_blocks);
 }
 
-/* A block where no huge page can be, and nobody invalidates wide ranges. */
+/* A block without huge pages, where no invalidation covers a wide range. */
 static unsigned int pick_small_block(struct worker *w)
 {
 	return nr_blocks / 2 + race_below(&w->random, nr_blocks / 2);
@@ -304,7 +296,7 @@ static void share_touch(unsigned int b)
 	pthread_rwlock_rdlock(&blocks[b].touch);
 }
 
-static void keep_others_out(unsigned int b)
+static void lock_touch(unsigned int b)
 {
 	pthread_rwlock_wrlock(&blocks[b].touch);
 }
@@ -314,7 +306,7 @@ static void unlock_touch(unsigned int b)
 	pthread_rwlock_unlock(&blocks[b].touch);
 }
 
-/* A device keeps out of blocks only where one is written to in place. */
+/* Devices take "touch" only in scenarios that write in place. */
 static void device_lock(unsigned int b, unsigned int nr)
 {
 	if (scenario->flags & IN_PLACE)
@@ -371,13 +363,13 @@ static bool cpu_read(struct worker *w)
 /* The far device */
 
 static void check_error(const char *who, unsigned int b,
-			const struct race_window *win)
+			const struct race_window *win, enum race_access access)
 {
 	int error = errno;
 
 	if (error == EBUSY)
 		control->busy++;
-	else if (!race_was_barred(win, record(b)))
+	else if (!race_was_barred(win, record(b), access))
 		complain("%s of block %u: %s without a cause\n", who, b,
 			 strerror(error));
 }
@@ -392,7 +384,7 @@ static bool far_read_block(struct worker *w, unsigned int b)
 			  BLOCK_PAGES, w->buffer);
 	device_unlock(b, 1);
 	if (ret) {
-		check_error("device read", b, &win);
+		check_error("device read", b, &win, RACE_READ);
 		return false;
 	}
 	race_window_close(&win, record(b));
@@ -404,7 +396,7 @@ static bool far_read(struct worker *w)
 	return far_read_block(w, pick_block(w));
 }
 
-/* Under "contents". What the device did not write, the CPU does. */
+/* Under "contents". If the device fails, the CPU writes. */
 static bool far_write_block(struct worker *w, unsigned int b)
 {
 	struct race_window win = race_window_open(record(b));
@@ -417,7 +409,7 @@ static bool far_write_block(struct worker *w, unsigned int b)
 			  BLOCK_PAGES, w->buffer);
 	device_unlock(b, 1);
 	if (ret) {
-		check_error("device write", b, &win);
+		check_error("device write", b, &win, RACE_WRITE);
 		share_touch(b);
 		fill((uint32_t *)block_address(b), b, number);
 		unlock_touch(b);
@@ -439,53 +431,30 @@ static bool far_write(struct worker *w)
 
 /* The near device */
 
-/* Return: how many of the pages are in its memory, and there writable. */
-static unsigned int near_pages(int fd, char *addr, unsigned int nr,
-			       unsigned int *writable)
+/* The pages in the device's own memory. */
+static struct race_local near_pages(int fd, char *addr, unsigned int nr)
 {
 	unsigned char perm[MOST_PAGES];
-	unsigned char local = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
-					 HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
-	unsigned int found = 0;
 
-	*writable = 0;
-	if (race_device(fd, HMM_DMIRROR_SNAPSHOT, addr, nr, perm))
-		return 0;
-	for (unsigned int i = 0; i < nr; i++) {
-		if ((perm[i] & 0xf0) != local)
-			continue;
-		found++;
-		*writable += !!(perm[i] & HMM_DMIRROR_PROT_WRITE);
-	}
-	return found;
+	return race_local_pages(fd, addr, nr, perm);
 }
 
 static bool is_near(int fd, char *addr)
 {
-	unsigned int writable;
-
-	return near_pages(fd, addr, BLOCK_PAGES, &writable) > 0;
+	return near_pages(fd, addr, BLOCK_PAGES).pages > 0;
 }
 
 /*
- * Others take pages back at once. Return: true if the device has read some in
- * its memory, or if some are still there.
+ * Other threads take pages back at once. Return: true if the device has read
+ * some in its memory, or if some are still there.
  */
 static bool migrate_near(char *addr, size_t pages, void *buffer)
 {
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)buffer,
-		.npages = pages,
-	};
-	unsigned int writable;
-	int ret;
+	size_t done;
 
-	do {
-		ret = ioctl(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, &cmd);
-	} while (ret && errno == EINTR);
-	return !ret || cmd.cpages ||
-	       near_pages(near_fd, addr, pages, &writable);
+	return !race_device_counted(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, addr,
+				    pages, buffer, &done) || done ||
+	       near_pages(near_fd, addr, pages).pages;
 }
 
 struct part {
@@ -494,7 +463,7 @@ struct part {
 	size_t pages;
 };
 
-/* Some blocks of one bank; to the gap behind it where that is called for. */
+/* Some blocks of one bank, with DISCARDS up to the gap behind it. */
 static struct part pick_part(struct worker *w)
 {
 	struct part part = { .b = pick_block(w) };
@@ -535,21 +504,21 @@ static bool to_system(struct worker *w)
 }
 
 /*
- * Everybody is out of the block, and all pages are writable on the device when
- * it begins to write: else the dummy driver would fault, for which it is not
- * made while pages are its own. The first page is left out, since the driver
- * forgets one page too many when memory in front of it is invalidated.
+ * All others are locked out of the block, and all its pages are on the device
+ * and writable when the write begins. Otherwise the dummy driver would fault on
+ * its own pages, which it does not support. The first page is left out, since
+ * the driver forgets one page too many when memory before it is invalidated.
  */
 static bool write_near_memory(struct worker *w, unsigned int b)
 {
 	char *addr = block_address(b) + page_size;
-	unsigned int nr = BLOCK_PAGES - 1, writable;
+	unsigned int nr = BLOCK_PAGES - 1;
 	uint32_t number;
 	bool ok;
 
 	if (race_device(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, addr, nr,
 			w->buffer) ||
-	    near_pages(near_fd, addr, nr, &writable) != nr || writable != nr)
+	    near_pages(near_fd, addr, nr).writable != nr)
 		return false;
 	number = race_change_begin(record(b), RACE_LEAVES_WORDS);
 	fill(w->buffer, b, number);
@@ -570,7 +539,7 @@ static bool near_write(struct worker *w)
 	bool ok;
 
 	lock_contents(b);
-	keep_others_out(b);
+	lock_touch(b);
 	cpu_fill(b);
 	if (scenario->flags & DISCARDS && race_below(&w->random, 2)) {
 		race_change_begin(record(b), RACE_LEAVES_ZERO);
@@ -589,7 +558,7 @@ static bool near_write(struct worker *w)
 	return ok;
 }
 
-/* What happens to the memory meanwhile */
+/* Changes of the mapping and of the pages */
 
 static bool discard(struct worker *w)
 {
@@ -620,7 +589,7 @@ static bool let_free(struct worker *w)
 	return !wide;
 }
 
-static bool page_out_block(struct worker *w)
+static bool page_out(struct worker *w)
 {
 	return !madvise(block_address(pick_block(w)), block_size,
 			MADV_PAGEOUT);
@@ -634,21 +603,6 @@ static bool was_swapped(void)
 static bool lacks_swap(void)
 {
 	return scenario->flags & NEEDS_SWAP && !was_swapped();
-}
-
-/*
- * Blocks on the device are not for swap, and with few iterations it may be that
- * no other was met: as many as it takes.
- */
-#define SWAP_TRIES	2000
-
-static bool page_out(struct worker *w)
-{
-	bool ok = page_out_block(w);
-
-	for (int i = 0; ok && i < SWAP_TRIES && lacks_swap(); i++)
-		ok = page_out_block(w);
-	return ok;
 }
 
 static bool map_block(char *addr, unsigned int b, int flags)
@@ -666,8 +620,8 @@ static bool remap(struct worker *w)
 	char *addr = block_address(b);
 
 	lock_contents(b);
-	keep_others_out(b);
-	race_bar(record(b));
+	lock_touch(b);
+	race_bar(record(b), RACE_READ);
 	race_change_begin(record(b), RACE_LEAVES_ZERO);
 	if (race_below(&w->random, 2)) {
 		must(!munmap(addr, block_size), "munmap");
@@ -676,7 +630,7 @@ static bool remap(struct worker *w)
 		must(map_block(addr, b, MAP_FIXED), "mmap over it");
 	}
 	race_change_end(record(b));
-	race_unbar(record(b));
+	race_unbar(record(b), RACE_READ);
 	unlock_touch(b);
 	unlock_contents(b);
 	return true;
@@ -688,7 +642,7 @@ static void move_block(char *from, char *to)
 		    MREMAP_MAYMOVE | MREMAP_FIXED, to) == to, "mremap");
 }
 
-/* There, to the device and back, and home. */
+/* To other addresses, there to the device and back, and to its place again. */
 static bool move(struct worker *w)
 {
 	unsigned int b = pick_block(w);
@@ -696,8 +650,8 @@ static bool move(struct worker *w)
 	bool moved;
 
 	lock_contents(b);
-	keep_others_out(b);
-	race_bar(record(b));
+	lock_touch(b);
+	race_bar(record(b), RACE_READ);
 	move_block(addr, w->spare);
 	moved = !race_device(near_fd, HMM_DMIRROR_MIGRATE_TO_DEV, w->spare,
 			     BLOCK_PAGES, w->buffer) ||
@@ -709,13 +663,13 @@ static bool move(struct worker *w)
 	must(mmap(w->spare, block_size, PROT_NONE,
 		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == w->spare,
 	     "mmap of the spare");
-	race_unbar(record(b));
+	race_unbar(record(b), RACE_READ);
 	unlock_touch(b);
 	unlock_contents(b);
 	return moved;
 }
 
-/* No number is taken for what the device must not be able to write. */
+/* A write that must fail takes no number: its words would be illegal. */
 static void try_forbidden_write(struct worker *w, unsigned int b)
 {
 	memset(w->buffer, 0xee, block_size);
@@ -729,13 +683,14 @@ static bool protect(struct worker *w)
 {
 	unsigned int b = pick_block(w);
 	int prot = race_below(&w->random, 3) ? PROT_READ : PROT_NONE;
+	enum race_access barred = prot & PROT_READ ? RACE_WRITE : RACE_READ;
 	char *addr = block_address(b);
 	bool alone = race_below(&w->random, 2);
 
 	if (alone)
 		lock_contents(b);
-	keep_others_out(b);
-	race_bar(record(b));
+	lock_touch(b);
+	race_bar(record(b), barred);
 	must(!mprotect(addr, block_size, prot), "mprotect");
 	if (alone)
 		try_forbidden_write(w, b);
@@ -744,7 +699,7 @@ static bool protect(struct worker *w)
 			      (uint32_t *)addr);
 	must(!mprotect(addr, block_size, PROT_READ | PROT_WRITE),
 	     "mprotect back");
-	race_unbar(record(b));
+	race_unbar(record(b), barred);
 	unlock_touch(b);
 	if (alone)
 		unlock_contents(b);
@@ -760,7 +715,8 @@ static bool write_same(struct worker *w)
 
 	lock_contents(b);
 	share_touch(b);
-	number = race_change_begin(record(b), RACE_LEAVES_OTHER | RACE_LEAVES_WORDS);
+	number = race_change_begin(record(b),
+				   RACE_LEAVES_OTHER | RACE_LEAVES_WORDS);
 	for (unsigned int i = 0; i < BLOCK_PAGES; i += 2) {
 		fill_same(words + i * page_words);
 		fill_page(words + (i + 1) * page_words,
@@ -779,27 +735,20 @@ static bool compact(struct worker *w)
 
 /* Pins */
 
+/*
+ * FOLL_WRITE: gup_test warns of pins of the zero page, which are not counted.
+ */
 static bool pin_short(struct worker *w)
 {
-	static const unsigned long kinds[] = {
-		GUP_FAST_BENCHMARK, PIN_FAST_BENCHMARK, PIN_LONGTERM_BENCHMARK,
-		GUP_BASIC_TEST, PIN_BASIC_TEST,
-	};
-	struct gup_test gup = {
-		.addr = (uintptr_t)block_address(pick_block(w)),
-		.size = block_size,
-		.nr_pages_per_call = 1 + race_below(&w->random, BLOCK_PAGES),
-		.gup_flags = race_below(&w->random, 2) ? FOLL_WRITE : 0,
-	};
+	unsigned int flags = FOLL_WRITE;
 
-	/* pins of the zero page are not counted, which gup_test warns of */
-	if (scenario->flags & DISCARDS)
-		gup.gup_flags = FOLL_WRITE;
-	return !ioctl(gup_fd, kinds[race_below(&w->random, 5)], &gup) &&
-	       gup.size == block_size;
+	if (!(scenario->flags & DISCARDS) && race_below(&w->random, 2))
+		flags = 0;
+	return race_pin_briefly(gup_fd, block_address(pick_block(w)),
+				block_size, &w->random, flags);
 }
 
-/* Pages in a pipe are those that the process has: a later write shows. */
+/* A pipe holds the pages of the process, so it sees a later write. */
 static bool splice_out(struct worker *w)
 {
 	unsigned int b = pick_block(w);
@@ -832,7 +781,7 @@ static void check_pinned(struct worker *w, const char *who, unsigned int b)
 		check_at_rest(who, b, w->buffer);
 }
 
-/* Whoever has pinned the pages sees what the CPU and the device write. */
+/* A read through the pin sees the writes of the CPU and of the device. */
 static bool pin_long(struct worker *w)
 {
 	unsigned int b = pick_block(w);
@@ -869,9 +818,9 @@ static bool make_exclusive(struct worker *w, unsigned int b)
 
 	if (race_device(far_fd, HMM_DMIRROR_EXCLUSIVE, block_address(b),
 			BLOCK_PAGES, w->buffer)) {
-		/* taken away again before it could read */
+		/* revoked before the device could read */
 		if (errno != ENOENT)
-			check_error("exclusive access", b, &win);
+			check_error("exclusive access", b, &win, RACE_WRITE);
 		return false;
 	}
 	race_window_close(&win, record(b));
@@ -883,7 +832,7 @@ static bool exclusive(struct worker *w)
 	unsigned int b = pick_block(w);
 	bool ok;
 
-	if (scenario->flags & FREE_MAKERS)
+	if (scenario->flags & UNLOCKED_EXCLUSIVE)
 		return make_exclusive(w, b);
 	lock_contents(b);
 	ok = make_exclusive(w, b);
@@ -898,7 +847,7 @@ static bool is_exclusive(unsigned int b)
 	       errno == EPERM;
 }
 
-/* The device has the pages, the CPU writes, the device has them no more. */
+/* A write of the CPU revokes the exclusive access. */
 static bool take_back(struct worker *w)
 {
 	unsigned int b = pick_block(w);
@@ -918,26 +867,25 @@ static bool take_back(struct worker *w)
 
 /* Fork */
 
-/* The child's own codes: wrong for the parent, and the other way round. */
+/* The child's own words, which are illegal for the parent, and vice versa. */
 static int child_write(struct worker *w, unsigned int b, int fd)
 {
+	int ret;
+
 	salt = race_mix(getpid());
 	cpu_fill(b);
 	if (fd < 0)
 		return 0;
 	race_change_begin(record(b), RACE_LEAVES_WORDS);
 	fill(w->buffer, b, record(b)->begun);
-	/* a part of them, so that copies are left to be made of the others */
-	for (int tries = 0; race_device(fd, HMM_DMIRROR_WRITE,
-					block_address(b), BLOCK_PAGES / 2,
-					w->buffer); tries++) {
-		if (errno != EBUSY || tries == 100) {
-			complain("device write of a child: %s\n",
-				 strerror(errno));
-			return 1;
-		}
-	}
-	return 0;
+	/* a part of the block, so that the rest remains to be copied */
+	race_wait_for(!(ret = race_device(fd, HMM_DMIRROR_WRITE,
+					  block_address(b), BLOCK_PAGES / 2,
+					  w->buffer)) || errno != EBUSY,
+		      limit / 2);
+	if (ret)
+		complain("device write of a child: %s\n", strerror(errno));
+	return ret;
 }
 
 static void child_migrate(struct worker *w, unsigned int b, int fd)
@@ -952,9 +900,9 @@ static void child_migrate(struct worker *w, unsigned int b, int fd)
 }
 
 /*
- * The devices that the child opens stay open in the parent, whose table of
- * files it shares: pages that both have may know the child's device, which the
- * dummy driver would free under them.
+ * The child shares the parent's table of files, so the devices that it opens
+ * stay open in the parent. Pages of both may refer to the child's device, which
+ * the dummy driver would otherwise free while they are in use.
  */
 static int child(struct worker *w, unsigned int b)
 {
@@ -1002,7 +950,7 @@ static bool fork_child(struct worker *w)
 	return !status;
 }
 
-/* The device's memory is taken away, and everybody goes on. */
+/* Remove the device's memory while all others go on. */
 static bool unplug(struct worker *w)
 {
 	int ret;
@@ -1019,11 +967,10 @@ static bool unplug(struct worker *w)
 
 static char *reserve(size_t size, size_t align)
 {
-	char *addr = mmap(NULL, size + align, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *addr = race_reserve(size, align, PROT_NONE);
 
-	must_have(addr != MAP_FAILED, "address space");
-	return (char *)(((uintptr_t)addr + align - 1) & ~(align - 1));
+	must_have(addr, "address space");
+	return addr;
 }
 
 static void *memory(size_t size)
@@ -1032,7 +979,7 @@ static void *memory(size_t size)
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	must_have(addr != MAP_FAILED, "memory");
-	/* its size in memory must not depend on huge pages */
+	/* huge pages would change its RSS */
 	madvise(addr, size, MADV_NOHUGEPAGE);
 	return addr;
 }
@@ -1043,7 +990,7 @@ static void set_up_block(unsigned int b)
 	struct block *block = &blocks[b];
 	pthread_rwlockattr_t attr;
 
-	/* so that those who need the block alone get it at all */
+	/* readers must not starve a writer */
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, kind);
 	pthread_rwlock_init(&block->touch, &attr);
@@ -1054,14 +1001,14 @@ static void set_up_block(unsigned int b)
 
 static void set_up_area(void)
 {
-	nr_blocks = BANKS * BANK_SIZE / block_size;
+	nr_blocks = BANKS * bank_size / block_size;
 	blocks = memory(nr_blocks * sizeof(*blocks));
-	area_start = reserve(BANKS * BANK_STRIDE, BANK_SIZE);
+	area_start = reserve(BANKS * 2 * bank_size, bank_size);
 	for (unsigned int i = 0; i < BANKS; i++) {
-		banks[i] = area_start + i * BANK_STRIDE;
-		must_have(!mprotect(banks[i], BANK_SIZE,
+		banks[i] = area_start + i * 2 * bank_size;
+		must_have(!mprotect(banks[i], bank_size,
 				    PROT_READ | PROT_WRITE), "area");
-		madvise(banks[i], BANK_SIZE,
+		madvise(banks[i], bank_size,
 			i ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
 	}
 	for (unsigned int b = 0; b < nr_blocks; b++)
@@ -1080,7 +1027,7 @@ static void set_up_worker(struct worker *w, const struct role *role,
 {
 	w->role = role;
 	w->random = race_mix(seed + index + 1);
-	w->buffer = memory(BANK_SIZE + page_size);
+	w->buffer = memory(bank_size + page_size);
 	w->spare = reserve(block_size, page_size);
 	must_have(!pipe(w->pipe), "pipe");
 	must_have(fcntl(w->pipe[1], F_SETPIPE_SZ, block_size) >= 0,
@@ -1089,21 +1036,21 @@ static void set_up_worker(struct worker *w, const struct role *role,
 
 static void tear_down_worker(struct worker *w)
 {
-	munmap(w->buffer, BANK_SIZE + page_size);
+	munmap(w->buffer, bank_size + page_size);
 	munmap(w->spare, block_size);
 	close(w->pipe[0]);
 	close(w->pipe[1]);
 }
 
-/* What everybody finds when nothing moves any more. */
+/* Read all blocks when nothing moves any more. */
 static void check_all(struct worker *w)
 {
 	for (unsigned int b = 0; b < nr_blocks; b++) {
 		check_at_rest("CPU read at the end", b,
 			      (uint32_t *)block_address(b));
-		for (int tries = 0; !far_read_block(w, b) && tries < 100;
-		     tries++)
-			race_pause_ms(1);
+		if (!race_wait_for(far_read_block(w, b) || control->complaints,
+				   limit / 2))
+			complain("block %u at rest: device read fails\n", b);
 	}
 }
 
@@ -1113,25 +1060,21 @@ static void on_signal(int signal)
 {
 }
 
-static time_t now(void)
+static bool has_time(void)
 {
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec;
+	return race_now() - started < limit / 2;
 }
 
 /*
- * Who leads has his quota, and goes on until each role has had an effect: with
- * few iterations it may be that one only ever met what others held. What never
- * has any is left to be reported.
+ * A leader has a quota, and goes on until each role has had an effect. With few
+ * iterations, one may have met only blocks that others held.
  */
 static bool has_work(const struct worker *w, unsigned long quota)
 {
 	if (!quota)
 		return leaders > 0;
 	return w->tried < quota ||
-	       (roles_without_effect && now() - started < limit / 2);
+	       ((roles_without_effect || lacks_swap()) && has_time());
 }
 
 static void do_work(struct worker *w)
@@ -1159,7 +1102,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* Signals go to all in turn, with a handler that does nothing. */
+/* Signal all threads in turn; the handler does nothing. */
 static void interrupt(struct worker *workers, unsigned int nr)
 {
 	unsigned int next = 0;
@@ -1192,7 +1135,7 @@ static unsigned int start_roles(struct worker *workers)
 	unsigned int nr = 0;
 
 	sigaction(SIGUSR1, &action, NULL);
-	started = now();
+	started = race_now();
 	for (set = scenario->sets; *set; set++)
 		for (role = *set; role->op; role++)
 			nr = start_role(workers, nr, role);
@@ -1204,13 +1147,10 @@ static unsigned int start_roles(struct worker *workers)
 	return nr;
 }
 
-/* A role that has failed as often as this in a row has no effect at all. */
+/* Fewer attempts, on a slow machine, say nothing about a role. */
 #define FAIR_TRIES	20
 
-/*
- * The threads of a role follow each other. One that never did what it is there
- * for makes the rest worthless.
- */
+/* The threads of a role follow each other in the array. */
 static unsigned int report_role(const struct worker *workers, unsigned int i,
 				unsigned int nr, char *line, size_t room)
 {
@@ -1223,7 +1163,7 @@ static unsigned int report_role(const struct worker *workers, unsigned int i,
 	}
 	snprintf(line, room, "%s %lu/%lu, ", role->name, done, tried);
 	if (!done && tried >= FAIR_TRIES)
-		complain("not once of %lu times: %s\n", tried, role->name);
+		complain("%s: no effect in %lu attempts\n", role->name, tried);
 	return i;
 }
 
@@ -1262,12 +1202,12 @@ static void run_roles(void)
 
 static struct faulting {
 	pthread_barrier_t barrier;
-	unsigned int rounds;
 	_Atomic unsigned long additions;	/* to each page */
+	_Atomic bool freely;			/* no longer in step */
 	_Atomic bool over;
 } faulting;
 
-/* One thread in two from the other end. */
+/* Every second thread begins at the other end. */
 static void add_to_pages(unsigned int thread)
 {
 	unsigned int nr = MOST_BLOCKS * BLOCK_PAGES;
@@ -1282,15 +1222,16 @@ static void add_to_pages(unsigned int thread)
 	faulting.additions++;
 }
 
-/* First in step, so that all find all pages on the device; then freely. */
+/* First in step, so that all threads find all pages on the device. */
 static void *faulter(void *arg)
 {
-	for (unsigned int i = 0; i < faulting.rounds; i++) {
+	for (;;) {
 		pthread_barrier_wait(&faulting.barrier);
+		if (faulting.freely)
+			break;
 		add_to_pages((uintptr_t)arg);
 		pthread_barrier_wait(&faulting.barrier);
 	}
-	pthread_barrier_wait(&faulting.barrier);
 	while (!faulting.over)
 		add_to_pages((uintptr_t)arg);
 	return NULL;
@@ -1310,18 +1251,24 @@ static void check_sums(const char *when)
 
 static unsigned long move_all(unsigned long direction, struct worker *w)
 {
-	unsigned int nr = MOST_BLOCKS * BLOCK_PAGES, writable;
+	unsigned int nr = MOST_BLOCKS * BLOCK_PAGES;
 
 	race_device(near_fd, direction, banks[1], nr, w->buffer);
 	control->progress++;
-	return near_pages(near_fd, banks[1], nr, &writable);
+	return near_pages(near_fd, banks[1], nr).pages;
+}
+
+/* At least as many rounds as iterations, and until pages were on the device. */
+static bool needs_round(unsigned long round, unsigned long on_device)
+{
+	return round < iterations || (!on_device && has_time());
 }
 
 static unsigned long fault_in_step(struct worker *w)
 {
 	unsigned long on_device = 0;
 
-	for (unsigned int i = 0; i < faulting.rounds; i++) {
+	for (unsigned long i = 0; needs_round(i, on_device); i++) {
 		on_device += move_all(HMM_DMIRROR_MIGRATE_TO_DEV, w);
 		pthread_barrier_wait(&faulting.barrier);
 		pthread_barrier_wait(&faulting.barrier);
@@ -1330,17 +1277,13 @@ static unsigned long fault_in_step(struct worker *w)
 	return on_device;
 }
 
-/*
- * Eight threads take the pages back as soon as they can: more rounds than those
- * if none was there long enough to be seen.
- */
 static unsigned long fault_freely(struct worker *w)
 {
 	unsigned long on_device = 0;
 
+	faulting.freely = true;
 	pthread_barrier_wait(&faulting.barrier);
-	for (unsigned int i = 0; i < faulting.rounds ||
-	     (!on_device && i < 40 * faulting.rounds); i++) {
+	for (unsigned long i = 0; needs_round(i, on_device); i++) {
 		on_device += move_all(HMM_DMIRROR_MIGRATE_TO_DEV, w);
 		if (!race_below(&w->random, 4))
 			move_all(HMM_DMIRROR_MIGRATE_TO_SYS, w);
@@ -1356,7 +1299,7 @@ static void fault_together(void)
 	struct worker w = {};
 
 	set_up_worker(&w, NULL, 0);
-	faulting.rounds = iterations;
+	started = race_now();
 	memset(banks[1], 0, MOST_BLOCKS * block_size);
 	pthread_barrier_init(&faulting.barrier, NULL, FAULTERS + 1);
 	for (uintptr_t i = 0; i < FAULTERS; i++)
@@ -1367,16 +1310,17 @@ static void fault_together(void)
 	for (unsigned int i = 0; i < FAULTERS; i++)
 		pthread_join(threads[i], NULL);
 	check_sums("at the end");
-	note("%u rounds with %lu pages on the device, then %lu; %lu additions to each\n",
-	     faulting.rounds, step, freely, faulting.additions);
+	note("%lu pages on the device in step, then %lu; %lu additions to each\n",
+	     step, freely, faulting.additions);
 	if (!step || !freely)
-		complain("nothing was migrated\n");
+		complain("no page was on the device in any round\n");
 	tear_down_worker(&w);
 }
 
 /* The device gets full */
 
-#define CHUNK_SIZE	(256UL << 20)	/* what the dummy driver adds at once */
+/* The dummy driver adds as much at once. */
+#define CHUNK_SIZE	(256UL << 20)
 #define FILLERS		4
 #define EXCESS		64
 
@@ -1417,16 +1361,25 @@ static size_t empty_part(char *addr, size_t nr, void *buffer)
 			   buffer);
 }
 
-/* Once more, for pages that somebody had a reference to for a moment. */
+/* For pages that did not move because of a temporary reference. */
 static size_t top_up_part(char *addr, size_t nr, void *buffer)
 {
-	unsigned int writable;
-	size_t found = near_pages(near_fd, addr, nr, &writable);
+	size_t found = near_pages(near_fd, addr, nr).pages;
 
 	if (found == nr)
 		return found;
 	fill_part(addr, nr, buffer);
-	return near_pages(near_fd, addr, nr, &writable);
+	return near_pages(near_fd, addr, nr).pages;
+}
+
+/* Return: pages on the device, from page @first on. */
+static size_t top_up(size_t first, size_t wanted, void *buffer)
+{
+	size_t found = 0;
+
+	race_wait_for((found = for_parts(first, filling.pages, buffer,
+					 top_up_part)) >= wanted, limit / 2);
+	return found;
 }
 
 static void *filler(void *arg)
@@ -1442,8 +1395,8 @@ static void *filler(void *arg)
 }
 
 /*
- * One page in sixteen has contents, the others are holes, which become zeroes
- * on the device. Two words a page are enough to tell it from all others.
+ * One page in sixteen has contents. The others are holes, which become zeroes
+ * on the device. Two words are enough to tell a page from all others.
  */
 #define MARK_STEP	16
 
@@ -1474,16 +1427,16 @@ static void check_marks(size_t missing)
 	}
 }
 
-/* A page that the full device gets back can be had by another. */
+/* A full device can reuse a page that was freed. */
 static void replace_one(size_t full, void *buffer)
 {
 	size_t again;
 
 	must(!madvise(filling.area, page_size, MADV_DONTNEED),
 	     "MADV_DONTNEED");
-	/* a page of the system, and not a hole to be filled on the device */
+	/* a system page, since a hole would be filled on the device */
 	memset(filling.area, 0, page_size);
-	again = for_parts(1, filling.pages, buffer, top_up_part);
+	again = top_up(1, full, buffer);
 	if (again != full)
 		complain("%zu pages on the device after one was freed and taken, not %zu\n",
 			 again, full);
@@ -1501,8 +1454,8 @@ static void fill_by_threads(void)
 }
 
 /*
- * Private memory is added to in chunks, so there the last page of one is
- * passed; of coherent memory there is one chunk.
+ * The driver adds private memory in chunks, so this fills more than one chunk.
+ * There is one chunk of coherent memory.
  */
 static void fill_up(void)
 {
@@ -1516,25 +1469,25 @@ static void fill_up(void)
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (filling.area == MAP_FAILED)
 		skip_all("not enough memory to fill a device");
-	/* a mark is not to bring 511 pages along */
+	/* a mark must not fault in a huge page */
 	madvise(filling.area, size, MADV_NOHUGEPAGE);
 	full = coherent ? chunk : filling.pages;
 	mark_pages();
 	fill_by_threads();
-	found = for_parts(0, filling.pages, buffer, top_up_part);
+	found = top_up(0, full, buffer);
 	note("%zu of %zu pages on the device\n", found, filling.pages);
 	if (found != full)
 		complain("%zu pages on the device, not %zu\n", found, full);
 	if (coherent)
 		replace_one(full, buffer);
-	/* some as a whole, the others by faults, or where they are */
+	/* some by a call, the others by faults, or in place */
 	for_parts(0, filling.pages / 8, buffer, empty_part);
 	check_marks(coherent ? 0 : SIZE_MAX);
 	munmap(filling.area, size);
 	munmap(buffer, MOST_BLOCKS * block_size);
 }
 
-/* A process is killed in the middle of it */
+/* Processes are killed at any time */
 
 static void be_killed(void)
 {
@@ -1575,38 +1528,37 @@ static void kill_children(void)
 	note("%lu processes killed\n", kills);
 }
 
-/* Setting the system up for a scenario, and what it must leave */
+/* Setting up the system for a scenario, and checking it afterwards */
 
 #define MEMCG		"/sys/fs/cgroup/hmm-migrate-race"
-#define MEMCG_MAX	"5M"
-/* slab that outlives its process */
+/* Slab may outlive its process. */
 #define MEMCG_REST	(512L << 10)
 
+/* A quarter more than the area. */
 static const char *memcg_begin(void)
 {
+	char max[24];
+
+	snprintf(max, sizeof(max), "%zu", BANKS * bank_size * 5 / 4);
 	race_write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	if (mkdir(MEMCG, 0755) && errno != EEXIST)
 		return "no cgroup2 in /sys/fs/cgroup";
-	if (race_write_file(MEMCG "/memory.max", MEMCG_MAX))
+	if (race_write_file(MEMCG "/memory.max", max))
 		return "no memory controller";
 	return NULL;
 }
 
-/* Figures are summed up now and then, and pages freed late: poll for long. */
+/* Statistics are flushed periodically, and pages are freed late. */
 static long memcg_settles(const char *file, const char *key, long most)
 {
 	long value = -1;
 
-	for (int i = 0; i < 600; i++) {
-		value = race_read_number(file, key);
-		if (value >= 0 && value <= most)
-			break;
-		race_pause_ms(100);
-	}
+	race_wait_for((value = race_read_number(file, key)) >= 0 &&
+		      value <= most, limit / 2);
 	return value;
 }
 
-/* Charges that the CPUs keep in stock are given up at a limit that is lower. */
+/* A lower limit drains the charges that the CPUs keep in stock. */
 static void memcg_end(void)
 {
 	long anon, rest, kills;
@@ -1628,35 +1580,24 @@ static void memcg_end(void)
 	must(!rmdir(MEMCG), "removal of the memcg");
 }
 
-#define KSM		"/sys/kernel/mm/ksm/"
-
-static long ksm_shared(void)
+static bool ksm_has_merged(void)
 {
-	return race_read_number(KSM "pages_sharing", NULL);
+	return race_read_number(RACE_KSM "pages_sharing", NULL) > 0;
 }
 
-static void ksm_set(const char *run)
-{
-	race_write_file(KSM "sleep_millisecs", "1");
-	race_write_file(KSM "pages_to_scan", "2000");
-	race_write_file(KSM "run", run);
-}
-
-/* Some merging must have happened before the race, and goes on in it. */
+/* KSM must have merged pages before the race, and goes on during it. */
 static void ksm_enter(void)
 {
 	struct worker w = {};
 
 	for (unsigned int i = 0; i < BANKS; i++)
-		must_have(!madvise(banks[i], BANK_SIZE, MADV_MERGEABLE),
+		must_have(!madvise(banks[i], bank_size, MADV_MERGEABLE),
 			  "MADV_MERGEABLE");
 	set_up_worker(&w, NULL, 0);
 	for (unsigned int i = 0; i < 2 * nr_blocks; i++)
 		write_same(&w);
-	for (int i = 0; i < 600 && ksm_shared() <= 0; i++)
-		race_pause_ms(50);
-	if (ksm_shared() <= 0)
-		complain("KSM merges nothing\n");
+	if (!race_wait_for(ksm_has_merged(), limit / 2))
+		complain("KSM merges no page\n");
 	tear_down_worker(&w);
 }
 
@@ -1671,10 +1612,10 @@ static const char *begin_outside(bool *our_swap)
 	if (!why && scenario->flags & NEEDS_MEMCG)
 		why = memcg_begin();
 	if (!why && scenario->flags & NEEDS_KSM) {
-		if (access(KSM "run", W_OK))
+		if (access(RACE_KSM "run", W_OK))
 			why = "no KSM";
 		else
-			ksm_set("1");
+			race_run_ksm("1");
 	}
 	if (!why && scenario->flags & NEEDS_GUP &&
 	    access("/sys/kernel/debug/gup_test", W_OK))
@@ -1687,7 +1628,7 @@ static void end_outside(bool our_swap)
 	if (scenario->flags & NEEDS_MEMCG)
 		memcg_end();
 	if (scenario->flags & NEEDS_KSM)
-		ksm_set("2");
+		race_run_ksm("2");
 	race_swap_end(our_swap);
 }
 
@@ -1705,7 +1646,7 @@ static void enter(void)
 	}
 }
 
-/* In KiB, by looking at the page tables and by the process's counters. */
+/* In KiB, by a walk of the page tables and by the process's counters. */
 struct usage {
 	long mapped;
 	long counted;
@@ -1719,17 +1660,16 @@ static struct usage usage_now(void)
 	};
 }
 
-/* Stacks of threads and the like are left; the area is 4 MiB. */
-#define USAGE_REST	1024
-
 static void check_usage(const struct usage *before)
 {
+	/* stacks of threads and the like remain */
+	long rest = BANKS * bank_size / 4 / 1024;
 	struct usage now = usage_now();
 
 	if (before->mapped < 0 || before->counted < 0)
 		complain("the process's memory cannot be read\n");
-	if (now.mapped > before->mapped + USAGE_REST ||
-	    now.counted > before->counted + USAGE_REST)
+	if (now.mapped > before->mapped + rest ||
+	    now.counted > before->counted + rest)
 		complain("RSS was %ld KiB (by counter %ld), is %ld (%ld)\n",
 			 before->mapped, before->counted, now.mapped,
 			 now.counted);
@@ -1756,49 +1696,49 @@ static void run_scenario(void)
 	else
 		run_roles();
 	if (lacks_swap())
-		complain("nothing was swapped out\n");
-	munmap(area_start, BANKS * BANK_STRIDE);
+		complain("no page was swapped out\n");
+	munmap(area_start, BANKS * 2 * bank_size);
 	munmap(blocks, nr_blocks * sizeof(*blocks));
 	check_usage(&before);
 	_exit(control->complaints ? KSFT_FAIL : KSFT_PASS);
 }
 
-/* Wait for a child for so long, then for its death. Return: its status. */
-static int wait_bounded(pid_t pid, unsigned int seconds, const char *what)
+/* Return: false if the process does not end, and makes no progress either. */
+static bool wait_while_it_moves(pid_t pid, int *status)
+{
+	unsigned long before;
+
+	do {
+		before = control->progress;
+		if (race_wait_child(pid, limit, status))
+			return true;
+	} while (control->progress != before);
+	return false;
+}
+
+static int wait_for_scenario(pid_t pid)
 {
 	int status;
 
-	for (unsigned int i = 0; i < seconds * 50; i++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
-		race_pause_ms(20);
-	}
-	complain("%s: no end after %u s\n", what, seconds);
+	if (wait_while_it_moves(pid, &status))
+		return status;
+	complain("no progress for %u s\n", limit);
 	race_write_file("/proc/sysrq-trigger", "w");
 	kill(pid, SIGKILL);
-	for (int i = 0; i < 500; i++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
-		race_pause_ms(20);
-	}
+	if (race_wait_child(pid, limit, &status))
+		return status;
 	ksft_test_result_fail("%s, and it cannot be killed\n", scenario->name);
 	ksft_exit_fail_msg("a process cannot be killed\n");
 }
 
-/* Only when no page is in use any more does the driver come back from this. */
-static void take_device_memory_away(void)
+/* This works only when no page of the device is in use any more. */
+static void release_device_memory(void)
 {
-	int status;
-	pid_t pid = fork();
+	int status = race_release_device(near_device, limit);
 
-	if (!pid) {
-		int fd = race_open_device(near_device);
-
-		_exit(fd < 0 || race_device(fd, HMM_DMIRROR_RELEASE, NULL, 1,
-					    NULL));
-	}
-	status = wait_bounded(pid, limit, "device pages are in use still");
-	if (status)
+	if (status < 0)
+		complain("device pages are still in use after %u s\n", limit);
+	else if (status)
 		complain("release of the device's memory: status %#x\n",
 			 status);
 }
@@ -1814,8 +1754,8 @@ static int run_in_process(void)
 		setpgid(0, 0);
 		run_scenario();
 	}
-	status = wait_bounded(pid, limit, "scenario");
-	/* children of one that was killed */
+	status = wait_for_scenario(pid);
+	/* its children, if it was killed */
 	kill(-pid, SIGKILL);
 	return status;
 }
@@ -1836,7 +1776,7 @@ static void run_one(const char *kind)
 		return;
 	}
 	status = run_in_process();
-	take_device_memory_away();
+	release_device_memory();
 	end_outside(our_swap);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	note("%ld ms\n", (end.tv_sec - start.tv_sec) * 1000 +
@@ -1851,7 +1791,7 @@ static void run_one(const char *kind)
 				 kind, scenario->name);
 }
 
-/* What most scenarios have beside their own. */
+/* Roles of most scenarios */
 
 static const struct role migrate[] = {
 	{ "to device", to_device, 1, 100 },
@@ -1893,14 +1833,14 @@ static const struct scenario scenarios[] = {
 			{ "pageout", page_out, 1, 100 },
 		},
 	}, {
-		.name = "MADV_DONTNEED: what is gone stays gone",
+		.name = "MADV_DONTNEED: discarded contents do not come back",
 		.flags = DISCARDS,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
 			{ "MADV_DONTNEED", discard, 2, 100 },
 		},
 	}, {
-		.name = "munmap and mmap: new memory is new",
+		.name = "munmap and mmap: new memory has no old contents",
 		.flags = DISCARDS,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
@@ -1923,7 +1863,7 @@ static const struct scenario scenarios[] = {
 		.flags = NEEDS_KSM,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
-			{ "write of the same", write_same, 1, 200 },
+			{ "write for KSM", write_same, 1, 200 },
 		},
 	}, {
 		.name = "compaction: no value is lost while pages move",
@@ -1940,7 +1880,7 @@ static const struct scenario scenarios[] = {
 			{ "pageout", page_out, 1, 50 },
 		},
 	}, {
-		.name = "short pins: who holds a page sees what is written",
+		.name = "short pins: pinned pages get later writes",
 		.flags = NEEDS_GUP,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
@@ -1963,17 +1903,17 @@ static const struct scenario scenarios[] = {
 			{ "pageout", page_out, 1, 50 },
 		},
 	}, {
-		.name = "full device: filled to its last page, nothing is lost",
+		.name = "full device: no page is lost when the last one is taken",
 		.body = fill_up,
 	}, {
-		.name = "SIGKILL: device pages of the dead are free",
+		.name = "SIGKILL: device pages of killed processes become free",
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
 			{ "mprotect", protect, 1, 0 },
 		},
 		.body = kill_children,
 	}, {
-		.name = "signals: interrupted work is done or undone",
+		.name = "signals: interrupted operations complete or roll back",
 		.flags = INTERRUPTS,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
@@ -1984,7 +1924,7 @@ static const struct scenario scenarios[] = {
 		.name = "faults of many threads: no addition is lost",
 		.body = fault_together,
 	}, {
-		.name = "removal of device memory in use: nothing is lost",
+		.name = "removal of device memory in use: no value is lost",
 		.sets = { by_cpu, by_device },
 		.roles = {
 			{ "to device", to_device, 2, 0 },
@@ -1999,8 +1939,8 @@ static const struct scenario scenarios[] = {
 			{ "fork", fork_child, 1, 20 },
 		},
 	}, {
-		.name = "exclusive access: mappings change meanwhile",
-		.flags = DISCARDS | FREE_MAKERS,
+		.name = "exclusive access: it ends when mappings change",
+		.flags = DISCARDS | UNLOCKED_EXCLUSIVE,
 		.sets = { migrate, by_cpu, by_device },
 		.roles = {
 			{ "exclusive", exclusive, 2, 100 },
@@ -2018,7 +1958,7 @@ static const struct scenario scenarios[] = {
 			{ "mprotect", protect, 1, 50 },
 			{ "fork", fork_child, 1, 10 },
 			{ "pin", pin_short, 1, 50 },
-			{ "write of the same", write_same, 1, 50 },
+			{ "write for KSM", write_same, 1, 50 },
 			{ "pageout", page_out, 1, 50 },
 			{ "compaction", compact, 1, 5 },
 		},
@@ -2049,7 +1989,25 @@ static unsigned int count_scenarios(const char *only)
 }
 
 #define USAGE	"usage: %s [-n iterations] [-s seed] [-t part of a name] " \
-		"[-k p|c] [-T seconds a scenario]\n"
+		"[-k p|c] [-T seconds without progress]\n"
+
+/*
+ * A bank has room for one PMD-mapped huge page of an ordinary size. The huge
+ * pages of large base pages would be larger than the memory.
+ */
+static void choose_sizes(void)
+{
+	size_t huge = race_huge_size();
+
+	page_size = sysconf(_SC_PAGESIZE);
+	page_words = page_size / sizeof(uint32_t);
+	block_size = BLOCK_PAGES * page_size;
+	bank_size = 2 * MOST_BLOCKS * block_size;
+	if (huge >= bank_size && huge <= MOST_BANK_PAGES * page_size)
+		bank_size = huge;
+	else
+		race_note_huge_size(huge);
+}
 
 int main(int argc, char **argv)
 {
@@ -2075,9 +2033,7 @@ int main(int argc, char **argv)
 	}
 	if (!iterations || !limit || !count_scenarios(only))
 		ksft_exit_fail_msg("nothing to do\n");
-	page_size = sysconf(_SC_PAGESIZE);
-	page_words = page_size / sizeof(uint32_t);
-	block_size = BLOCK_PAGES * page_size;
+	choose_sizes();
 	private = !access("/dev/hmm_dmirror1", R_OK | W_OK) &&
 		  strchr(kinds, 'p');
 	with_coherent = !access("/dev/hmm_dmirror3", R_OK | W_OK) &&
@@ -2088,7 +2044,7 @@ int main(int argc, char **argv)
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (control == MAP_FAILED)
 		ksft_exit_fail_msg("no memory\n");
-	ksft_print_msg("seed %llu, %lu iterations, %u s a scenario at most\n",
+	ksft_print_msg("seed %llu, %lu iterations, a hang is %u s without progress\n",
 		       (unsigned long long)seed, iterations, limit);
 	ksft_set_plan(count_scenarios(only) * (private + with_coherent));
 	if (private)

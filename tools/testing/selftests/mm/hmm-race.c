@@ -3,83 +3,48 @@
  * Race a mirrored address space against everything that changes it.
  *
  * Reader threads let the dummy device (lib/test_hmm.c) read parts of an area
- * through its mirror, and look at them by the CPU too. Meanwhile mutator
- * threads write to the area by the CPU and through the device, and unmap, map,
- * move, protect, fork, discard, page out and migrate parts of it. Every word
- * that a reader finds must be one that was written there and that has not been
- * replaced since before the reader began to look; every error that it gets must
- * have a cause.
- *
- * How a reader knows
- *
- *   Whoever changes the contents of a page takes the next number of that page.
- *   Each word of the page becomes a code for the page, its number and the
- *   word's place, with a checksum; or zero, where pages are discarded. What a
- *   change may leave behind is recorded under its number before it begins, and
- *   narrowed down before it counts as done. A reader notes the number that is
- *   done before it reads (lo) and the one that has begun afterwards (hi). Going
- *   back from hi, it may find the outcome of each change, down to the last one
- *   at or below lo that leaves nothing older behind.
- *
- *   Where a page may not be accessible for a while, a counter is odd. An error
- *   is legal if a counter of a page in the range was odd or has changed.
+ * through its mirror, and read them by the CPU. Meanwhile mutator threads write
+ * to the area by the CPU and by the device, and unmap, map, move, protect,
+ * fork, discard, page out and migrate parts of it. The oracle
+ * (hmm_race_oracle.h) judges each word and each error that a reader gets. Each
+ * page has a record.
  *
  * Locks
  *
- *   Two mutexes a block of pages: "contents" is held by those who change
- *   contents, "mapping" by those who change what is mapped where, and by the
- *   CPU's own accesses, which must not fault for good. Contents before mapping,
- *   blocks in ascending order. The device holds neither while it reads, and
- *   only "contents" while it writes.
+ *   Each block of pages has two mutexes. "contents" is held while the contents
+ *   change, "mapping" while the mapping changes. The CPU's own accesses hold
+ *   "mapping", too, because they must not hit an unmapped page. The order is
+ *   contents before mapping, and blocks in ascending order. A device holds
+ *   neither while it reads, and only "contents" while it writes.
  *
- * The work is bounded by the number of changes; time has no say. Two runs with
- * one seed make the same choices in each thread, in different interleavings.
+ * The end
+ *
+ *   Each mutator makes a number of changes, and goes on until each kind of
+ *   change has happened. Time only ends a run in which one never happens. Two
+ *   runs with one seed make the same choices in each thread, in different
+ *   interleavings.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/swap.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "hmm_race_common.h"
+#include "hmm_race_oracle.h"
 #include "../kselftest.h"
 
 #define BLOCK_PAGES	16
 #define PAGES		2048
 #define BLOCKS		(PAGES / BLOCK_PAGES)
 #define MOST_BLOCKS	4
+#define MOST_PAGES	(MOST_BLOCKS * BLOCK_PAGES)
 #define HOT		(2 * MOST_PAGES)
 #define CHURNED		4
 #define CHURNS		16
-#define MOST_PAGES	(MOST_BLOCKS * BLOCK_PAGES)
-#define RING		256
-#define HUGE_SIZE	(2UL << 20)
 #define MAX_THREADS	8
 
-/* What a change may leave in a page. */
-#define MAY_BE_NEW	1	/* the code of its number */
-#define MAY_BE_ZERO	2
-#define NOTHING_OLD	4	/* nothing that was there before */
-
-struct page_state {
-	atomic_uint begun;
-	atomic_uint done;
-	atomic_uint unreadable;	/* odd: no access, maybe */
-	atomic_uint unwritable;
-	atomic_uchar left[RING];
-};
+/* Base pages of the largest huge page that has room in the area. */
+#define HUGE_PAGES	(PAGES / 4)
 
 struct block {
 	pthread_mutex_t contents;
@@ -127,23 +92,29 @@ static const char * const change_names[CHANGES] = {
 	[CHANGE_MIGRATE_BACK] = "migration from a device",
 };
 
-/* What a thread has: its random numbers, buffers and results. */
 struct worker {
 	pthread_t thread;
 	uint64_t random;
-	uint64_t *buffer;
-	char *spare;		/* where it moves pages to */
-	unsigned int stride;	/* of the words that it checks */
-	unsigned long words, reads, cpu_reads, errors, busy, unchecked;
-	unsigned long done[CHANGES];
-	/* the thread that discards what this one lets the device write */
+	uint32_t *buffer;
+	char *spare;		/* move() moves pages there */
+	unsigned int step;	/* from one checked word to the next */
+	/* another thread, which discards pages during raced device writes */
 	pthread_t racer;
 	sem_t race, raced;
 	struct span race_part;
 	bool race_remap, race_over;
 };
 
-static struct page_state pages[PAGES];
+/* Of all threads. */
+static struct counts {
+	atomic_ulong done[CHANGES];
+	atomic_ulong reads, cpu_reads, words;
+	atomic_ulong errors, busy, unjudged;
+	atomic_ulong bad_words, bad_errors, bad_children;
+	atomic_bool bad_setup, unread;
+} counts;
+
+static struct race_record records[PAGES];
 static struct block blocks[BLOCKS];
 static char *area;
 static size_t page_size, page_words;
@@ -151,9 +122,18 @@ static int mirror_fd, memory_fd;
 static uint64_t seed;
 static unsigned long iterations = 300;
 static unsigned int mutators = 2, readers = 3;
+static unsigned long limit = 600;
 static atomic_uint running;
-static atomic_ulong bad_words, bad_errors, bad_children;
-static atomic_bool failed_setup;
+static time_t started;
+static const char *no_swap;
+static long swapped_before;
+
+/* The first few of a kind say enough. */
+#define complain(count, ...)						\
+	do {								\
+		if ((*(count))++ < 8)					\
+			race_finding(__VA_ARGS__);			\
+	} while (0)
 
 static unsigned int below(struct worker *w, unsigned int limit)
 {
@@ -165,64 +145,50 @@ static char *page_address(unsigned int page)
 	return area + page * page_size;
 }
 
-/* Page and number in the lower half, a checksum above; never zero. */
-static uint64_t code(unsigned int page, uint32_t number, unsigned int word)
+static size_t span_size(struct span part)
 {
-	uint64_t id = (uint64_t)page << 20 | (number & 0xfffff);
-	uint64_t sum = race_mix(seed ^ id << 24 ^ word) >> 32;
-
-	return (sum | 1) << 32 | id;
+	return part.nr * page_size;
 }
 
-static void fill(uint64_t *words, unsigned int page, uint32_t number)
+/* No change leaves the other text. */
+static struct race_page race_page_of(unsigned int page)
 {
-	for (unsigned int i = 0; i < page_words; i++)
-		words[i] = code(page, number, i);
+	return (struct race_page) {
+		.id = seed ^ (uint64_t)page << 32,
+		.other = race_mix(seed ^ (uint64_t)PAGES << 32),
+	};
 }
 
-/* Numbers and locks */
-
-static uint32_t change_begin(unsigned int page, uint8_t left)
+static void fill(uint32_t *words, unsigned int page, uint32_t number)
 {
-	struct page_state *p = &pages[page];
-	uint32_t number = p->begun + 1;
-
-	p->left[number % RING] = left;
-	p->begun = number;
-	return number;
+	race_fill(words, page_words, race_key(race_page_of(page).id, number),
+		  number);
 }
 
-static void change_end(unsigned int page, uint8_t left)
-{
-	struct page_state *p = &pages[page];
+/* Changes and locks */
 
-	p->left[p->begun % RING] = left;
-	p->done = p->begun;
-}
-
-static void begin_all(struct span part, uint8_t left)
+static void begin_all(struct span part, uint8_t leaves)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
-		change_begin(part.page + i, left);
+		race_change_begin(&records[part.page + i], leaves);
 }
 
-static void end_all(struct span part, uint8_t left)
+static void end_all(struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
-		change_end(part.page + i, left);
+		race_change_end(&records[part.page + i]);
 }
 
-/* Called before and after the time in which an access may fail. */
-static void bar_reads(struct span part)
+static void bar(struct span part, enum race_access access)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
-		pages[part.page + i].unreadable++;
+		race_bar(&records[part.page + i], access);
 }
 
-static void bar_writes(struct span part)
+static void unbar(struct span part, enum race_access access)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
-		pages[part.page + i].unwritable++;
+		race_unbar(&records[part.page + i], access);
 }
 
 static unsigned int first_block(struct span part)
@@ -263,7 +229,9 @@ static void unlock_mapping(struct span part)
  * Most parts lie in one of two hot spots, where the threads meet: around the
  * border of two huge pages, and in the half with base pages.
  */
-static const unsigned int hot_spots[] = { 512 - HOT / 2, 1536 - HOT / 2 };
+static const unsigned int hot_spots[] = {
+	HUGE_PAGES - HOT / 2, 3 * HUGE_PAGES - HOT / 2,
+};
 
 static struct span random_part(struct worker *w)
 {
@@ -283,211 +251,133 @@ static struct span random_part(struct worker *w)
 
 /* Checking */
 
-struct window {
-	uint32_t lo, hi;
-	uint32_t unreadable, unwritable;
-};
-
-static void window_open(struct window *win, struct span part)
-{
-	for (unsigned int i = 0; i < part.nr; i++) {
-		win[i].lo = pages[part.page + i].done;
-		win[i].unreadable = pages[part.page + i].unreadable;
-		win[i].unwritable = pages[part.page + i].unwritable;
-	}
-}
-
-static void window_close(struct window *win, struct span part)
+static void windows_open(struct race_window *win, struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
-		win[i].hi = pages[part.page + i].begun;
+		win[i] = race_window_open(&records[part.page + i]);
 }
 
-enum verdict { LEGAL, ILLEGAL, UNKNOWN };
-
-#define TOP_BITS	0x8080808080808080ULL
-
-/* The top bit of each byte in which two words are equal. */
-static uint64_t equal_bytes(uint64_t a, uint64_t b)
+static void windows_close(struct race_window *win, struct span part)
 {
-	uint64_t diff = a ^ b;
-
-	return ~(((diff & ~TOP_BITS) + ~TOP_BITS) | diff) & TOP_BITS;
+	for (unsigned int i = 0; i < part.nr; i++)
+		race_window_close(&win[i], &records[part.page + i]);
 }
 
-/*
- * A copy may go byte by byte, and find a word half written: each byte has to
- * be from one of the words that may be there. Where only one may, that is it.
- */
-static enum verdict judge(unsigned int page, struct window *win,
-			  unsigned int word, uint64_t value)
+static void check_page(struct worker *w, const char *who, unsigned int nr,
+		       const struct race_window *win, const uint32_t *words)
 {
-	struct page_state *p = &pages[page];
-	uint32_t number = win->hi;
-	uint64_t equal = 0;
+	struct race_page page = race_page_of(nr);
+	struct race_text text = {
+		.words = words,
+		.nr = page_words,
+		.first = below(w, w->step),
+		.step = w->step,
+	};
+	size_t i;
 
-	for (;; number--) {
-		uint8_t left = p->left[number % RING];
-
-		if (left & MAY_BE_ZERO)
-			equal |= equal_bytes(value, 0);
-		if (left & MAY_BE_NEW)
-			equal |= equal_bytes(value, code(page, number, word));
-		if (equal == TOP_BITS)
-			return LEGAL;
-		if ((left & NOTHING_OLD) && (int32_t)(number - win->lo) <= 0)
-			break;
-		if (win->hi - number == RING / 2)
-			return UNKNOWN;
-	}
-	/* was the record of these changes still the one that was read? */
-	return p->begun - number < RING ? ILLEGAL : UNKNOWN;
-}
-
-static void complain(const char *who, unsigned int page, struct window *win,
-		     unsigned int word, uint64_t value)
-{
-	if (bad_words++ >= 8)
+	switch (race_check_text(&records[nr], win, &page, &text, &i)) {
+	case RACE_RIGHT:
+		counts.words += (text.nr - text.first - 1) / text.step + 1;
 		return;
-	ksft_print_msg("%s: page %u word %u: %#llx is not of changes %u to %u (%#llx)\n",
-		       who, page, word,
-		       (unsigned long long)value, win->lo, win->hi,
-		       (unsigned long long)code(page, win->hi, word));
-}
-
-/* False if a word is wrong: one complaint a page says enough. */
-static bool check_word(struct worker *w, const char *who, unsigned int page,
-		       struct window *win, unsigned int word, uint64_t value)
-{
-	switch (judge(page, win, word, value)) {
-	case LEGAL:
-		w->words++;
-		return true;
-	case UNKNOWN:
-		w->unchecked++;
-		return true;
+	case RACE_TOO_LATE:
+		counts.unjudged++;
+		return;
 	default:
-		complain(who, page, win, word, value);
-		return false;
+		complain(&counts.bad_words,
+			 "%s: page %u word %zu: %#x is not of changes %u to %u (%#x)\n",
+			 who, nr, i, words[i], win->floor, win->begun,
+			 race_word(race_key(page.id, win->begun), win->begun,
+				   i));
 	}
 }
 
-/* While threads race, each @w->stride-th word: looking is not to take long. */
 static void check_words(struct worker *w, const char *who, struct span part,
-			struct window *win, const uint64_t *words)
+			const struct race_window *win, const uint32_t *words)
 {
-	for (unsigned int i = 0; i < part.nr; i++, words += page_words) {
-		unsigned int k = below(w, w->stride);
-
-		while (k < page_words && check_word(w, who, part.page + i,
-						    &win[i], k, words[k]))
-			k += w->stride;
-	}
+	for (unsigned int i = 0; i < part.nr; i++)
+		check_page(w, who, part.page + i, &win[i],
+			   words + i * page_words);
 }
 
-/* Whether some page of the part could not be accessed for some time. */
-static bool was_barred(struct span part, struct window *win, bool write)
+/* Was some page of the part inaccessible for some time? */
+static bool was_barred(struct span part, const struct race_window *win,
+		       enum race_access access)
 {
-	for (unsigned int i = 0; i < part.nr; i++) {
-		struct page_state *p = &pages[part.page + i];
-
-		if (win[i].unreadable & 1 || win[i].unreadable != p->unreadable)
+	for (unsigned int i = 0; i < part.nr; i++)
+		if (race_was_barred(&win[i], &records[part.page + i], access))
 			return true;
-		if (write && (win[i].unwritable & 1 ||
-			      win[i].unwritable != p->unwritable))
-			return true;
-	}
 	return false;
 }
 
-static void check_error(struct worker *w, const char *who, struct span part,
-			struct window *win, bool write)
+static void check_error(const char *who, struct span part,
+			const struct race_window *win, enum race_access access)
 {
 	int error = errno;
 
-	w->errors++;
-	/* so many invalidations that the driver gave up */
+	counts.errors++;
+	/* the driver gives up after many invalidations */
 	if (error == EBUSY) {
-		w->busy++;
+		counts.busy++;
 		return;
 	}
-	if ((error == EFAULT || (error == EPERM && write)) &&
-	    was_barred(part, win, write))
+	if ((error == EFAULT || (error == EPERM && access == RACE_WRITE)) &&
+	    was_barred(part, win, access))
 		return;
-	if (bad_errors++ < 8)
-		ksft_print_msg("%s: pages %u to %u: %s, without a cause\n", who,
-			       part.page, part.page + part.nr - 1,
-			       strerror(error));
+	complain(&counts.bad_errors,
+		 "%s: pages %u to %u: %s without a cause\n", who, part.page,
+		 part.page + part.nr - 1, strerror(error));
 }
 
-/* The device */
-
-static int device(int fd, unsigned long request, char *addr, unsigned int nr,
-		  void *buffer, unsigned int *copied)
+/* Reading. Return: whether the device could read. */
+static bool device_read(struct worker *w, struct span part)
 {
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)buffer,
-		.npages = nr,
-	};
-	int ret;
+	struct race_window win[MOST_PAGES];
 
-	do {
-		ret = ioctl(fd, request, &cmd);
-	} while (ret && errno == EINTR);
-	if (copied)
-		*copied = cmd.cpages;
-	return ret;
-}
-
-static void device_read(struct worker *w, struct span part)
-{
-	struct window win[MOST_PAGES];
-
-	window_open(win, part);
-	if (device(mirror_fd, HMM_DMIRROR_READ, page_address(part.page),
-		   part.nr, w->buffer, NULL)) {
-		check_error(w, "device read", part, win, false);
-		return;
+	windows_open(win, part);
+	if (race_device(mirror_fd, HMM_DMIRROR_READ, page_address(part.page),
+			part.nr, w->buffer)) {
+		check_error("device read", part, win, RACE_READ);
+		return false;
 	}
-	window_close(win, part);
+	windows_close(win, part);
 	check_words(w, "device read", part, win, w->buffer);
-	w->reads++;
+	counts.reads++;
+	return true;
 }
 
 static void device_snapshot(struct worker *w, struct span part)
 {
 	unsigned char *perms = (unsigned char *)w->buffer;
-	struct window win[MOST_PAGES];
+	struct race_window win[MOST_PAGES];
 
-	window_open(win, part);
-	if (device(mirror_fd, HMM_DMIRROR_SNAPSHOT, page_address(part.page),
-		   part.nr, perms, NULL)) {
-		check_error(w, "snapshot", part, win, false);
+	windows_open(win, part);
+	if (race_device(mirror_fd, HMM_DMIRROR_SNAPSHOT,
+			page_address(part.page), part.nr, perms)) {
+		check_error("snapshot", part, win, RACE_READ);
 		return;
 	}
 	for (unsigned int i = 0; i < part.nr; i++) {
 		struct span one = { part.page + i, 1 };
 
 		if (perms[i] != HMM_DMIRROR_PROT_ERROR ||
-		    was_barred(one, &win[i], false))
+		    was_barred(one, &win[i], RACE_READ))
 			continue;
 		errno = EFAULT;
-		check_error(w, "snapshot", one, &win[i], false);
+		check_error("snapshot", one, &win[i], RACE_READ);
 	}
 }
 
 static void cpu_read(struct worker *w, struct span part)
 {
-	struct window win[MOST_PAGES];
+	struct race_window win[MOST_PAGES];
 
 	lock_mapping(part);
-	window_open(win, part);
-	memcpy(w->buffer, page_address(part.page), part.nr * page_size);
-	window_close(win, part);
+	windows_open(win, part);
+	memcpy(w->buffer, page_address(part.page), span_size(part));
+	windows_close(win, part);
 	unlock_mapping(part);
 	check_words(w, "CPU read", part, win, w->buffer);
-	w->cpu_reads++;
+	counts.cpu_reads++;
 }
 
 /* Changes */
@@ -496,18 +386,19 @@ static void must(bool ok, const char *what)
 {
 	if (ok)
 		return;
-	ksft_print_msg("%s: %s\n", what, strerror(errno));
-	failed_setup = true;
+	race_finding("%s: %s\n", what, strerror(errno));
+	counts.bad_setup = true;
 }
 
 static void write_locked(struct span part)
 {
 	for (unsigned int i = 0; i < part.nr; i++) {
 		unsigned int page = part.page + i;
-		uint32_t number = change_begin(page, MAY_BE_NEW);
+		uint32_t number = race_change_begin(&records[page],
+						    RACE_LEAVES_WORDS);
 
-		fill((uint64_t *)page_address(page), page, number);
-		change_end(page, MAY_BE_NEW | NOTHING_OLD);
+		fill((uint32_t *)page_address(page), page, number);
+		race_change_end(&records[page]);
 	}
 }
 
@@ -520,7 +411,7 @@ static void cpu_write(struct span part)
 	unlock_contents(part);
 }
 
-/* Between munmap() and this nobody else may map anything: no thread does. */
+/* Between munmap() and this, no thread may map anything anywhere else. */
 static bool map_at(char *addr, size_t size)
 {
 	return mmap(addr, size, PROT_READ | PROT_WRITE,
@@ -538,44 +429,49 @@ static void advise_size(struct span part)
 static void remap(struct span part)
 {
 	char *addr = page_address(part.page);
-	size_t size = part.nr * page_size;
 
-	bar_reads(part);
-	must(!munmap(addr, size), "munmap");
-	must(map_at(addr, size), "mmap");
+	bar(part, RACE_READ);
+	must(!munmap(addr, span_size(part)), "munmap");
+	must(map_at(addr, span_size(part)), "mmap");
 	advise_size(part);
-	bar_reads(part);
+	unbar(part, RACE_READ);
 }
 
-static void discard(struct span part, bool by_remap)
+static void discard_dontneed(struct span part)
 {
-	if (by_remap)
-		remap(part);
-	else
-		must(!madvise(page_address(part.page), part.nr * page_size,
-			      MADV_DONTNEED), "MADV_DONTNEED");
+	must(!madvise(page_address(part.page), span_size(part), MADV_DONTNEED),
+	     "MADV_DONTNEED");
 }
 
-static void zap(struct span part, bool by_remap)
+static void zap(struct span part, void (*discard)(struct span part))
 {
 	lock_contents(part);
 	lock_mapping(part);
-	begin_all(part, MAY_BE_ZERO);
-	discard(part, by_remap);
-	end_all(part, MAY_BE_ZERO | NOTHING_OLD);
+	begin_all(part, RACE_LEAVES_ZERO);
+	discard(part);
+	end_all(part);
 	unlock_mapping(part);
 	unlock_contents(part);
 }
 
-/* From now on the pages are old or zero, until someone writes to them. */
+static bool some_window_is_wide(struct span part)
+{
+	for (unsigned int i = 0; i < part.nr; i++)
+		if (race_window_is_wide(&records[part.page + i]))
+			return true;
+	return false;
+}
+
+/* After MADV_FREE the pages are old or zero until a thread writes to them. */
 static void let_free(struct span part)
 {
 	lock_contents(part);
 	lock_mapping(part);
-	begin_all(part, MAY_BE_ZERO);
-	must(!madvise(page_address(part.page), part.nr * page_size, MADV_FREE),
+	if (some_window_is_wide(part))
+		write_locked(part);
+	begin_all(part, RACE_LEAVES_ZERO);
+	must(!madvise(page_address(part.page), span_size(part), MADV_FREE),
 	     "MADV_FREE");
-	end_all(part, MAY_BE_ZERO);
 	unlock_mapping(part);
 	unlock_contents(part);
 }
@@ -590,70 +486,74 @@ static void *racer(void *arg)
 		if (w->race_over)
 			return NULL;
 		lock_mapping(w->race_part);
-		discard(w->race_part, w->race_remap);
+		if (w->race_remap)
+			remap(w->race_part);
+		else
+			discard_dontneed(w->race_part);
 		unlock_mapping(w->race_part);
 		sem_post(&w->raced);
 	}
 }
 
-/* Buffers of new codes, and what is recorded for them. */
-static void device_write_begin(struct worker *w, struct span part, uint8_t left)
+/* Begin the changes, and fill the buffer with their words. */
+static void device_write_begin(struct worker *w, struct span part,
+			       uint8_t leaves)
 {
 	for (unsigned int i = 0; i < part.nr; i++)
 		fill(w->buffer + i * page_words, part.page + i,
-		     change_begin(part.page + i, left));
+		     race_change_begin(&records[part.page + i], leaves));
 }
 
 static void device_write(struct worker *w, struct span part)
 {
-	struct window win[MOST_PAGES];
-	unsigned int copied = 0;
-	int ret;
+	struct race_window win[MOST_PAGES];
+	struct span written = { .page = part.page };
+	size_t copied = 0;
 
 	lock_contents(part);
-	window_open(win, part);
-	device_write_begin(w, part, MAY_BE_NEW);
-	ret = device(mirror_fd, HMM_DMIRROR_WRITE, page_address(part.page),
-		     part.nr, w->buffer, &copied);
-	if (ret)
-		check_error(w, "device write", part, win, true);
-	else
-		copied = part.nr;
-	for (unsigned int i = 0; i < part.nr; i++)
-		change_end(part.page + i, i < copied ?
-			   MAY_BE_NEW | NOTHING_OLD : MAY_BE_NEW);
+	windows_open(win, part);
+	device_write_begin(w, part, RACE_LEAVES_WORDS);
+	if (race_device_counted(mirror_fd, HMM_DMIRROR_WRITE,
+				page_address(part.page), part.nr, w->buffer,
+				&copied)) {
+		check_error("device write", part, win, RACE_WRITE);
+		written.nr = copied;
+	} else {
+		written.nr = part.nr;
+		counts.done[CHANGE_DEVICE_WRITE]++;
+	}
+	end_all(written);
 	unlock_contents(part);
-	w->done[CHANGE_DEVICE_WRITE] += !ret;
 }
 
 static void device_write_raced(struct worker *w, struct span part)
 {
-	struct window win[MOST_PAGES];
-	int ret;
+	struct race_window win[MOST_PAGES];
 
 	lock_contents(part);
-	window_open(win, part);
-	device_write_begin(w, part, MAY_BE_NEW | MAY_BE_ZERO);
+	windows_open(win, part);
+	device_write_begin(w, part, RACE_LEAVES_WORDS | RACE_LEAVES_ZERO);
 	w->race_part = part;
 	w->race_remap = below(w, 2);
 	sem_post(&w->race);
-	ret = device(mirror_fd, HMM_DMIRROR_WRITE, page_address(part.page),
-		     part.nr, w->buffer, NULL);
-	if (ret)
-		check_error(w, "raced device write", part, win, true);
+	if (race_device(mirror_fd, HMM_DMIRROR_WRITE, page_address(part.page),
+			part.nr, w->buffer))
+		check_error("raced device write", part, win, RACE_WRITE);
+	else
+		counts.done[CHANGE_DEVICE_WRITE_RACED]++;
 	while (sem_wait(&w->raced))
 		;
-	end_all(part, MAY_BE_NEW | MAY_BE_ZERO | NOTHING_OLD);
+	end_all(part);
 	unlock_contents(part);
-	w->done[CHANGE_DEVICE_WRITE_RACED] += !ret;
 }
 
 static bool move_at_once(char *to, char *from, size_t size)
 {
-	return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+	return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		      to) == to;
 }
 
-/* Page by page if more than one VMA is there. */
+/* Page by page if there is more than one VMA. */
 static bool move_to(char *to, char *from, size_t size)
 {
 	if (move_at_once(to, from, size))
@@ -664,79 +564,85 @@ static bool move_to(char *to, char *from, size_t size)
 	return true;
 }
 
+static void device_read_moved(struct worker *w, struct span part)
+{
+	struct race_window win[MOST_PAGES];
+
+	windows_open(win, part);
+	if (race_device(mirror_fd, HMM_DMIRROR_READ, w->spare, part.nr,
+			w->buffer)) {
+		counts.errors++;
+		must(errno == EBUSY, "device read of moved pages");
+		return;
+	}
+	windows_close(win, part);
+	check_words(w, "device read of moved pages", part, win, w->buffer);
+	counts.reads++;
+}
+
 /* While the pages are elsewhere, the device must find them there. */
 static void move(struct worker *w, struct span part)
 {
 	char *addr = page_address(part.page);
-	size_t size = part.nr * page_size;
-	struct window win[MOST_PAGES];
+	size_t size = span_size(part);
 
 	lock_contents(part);
 	lock_mapping(part);
-	bar_reads(part);
+	bar(part, RACE_READ);
 	must(move_to(w->spare, addr, size), "mremap");
-	window_open(win, part);
-	if (device(mirror_fd, HMM_DMIRROR_READ, w->spare, part.nr, w->buffer,
-		   NULL)) {
-		w->errors++;
-		must(errno == EBUSY, "device read of moved pages");
-	} else {
-		window_close(win, part);
-		check_words(w, "device read of moved pages", part, win,
-			    w->buffer);
-		w->reads++;
-	}
+	device_read_moved(w, part);
 	must(move_to(addr, w->spare, size), "mremap back");
 	must(map_at(w->spare, size), "mmap of the spare");
-	bar_reads(part);
+	unbar(part, RACE_READ);
 	unlock_mapping(part);
 	unlock_contents(part);
 }
 
-static void bar(struct span part, int prot)
-{
-	if (prot & PROT_READ)
-		bar_writes(part);
-	else
-		bar_reads(part);
-}
-
 static void protect(struct worker *w, struct span part, int prot)
 {
+	enum race_access barred = prot & PROT_READ ? RACE_WRITE : RACE_READ;
 	char *addr = page_address(part.page);
-	size_t size = part.nr * page_size;
 
 	lock_mapping(part);
-	bar(part, prot);
-	must(!mprotect(addr, size, prot), "mprotect");
+	bar(part, barred);
+	must(!mprotect(addr, span_size(part), prot), "mprotect");
 	if (below(w, 2))
 		sched_yield();
-	must(!mprotect(addr, size, PROT_READ | PROT_WRITE), "mprotect back");
-	bar(part, prot);
+	must(!mprotect(addr, span_size(part), PROT_READ | PROT_WRITE),
+	     "mprotect back");
+	unbar(part, barred);
 	unlock_mapping(part);
 }
 
-#define CHILD_WORD	0xc0ffee00c0ffee00ULL
-
-/* Writes to its own copy, which no one else may see, and its device must. */
-static int child(struct span part, uint64_t *buffer)
+/* Return: false if the driver gave up, so that it can be tried again. */
+static bool child_device_read(int fd, struct span part, uint32_t *buffer,
+			      int *ret)
 {
-	uint64_t *words = (uint64_t *)page_address(part.page);
+	*ret = race_device(fd, HMM_DMIRROR_READ, page_address(part.page),
+			   part.nr, buffer);
+	return !*ret || errno != EBUSY;
+}
+
+/*
+ * The child writes to its copy. Its device must read the new words, and no
+ * other process may see them.
+ */
+static int child(struct span part, uint32_t *buffer)
+{
+	uint32_t *words = (uint32_t *)page_address(part.page);
 	size_t nr = part.nr * page_words, i;
-	int fd = open("/dev/hmm_dmirror0", O_RDWR), tries = 100, ret;
+	uint64_t key = race_mix(getpid());
+	int fd = race_open_device(0), ret;
 
 	if (fd < 0)
 		return 2;
-	for (i = 0; i < nr; i++)
-		words[i] = CHILD_WORD + i;
-	do {
-		ret = device(fd, HMM_DMIRROR_READ, (char *)words, part.nr,
-			     buffer, NULL);
-	} while (ret && errno == EBUSY && --tries);
-	if (ret)
+	race_fill(words, nr, key, 0);
+	memset(buffer, 0, span_size(part));
+	if (!race_wait_for(child_device_read(fd, part, buffer, &ret), limit) ||
+	    ret)
 		return 3;
 	for (i = 0; i < nr; i++)
-		if (buffer[i] != CHILD_WORD + i || words[i] != buffer[i])
+		if (buffer[i] != race_word(key, 0, i) || words[i] != buffer[i])
 			return 1;
 	return 0;
 }
@@ -756,36 +662,33 @@ static void fork_child(struct worker *w, struct span part)
 		return;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (!status)
-		return;
-	if (bad_children++ < 8)
-		ksft_print_msg("child of pages %u to %u: status %#x (%s)\n",
-			       part.page, part.page + part.nr - 1, status,
-			       WIFEXITED(status) && WEXITSTATUS(status) == 1 ?
-			       "wrong contents" : "could not read them");
+	if (status)
+		complain(&counts.bad_children,
+			 "child of pages %u to %u: status %#x (%s)\n",
+			 part.page, part.page + part.nr - 1, status,
+			 WIFEXITED(status) && WEXITSTATUS(status) == 1 ?
+			 "wrong contents" : "could not read them");
 }
 
+/* Another thread may unmap the part at the same time, which is a race, too. */
 static void advise(struct span part, int advice)
 {
-	/* an unmapped part is as good a race as any */
-	madvise(page_address(part.page), part.nr * page_size, advice);
+	madvise(page_address(part.page), span_size(part), advice);
 }
 
 /*
- * To the memory of the other device, from where the mirror's accesses fault
- * the pages back. (For the dummy driver to read device memory of its own, it
- * would have to survive an invalidation without forgetting where that is.)
- * They are written first, since of a hole it may keep a stale entry.
+ * To the memory of the other device: the mirror's accesses fault the pages
+ * back. They are written first, since the driver may keep a stale entry for a
+ * hole. The call fails if some page stays, for example one that is paged out.
  */
 static void migrate(struct worker *w, struct span part)
 {
 	lock_contents(part);
 	lock_mapping(part);
 	write_locked(part);
-	/* an error if not every page has gone there: one may be paged out */
-	if (!device(memory_fd, HMM_DMIRROR_MIGRATE_TO_DEV,
-		    page_address(part.page), part.nr, w->buffer, NULL))
-		w->done[CHANGE_MIGRATE]++;
+	if (!race_device(memory_fd, HMM_DMIRROR_MIGRATE_TO_DEV,
+			 page_address(part.page), part.nr, w->buffer))
+		counts.done[CHANGE_MIGRATE]++;
 	unlock_mapping(part);
 	unlock_contents(part);
 }
@@ -793,28 +696,42 @@ static void migrate(struct worker *w, struct span part)
 static void migrate_back(struct worker *w, struct span part)
 {
 	lock_mapping(part);
-	device(memory_fd, HMM_DMIRROR_MIGRATE_TO_SYS, page_address(part.page),
-	       part.nr, w->buffer, NULL);
+	race_device(memory_fd, HMM_DMIRROR_MIGRATE_TO_SYS,
+		    page_address(part.page), part.nr, w->buffer);
 	unlock_mapping(part);
+}
+
+/* Changes that may fail count themselves. */
+static bool change_counted(struct worker *w, enum change what,
+			   struct span part)
+{
+	switch (what) {
+	case CHANGE_DEVICE_WRITE:
+		device_write(w, part);
+		return true;
+	case CHANGE_DEVICE_WRITE_RACED:
+		device_write_raced(w, part);
+		return true;
+	case CHANGE_MIGRATE:
+		migrate(w, part);
+		return true;
+	default:
+		return false;
+	}
 }
 
 static void change(struct worker *w, enum change what)
 {
 	struct span part = random_part(w);
 
+	if (change_counted(w, what, part))
+		return;
 	switch (what) {
-	case CHANGE_DEVICE_WRITE:
-		device_write(w, part);
-		return;
-	case CHANGE_DEVICE_WRITE_RACED:
-		device_write_raced(w, part);
-		return;
-	case CHANGE_MIGRATE:
-		migrate(w, part);
-		return;
 	case CHANGE_REMAP:
+		zap(part, remap);
+		break;
 	case CHANGE_DONTNEED:
-		zap(part, what == CHANGE_REMAP);
+		zap(part, discard_dontneed);
 		break;
 	case CHANGE_FREE:
 		let_free(part);
@@ -844,13 +761,13 @@ static void change(struct worker *w, enum change what)
 		cpu_write(part);
 		what = CHANGE_WRITE;
 	}
-	w->done[what]++;
+	counts.done[what]++;
 }
 
 /*
  * Discard a page and write it anew, in the middle of a hot spot. Nothing else
- * is as quick, and so as likely to come between the device's look at the page
- * table and its use of what was found there.
+ * is as quick, and so as likely to come between the device's walk of the page
+ * table and its use of the result.
  */
 static void churn(struct worker *w)
 {
@@ -859,21 +776,51 @@ static void churn(struct worker *w)
 		.nr = 1,
 	};
 
-	zap(part, false);
+	zap(part, discard_dontneed);
 	cpu_write(part);
-	w->done[CHANGE_DONTNEED]++;
-	w->done[CHANGE_WRITE]++;
+	counts.done[CHANGE_DONTNEED]++;
+	counts.done[CHANGE_WRITE]++;
 }
 
-/*
- * Each kind once, then at random; and as many writes as all the rest, so that
- * there is something to lose.
- */
+/* Conditions for the end of the race */
+
+static bool all_changes_happened(void)
+{
+	for (unsigned int k = 0; k < CHANGES; k++)
+		if (!counts.done[k])
+			return false;
+	return true;
+}
+
+static bool pages_were_swapped(void)
+{
+	return race_read_number("/proc/vmstat", "pswpout") > swapped_before;
+}
+
+static bool reads_were_judged(void)
+{
+	return counts.reads && counts.cpu_reads && counts.words;
+}
+
+static bool lacks_something(void)
+{
+	return !all_changes_happened() || !reads_were_judged() ||
+	       (!no_swap && !pages_were_swapped());
+}
+
+static bool has_work(unsigned long made)
+{
+	if (made < iterations)
+		return true;
+	return lacks_something() && race_now() - started < (time_t)limit;
+}
+
+/* Each kind once, then at random. Every second change is a write. */
 static void *mutator(void *arg)
 {
 	struct worker *w = arg;
 
-	for (unsigned long i = 0; i < iterations; i++) {
+	for (unsigned long i = 0; has_work(i); i++) {
 		change(w, i < CHANGES ? i : below(w, CHANGES));
 		change(w, below(w, 3) ? CHANGE_WRITE : CHANGE_DEVICE_WRITE);
 		for (unsigned int k = 0; k < CHURNS; k++)
@@ -886,7 +833,10 @@ static void *mutator(void *arg)
 	return NULL;
 }
 
-/* A large part of a hot spot: the longer the look, the more comes between. */
+/*
+ * A large part of a hot spot. The longer the device walks, the more changes
+ * happen during the walk.
+ */
 static struct span churned_part(struct worker *w)
 {
 	struct span part = {
@@ -921,131 +871,35 @@ static void *reader(void *arg)
 	return NULL;
 }
 
-/* Swap on compressed memory, if the system has none. */
-
-#define ZRAM		"/dev/zram0"
-#define ZRAM_SYSFS	"/sys/block/zram0/"
-#define ZRAM_MIB	64
-
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY), ret;
-
-	if (fd < 0)
-		return -1;
-	ret = write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : -1;
-	close(fd);
-	return ret;
-}
-
-/* The first page of a swap area: version, last page, and a signature. */
-static int write_swap_header(const char *path)
-{
-	uint32_t *header = calloc(1, page_size);
-	int fd = open(path, O_WRONLY), ret = -1;
-
-	if (header && fd >= 0) {
-		header[256] = 1;
-		header[257] = (ZRAM_MIB << 20) / page_size - 1;
-		memcpy((char *)header + page_size - 10, "SWAPSPACE2", 10);
-		ret = pwrite(fd, header, page_size, 0) == (ssize_t)page_size ?
-		      0 : -1;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(header);
-	return ret;
-}
-
-static bool have_swap(void)
-{
-	FILE *file = fopen("/proc/swaps", "r");
-	char line[256];
-	int lines = 0;
-
-	if (!file)
-		return false;
-	while (fgets(line, sizeof(line), file))
-		lines++;
-	fclose(file);
-	return lines > 1;
-}
-
-/* NULL if there is swap, or why there is none; sets *ours if we made it. */
-static const char *set_up_swap(bool *ours)
-{
-	char size[16];
-
-	*ours = false;
-	if (have_swap())
-		return NULL;
-	if (access(ZRAM, W_OK))
-		return "there is no swap, and no " ZRAM " to make some";
-	snprintf(size, sizeof(size), "%dM", ZRAM_MIB);
-	if (write_text(ZRAM_SYSFS "disksize", size))
-		return ZRAM " is in use, or takes no size";
-	*ours = true;
-	if (write_swap_header(ZRAM))
-		return "cannot write to " ZRAM;
-	if (swapon(ZRAM, 0))
-		return "swapon refuses " ZRAM;
-	return NULL;
-}
-
-static void take_down_swap(void)
-{
-	swapoff(ZRAM);
-	write_text(ZRAM_SYSFS "reset", "1");
-}
-
-static long swapped_out(void)
-{
-	FILE *file = fopen("/proc/vmstat", "r");
-	char name[64];
-	long value, out = -1;
-
-	if (!file)
-		return -1;
-	while (fscanf(file, "%63s %ld", name, &value) == 2)
-		if (!strcmp(name, "pswpout"))
-			out = value;
-	fclose(file);
-	return out;
-}
-
 /* Running it all */
-
-static char *reserve(size_t size)
-{
-	char *addr = mmap(NULL, size + HUGE_SIZE, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (addr == MAP_FAILED)
-		return NULL;
-	return (char *)(((uintptr_t)addr + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
-}
 
 static bool set_up_area(void)
 {
-	area = reserve(PAGES * page_size);
+	size_t huge = HUGE_PAGES * page_size;
+
+	area = race_reserve(PAGES * page_size, huge, PROT_READ | PROT_WRITE);
 	if (!area)
 		return false;
+	if (race_huge_size() > huge)
+		race_note_huge_size(race_huge_size());
 	advise_size((struct span) { 0, PAGES });
 	for (unsigned int b = 0; b < BLOCKS; b++) {
 		pthread_mutex_init(&blocks[b].contents, NULL);
 		pthread_mutex_init(&blocks[b].mapping, NULL);
 	}
 	for (unsigned int i = 0; i < PAGES; i++)
-		pages[i].left[0] = MAY_BE_ZERO | NOTHING_OLD;
+		records[i].leaves[0] = RACE_LEAVES_ZERO;
 	return true;
 }
 
+/* While threads race, a sample of the words: checks must not take long. */
 static bool set_up_worker(struct worker *w, unsigned int index)
 {
 	w->random = race_mix(seed + index);
-	w->stride = 8;
+	w->step = 16;
 	w->buffer = malloc(MOST_PAGES * page_size);
-	w->spare = reserve(MOST_PAGES * page_size);
+	w->spare = race_reserve(MOST_PAGES * page_size, page_size,
+				PROT_READ | PROT_WRITE);
 	sem_init(&w->race, 0, 0);
 	sem_init(&w->raced, 0, 0);
 	return w->buffer && w->spare;
@@ -1056,6 +910,7 @@ static void run(struct worker *w)
 	unsigned int i;
 
 	running = mutators;
+	started = race_now();
 	for (i = 0; i < mutators; i++) {
 		pthread_create(&w[i].racer, NULL, racer, &w[i]);
 		pthread_create(&w[i].thread, NULL, mutator, &w[i]);
@@ -1069,115 +924,71 @@ static void run(struct worker *w)
 /* Each word of each page once more, when nothing moves. */
 static void check_at_rest(struct worker *w)
 {
-	w->stride = 1;
+	w->step = 1;
 	for (unsigned int i = 0; i < PAGES; i += MOST_PAGES) {
 		struct span part = { i, MOST_PAGES };
 
-		device_read(w, part);
+		if (!race_wait_for(device_read(w, part), limit))
+			counts.unread = true;
 		cpu_read(w, part);
 	}
 }
 
-static struct worker sum_up(const struct worker *w)
+static bool device_memory_is_free(void)
 {
-	struct worker sum = {};
-
-	for (unsigned int i = 0; i < mutators + readers; i++, w++) {
-		sum.words += w->words;
-		sum.reads += w->reads;
-		sum.cpu_reads += w->cpu_reads;
-		sum.errors += w->errors;
-		sum.busy += w->busy;
-		sum.unchecked += w->unchecked;
-		for (unsigned int k = 0; k < CHANGES; k++)
-			sum.done[k] += w->done[k];
-	}
-	return sum;
-}
-
-static bool all_changes_happened(const struct worker *sum)
-{
-	bool all = true;
-
-	for (unsigned int k = 0; k < CHANGES; k++) {
-		ksft_print_msg("%6lu %s\n", sum->done[k], change_names[k]);
-		all &= sum->done[k] > 0;
-	}
-	return all;
-}
-
-/*
- * A page that nobody gives back keeps the removal of the device's memory
- * waiting for ever, so let a child wait and give it up after a minute.
- */
-static bool device_memory_comes_back(void)
-{
-	pid_t pid;
-
 	munmap(area, PAGES * page_size);
-	pid = fork();
-	if (!pid)
-		_exit(device(memory_fd, HMM_DMIRROR_RELEASE, area, 1, NULL,
-			     NULL) ? 1 : 0);
-	for (int i = 0; pid > 0 && i < 600; i++) {
-		struct timespec pause = { .tv_nsec = 100 * 1000 * 1000 };
-		int status;
-
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return !status;
-		nanosleep(&pause, NULL);
-	}
-	return false;
+	return !race_release_device(1, limit);
 }
 
-static void report(const struct worker *sum, const char *no_swap, long swapped)
+static void report(void)
 {
-	ksft_print_msg("%lu device reads, %lu CPU reads, %lu errors, %lu busy\n",
-		       sum->reads, sum->cpu_reads, sum->errors, sum->busy);
-	ksft_print_msg("%lu words right, %lu not to be judged\n", sum->words,
-		       sum->unchecked);
-	ksft_test_result(!bad_words, "every word read was written there\n");
-	ksft_test_result(!bad_errors, "every error has a cause\n");
-	ksft_test_result(!bad_children, "children see their own copies\n");
-	ksft_test_result(all_changes_happened(sum) && !failed_setup,
+	for (unsigned int k = 0; k < CHANGES; k++)
+		race_note("%6lu %s\n", counts.done[k], change_names[k]);
+	race_note("%lu device reads, %lu CPU reads, %lu errors, %lu busy\n",
+		  counts.reads, counts.cpu_reads, counts.errors, counts.busy);
+	race_note("%lu words right, %lu pages not judged\n", counts.words,
+		  counts.unjudged);
+	ksft_test_result(!counts.bad_words,
+			 "every word that is read was written there\n");
+	ksft_test_result(!counts.bad_errors, "every error has a cause\n");
+	ksft_test_result(!counts.bad_children, "children see their own copies\n");
+	ksft_test_result(all_changes_happened() && !counts.bad_setup,
 			 "every kind of change took place\n");
-	ksft_test_result(sum->reads > sum->errors &&
-			 sum->words / 100 > sum->unchecked,
-			 "most reads succeed and can be judged\n");
+	ksft_test_result(reads_were_judged() && !counts.unread,
+			 "devices and CPUs can read every page at rest\n");
 	if (no_swap)
 		ksft_test_result_skip("pages were swapped out: %s\n", no_swap);
 	else
-		ksft_test_result(swapped > 0, "pages were swapped out\n");
-	ksft_test_result(device_memory_comes_back(),
-			 "all device memory is given back\n");
+		ksft_test_result(pages_were_swapped(),
+				 "pages were swapped out\n");
+	ksft_test_result(device_memory_is_free(),
+			 "all device memory is free at the end\n");
 }
+
+#define USAGE	"usage: hmm-race [-n changes] [-s seed] [-m mutators] " \
+		"[-r readers] [-T seconds until a hang]\n"
 
 static void parse(int argc, char **argv)
 {
 	int opt;
 
 	seed = time(NULL);
-	while ((opt = getopt(argc, argv, "n:s:m:r:")) != -1) {
-		switch (opt) {
-		case 'n':
+	while ((opt = getopt(argc, argv, "n:s:m:r:T:")) != -1) {
+		if (opt == 'n')
 			iterations = strtoul(optarg, NULL, 0);
-			break;
-		case 's':
+		else if (opt == 's')
 			seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'm':
+		else if (opt == 'm')
 			mutators = strtoul(optarg, NULL, 0);
-			break;
-		case 'r':
+		else if (opt == 'r')
 			readers = strtoul(optarg, NULL, 0);
-			break;
-		default:
-			ksft_exit_fail_msg("usage: hmm-race [-n changes] [-s seed] %s\n",
-					   "[-m mutators] [-r readers]");
-		}
+		else if (opt == 'T')
+			limit = strtoul(optarg, NULL, 0);
+		else
+			ksft_exit_fail_msg(USAGE);
 	}
-	if (iterations < CHANGES || !mutators || mutators > MAX_THREADS || !readers ||
-	    readers > MAX_THREADS)
+	if (iterations < CHANGES || !mutators || mutators > MAX_THREADS ||
+	    !readers || readers > MAX_THREADS || !limit)
 		ksft_exit_fail_msg("1 to %d threads of each kind, %d changes or more\n",
 				   MAX_THREADS, CHANGES);
 }
@@ -1185,19 +996,16 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	static struct worker workers[2 * MAX_THREADS];
-	const char *no_swap;
-	struct worker sum;
-	long swapped;
-	bool ours;
+	bool our_swap;
 
 	ksft_print_header();
 	parse(argc, argv);
-	ksft_print_msg("seed %llu, %u mutators of 2 x %lu changes, %u readers\n",
-		       (unsigned long long)seed, mutators, iterations, readers);
+	race_note("seed %llu, %u mutators of 2 x %lu changes, %u readers\n",
+		  (unsigned long long)seed, mutators, iterations, readers);
 	page_size = sysconf(_SC_PAGESIZE);
-	page_words = page_size / sizeof(uint64_t);
-	mirror_fd = open("/dev/hmm_dmirror0", O_RDWR);
-	memory_fd = open("/dev/hmm_dmirror1", O_RDWR);
+	page_words = page_size / sizeof(uint32_t);
+	mirror_fd = race_open_device(0);
+	memory_fd = race_open_device(1);
 	if (mirror_fd < 0 || memory_fd < 0)
 		ksft_exit_skip("no /dev/hmm_dmirror0 and 1: load test_hmm\n");
 	ksft_set_plan(7);
@@ -1207,14 +1015,11 @@ int main(int argc, char **argv)
 		if (!set_up_worker(&workers[i], i))
 			ksft_exit_fail_msg("no memory\n");
 
-	no_swap = set_up_swap(&ours);
-	swapped = swapped_out();
+	no_swap = race_swap_begin(&our_swap);
+	swapped_before = race_read_number("/proc/vmstat", "pswpout");
 	run(workers);
 	check_at_rest(&workers[0]);
-	swapped = swapped_out() - swapped;
-	sum = sum_up(workers);
-	report(&sum, no_swap, swapped);
-	if (ours)
-		take_down_swap();
+	report();
+	race_swap_end(our_swap);
 	ksft_finished();
 }
