@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What an entry of a page table means to a device: the part of the walk that
- * is not worth inlining. See device_walk.h for the walk itself.
+ * Decoding of page-table entries: the part of the walk that is not worth
+ * inlining. See device_walk.h for the walk itself.
  *
- * Nothing here takes a lock or keeps state. The callers pass the value of an
- * entry, read once, and hold what keeps the pages behind it from going away:
- * the page-table lock, or an RCU read-side critical section for as long as
- * only a memory map is looked at.
+ * Nothing here takes a lock or keeps state. Callers pass the value of an entry,
+ * which they have read once. They hold the page-table lock, or an RCU read lock
+ * if they use nothing but the memory map of the pages.
  */
 #include <linux/mm.h>
 #include <linux/memremap.h>
@@ -32,7 +31,7 @@ static void device_extent_set_pfn(struct device_extent *ext, swp_entry_t entry,
 	ext->perm = write ? DEVICE_EXTENT_WRITE : 0;
 }
 
-/* Everything but runs: one entry that is not present and not empty. */
+/* Decode a single entry that is neither present nor empty. */
 static void device_extent_decode_swap(struct device_extent *ext,
 				      swp_entry_t entry)
 {
@@ -55,9 +54,9 @@ static void device_extent_decode_swap(struct device_extent *ext,
 }
 
 /*
- * On every architecture that has ZONE_DEVICE the offset of a swap entry is one
- * field of the PTE, so that the entries of successive pfns differ by a
- * constant, and comparing raw values is enough.
+ * Compare raw values. All architectures with ZONE_DEVICE store the offset of a
+ * swap entry in one field of the PTE, so the values of contiguous pfns differ
+ * by a constant.
  */
 static unsigned long device_private_run(pte_t *ptep, pte_t pte,
 					unsigned long max)
@@ -92,7 +91,7 @@ static unsigned long device_hole_run(pte_t *ptep, unsigned long max)
 	return nr;
 }
 
-/* Present, but not of the ordinary sort: see device_pte_ordinary(). */
+/* Decode a present PTE for which device_pte_ordinary() is false. */
 static void device_extent_decode_odd(struct device_walk *walk,
 				     struct device_extent *ext, pte_t pte)
 {
@@ -114,13 +113,13 @@ static void device_extent_decode_odd(struct device_walk *walk,
 }
 
 /**
- * device_extent_decode_pte() - make an extent of a PTE that is not ordinary
+ * device_extent_decode_pte() - decode a PTE that is not ordinary
  * @walk: the walk; @vma is set
- * @ext: @addr and @ptep are set; @nr, @kind, @pfn and @perm are filled in
+ * @ext: @addr and @ptep are set; receives @nr, @kind, @pfn and @perm
  * @pte: value of the first entry
- * @max: number of entries from @ext->ptep on that may be looked at
+ * @max: number of entries that may be read, starting at @ext->ptep
  *
- * Context: page-table lock, or RCU read lock, of the mapped table.
+ * Context: page-table lock or RCU read lock of the mapped table.
  */
 void device_extent_decode_pte(struct device_walk *walk,
 			      struct device_extent *ext, pte_t pte,
@@ -151,7 +150,7 @@ static void device_extent_leaf(struct device_extent *ext, unsigned long pfn)
 	ext->pfn = pfn + device_leaf_offset(ext);
 }
 
-/* A leaf that is no page; if it has a pfn, that is of the first page of all. */
+/* Decode a leaf that is not present. Its pfn, if any, is of the first page. */
 static void device_extent_swap_leaf(struct device_extent *ext,
 				    swp_entry_t entry)
 {
@@ -170,9 +169,9 @@ static void device_extent_special_leaf(struct device_extent *ext)
 }
 
 /**
- * device_extent_decode_pmd() - make an extent of a leaf in a PMD table
- * @ext: @addr, @nr and @order are set; @kind, @pfn and @perm are filled in
- * @pmd: value of the entry: a huge page, or a migration entry
+ * device_extent_decode_pmd() - decode a leaf in a PMD table
+ * @ext: @addr, @nr and @order are set; receives @kind, @pfn and @perm
+ * @pmd: value of the entry: a huge page or a migration entry
  */
 void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd)
 {
@@ -192,12 +191,12 @@ void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd)
 }
 
 /**
- * device_extent_decode_pud() - make an extent of a leaf in a PUD table
- * @ext: @addr, @nr and @order are set; @kind, @pfn and @perm are filled in
+ * device_extent_decode_pud() - decode a leaf in a PUD table
+ * @ext: @addr, @nr and @order are set; receives @kind, @pfn and @perm
  * @pud: value of the entry: a huge page
  *
- * Of pages only DAX maps PUDs, and there the file system is told of a page
- * being written before its entry becomes writable: writable is dirty.
+ * Of all pages, only DAX maps PUDs. The file system is notified before an entry
+ * becomes writable, so treat writable entries as dirty.
  */
 void device_extent_decode_pud(struct device_extent *ext, pud_t pud)
 {
@@ -210,8 +209,8 @@ void device_extent_decode_pud(struct device_extent *ext, pud_t pud)
 
 #ifdef CONFIG_HUGETLB_PAGE
 /**
- * device_extent_decode_huge() - make an extent of an entry of a hugetlb VMA
- * @ext: @addr, @nr and @order are set; @kind, @pfn and @perm are filled in
+ * device_extent_decode_huge() - decode an entry of a hugetlb VMA
+ * @ext: @addr, @nr and @order are set; receives @kind, @pfn and @perm
  * @pte: value of the entry
  */
 void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
@@ -232,14 +231,14 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
 
 #ifdef CONFIG_DEVICE_PRIVATE
 /**
- * device_extent_pgmap() - pagemap of the pages of a device-private extent
+ * device_extent_pgmap() - get the pagemap of a device-private extent
  * @ext: a run of device-private entries; shortened where the pagemap changes
  *
- * Pagemaps begin and end at sub-sections. A page table of 4 KiB has no more
- * pages than one of those; larger ones do, so a run may cross many boundaries.
+ * Pagemaps begin and end at sub-sections. With 4 KiB pages, a PTE table maps no
+ * more than one sub-section. With larger pages, a run may cross many of them.
  *
- * Context: page-table lock, or RCU read lock, of the table that was read.
- * Return: pagemap of the first @ext->nr pages, without a reference.
+ * Context: page-table lock or RCU read lock of the table that was read.
+ * Return: The pagemap of the first @ext->nr pages. No reference is taken.
  */
 struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
 {

@@ -1,62 +1,60 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The page-table walk of heterogeneous memory management.
+ * Page-table walk of heterogeneous memory management.
  *
  * What this file owns
  *
- *   One template that turns an address range of an mm into extents. An extent
- *   says: from this address on, this many base pages are all of one kind, and
- *   if the kind has pages, their pfns follow each other and their permissions
- *   are equal. Mirroring reports extents, migration collects them; neither
- *   looks at a page-table level itself.
+ *   A template that turns an address range of an mm into extents. An extent is
+ *   a run of base pages of one kind. If the kind has pages, their pfns are
+ *   contiguous and their permissions equal. Mirroring reports extents, and
+ *   migration collects them; neither looks at page-table levels itself.
  *
- * How it is used
+ * How to use it
  *
- *   A user defines a struct device_walk_ops as a static const object and
- *   passes its address to device_walk_range() or device_walk_vma(). All of
- *   the template is inlined into that caller, and the compiler resolves the
- *   operations to direct calls: a run of present PTEs costs a compare and a
- *   store a page, and no struct page is looked at unless the user does so.
+ *   Define a struct device_walk_ops as a static const object and pass its
+ *   address to device_walk_range() or device_walk_vma(). The whole template is
+ *   inlined into the caller, and the compiler turns the operations into direct
+ *   calls: a run of present PTEs costs a compare and a store a page. The walk
+ *   reads no struct page of system memory, except for unusual PTEs.
  *
- *   An extent costs about a hundred instructions, and in real memory most are
- *   short: zero pages, holes and pages that fork() shares alternate. A user
- *   that can tell from the value of a PTE what to do takes as many of them as
- *   it can by @ptes, whatever their kinds, and leaves to the walk only those
- *   that take more.
+ *   An extent costs about a hundred instructions, and in real memory most of
+ *   them are short: zero pages, holes and pages shared by fork() alternate. If
+ *   a user can tell from the value of a PTE what to do, its operation @ptes
+ *   handles as many PTEs as it can, of any kind, and the walk makes extents of
+ *   the rest.
  *
  * Invariants
  *
  *   - Extents come in address order, do not overlap and cover the range
- *     without gaps. An operation that consumed only the first part of an
- *     extent lowers @nr: a run of PTEs then goes on right behind that part;
- *     of any other extent a part is consumed only by ending the walk.
- *   - An extent never crosses a VMA. One that was read from a page table of
- *     PTEs never crosses that table. Missing page tables next to each other
- *     are one hole.
- *   - @order is that of the mapping: 0 for PTEs, whatever folio is behind.
- *   - A walk that was ended by an operation leaves device_walk::addr at the
- *     first address that the operation has not consumed.
+ *     without gaps. An operation that handles only the first part of an extent
+ *     lowers @nr. If it returns 0, the walk continues behind that part, which
+ *     is allowed for runs of PTEs only.
+ *   - An extent never crosses a VMA boundary. An extent of PTEs never crosses
+ *     a PTE table. Adjacent missing tables are one hole.
+ *   - @order is the order of the mapping: 0 for PTEs, even of a large folio.
+ *   - After an operation has ended the walk, device_walk::addr is the first
+ *     address that the operation has not handled.
  *
  * Locks
  *
- *   The caller holds the mmap lock, for reading at least. Within it:
+ *   The caller holds the mmap lock, for reading at least. Inside it:
  *
- *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock; a
- *	table of PTEs is read in an RCU read-side critical section. What was
- *	read may be out of date at once; the sequence of an interval notifier
- *	has to tell. The memory map of a device page stays as long as that
- *	critical section, since it is freed only after a grace period.
- *   DEVICE_WALK_LOCKED  The page-table lock is held over the operation, which
- *	may change the entries of its extent and nothing else. It is taken once
- *	a page table, and @table_end runs before it is dropped.
+ *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock; a PTE
+ *	table is read in an RCU read-side critical section. The values may be
+ *	stale at once, so check the sequence number of an interval notifier. The
+ *	memory map of a device page stays valid in the critical section, as it
+ *	is freed after a grace period.
+ *   DEVICE_WALK_LOCKED  The operation is called with the page-table lock held
+ *	and may change the entries of its extent, but nothing else. The lock is
+ *	taken once for each table, and @table_end runs before it is dropped.
  *
- *   In both modes an operation must not sleep. One that has to (to fault, to
- *   split, to wait) takes a note and returns non-zero: the walk drops its
- *   locks and returns that value, and the caller, having done the work,
- *   starts again at device_walk::addr.
+ *   An operation must not sleep in either mode. To fault, split or wait, it
+ *   saves what it needs and returns non-zero. The walk then drops its locks and
+ *   returns that value. The caller does the work and restarts the walk at
+ *   device_walk::addr.
  *
- *   hugetlb_vma_lock_read() nests outside the page-table lock and is held over
- *   the walk of a hugetlb VMA; it too is gone when the walk returns.
+ *   hugetlb_vma_lock_read() nests outside the page-table lock. It is held
+ *   during the walk of a hugetlb VMA.
  */
 #ifndef _MM_DEVICE_WALK_H
 #define _MM_DEVICE_WALK_H
@@ -67,20 +65,22 @@
 #include <linux/swap.h>
 #include <linux/swapops.h>
 
+#include <asm/pte_template.h>
+
 /**
- * enum device_extent_kind - what the page table says about an extent
- * @DEVICE_EXTENT_NO_VMA: no VMA covers the addresses
- * @DEVICE_EXTENT_HOLE: nothing is mapped (nor is a marker left there)
+ * enum device_extent_kind - what is mapped at an extent
+ * @DEVICE_EXTENT_NO_VMA: no VMA
+ * @DEVICE_EXTENT_HOLE: nothing, not even a marker
  * @DEVICE_EXTENT_PRESENT: pages that the CPU can access
  * @DEVICE_EXTENT_ZERO: the shared zero page or zero folio
- * @DEVICE_EXTENT_PROTNONE: pages that are mapped without access (NUMA hinting)
- * @DEVICE_EXTENT_SPECIAL: present, but without a struct page to be used
+ * @DEVICE_EXTENT_PROTNONE: pages mapped without access (NUMA hinting)
+ * @DEVICE_EXTENT_SPECIAL: present, but without a usable struct page
  * @DEVICE_EXTENT_PRIVATE: device-private pages
- * @DEVICE_EXTENT_EXCLUSIVE: system pages that a device has exclusively
+ * @DEVICE_EXTENT_EXCLUSIVE: system pages in exclusive use by a device
  * @DEVICE_EXTENT_MIGRATION: a migration entry
- * @DEVICE_EXTENT_SWAP: swapped out
- * @DEVICE_EXTENT_MARKER: a userfaultfd marker with no page behind
- * @DEVICE_EXTENT_POISON: poisoned by hardware or by a marker
+ * @DEVICE_EXTENT_SWAP: a swap entry
+ * @DEVICE_EXTENT_MARKER: a userfaultfd marker without a page
+ * @DEVICE_EXTENT_POISON: a hardware-poisoned page or a poison marker
  */
 enum device_extent_kind {
 	DEVICE_EXTENT_NO_VMA,
@@ -97,22 +97,22 @@ enum device_extent_kind {
 	DEVICE_EXTENT_POISON,
 };
 
-/* Permissions, for the kinds PRESENT, ZERO, PRIVATE, EXCLUSIVE, MIGRATION */
-#define DEVICE_EXTENT_WRITE	BIT(0)	/* the entry allows writing */
-#define DEVICE_EXTENT_DIRTY	BIT(1)	/* present entries: marked dirty */
+/* Permissions of the kinds PRESENT, ZERO, PRIVATE, EXCLUSIVE, MIGRATION */
+#define DEVICE_EXTENT_WRITE	BIT(0)	/* the entry is writable */
+#define DEVICE_EXTENT_DIRTY	BIT(1)	/* the entry is present and dirty */
 
 /**
  * struct device_extent - a run of pages of one kind
  * @addr: first address (bytes, page aligned)
- * @nr: number of base pages; an operation may lower it to what it consumed
- * @pfn: pfn of the first page, for kinds that have pages; else 0
- * @kind: what is there
- * @perm: DEVICE_EXTENT_WRITE and DEVICE_EXTENT_DIRTY; the former not for private
- *	pages that are soft-clean where that is watched
- * @order: order of the mapping; for a hole, 0 if there is a table of PTEs
- * @pmdp: entry of the PMD level, NULL in hugetlb VMAs, above PMDs, no VMA
- * @ptep: first entry of a run of PTEs; NULL for larger leaves and holes in
- *	higher levels
+ * @nr: number of base pages; an operation may lower it to what it has handled
+ * @pfn: pfn of the first page if the kind has pages, else 0
+ * @kind: what is mapped
+ * @perm: DEVICE_EXTENT_WRITE and DEVICE_EXTENT_DIRTY. Soft-clean private pages
+ *	do not have the former while soft-dirty tracking is on
+ * @order: order of the mapping; 0 for a hole in a PTE table
+ * @pmdp: PMD entry; NULL in hugetlb VMAs, above the PMD level and without a VMA
+ * @ptep: first entry of a run of PTEs; NULL for larger leaves and for holes
+ *	above the PTE level
  */
 struct device_extent {
 	unsigned long addr;
@@ -126,12 +126,12 @@ struct device_extent {
 };
 
 /**
- * struct device_walk - state of one walk
+ * struct device_walk - state of a walk
  * @mm: address space
- * @vma: VMA that is being walked; NULL in a gap
- * @addr: where the walk stands; where to go on after it was ended
+ * @vma: VMA at the current position; NULL if there is none
+ * @addr: current position; where to restart after an operation ended the walk
  * @end: end of the range
- * @hole: first address of the hole collected in the levels above PTEs
+ * @hole: start of the pending hole above the PTE level
  * @hole_end: its end; equal to @hole if there is none
  */
 struct device_walk {
@@ -149,21 +149,21 @@ enum device_walk_mode {
 };
 
 /**
- * struct device_walk_ops - what to do with the extents
- * @mode: whether the page-table lock is held over the operations
- * @ptes: optional, inlined: a short cut for users that can tell from the values
- *	of single PTEs what to do. It takes as many of the @max entries at
- *	@ptep as it can; the next one, if any, becomes part of an extent
- * @present: a run of present PTEs
- * @extent: any other extent
- * @skip_vma: optional. A true answer makes the part of @walk->vma that lies
- *	in the range one extent of the kind SPECIAL
- * @table_begin: optional, DEVICE_WALK_LOCKED only. The lock of a table of PTEs
- *	was taken
- * @table_end: optional, DEVICE_WALK_LOCKED only. The lock is about to be
+ * struct device_walk_ops - operations of a walk
+ * @mode: locking mode
+ * @ptes: optional, inlined. A short cut for users that can tell from the value
+ *	of a PTE what to do. Returns how many of the @max entries at @ptep it
+ *	has handled; the walk makes an extent that starts at the next one
+ * @present: handles a run of present PTEs
+ * @extent: handles any other extent
+ * @skip_vma: optional. If it returns true, the walk reports the part of
+ *	@walk->vma in the range as one extent of the kind SPECIAL
+ * @table_begin: optional, DEVICE_WALK_LOCKED only. Called after the lock of a
+ *	PTE table was taken
+ * @table_end: optional, DEVICE_WALK_LOCKED only. Called before the lock is
  *	dropped; the entries in [start, end) were visited
  *
- * @present and @extent return 0 to go on. Anything else ends the walk and
+ * @present and @extent return 0 to continue. Any other value ends the walk and
  * becomes its return value.
  */
 struct device_walk_ops {
@@ -178,7 +178,7 @@ struct device_walk_ops {
 			  unsigned long end);
 };
 
-/* Not a value that an operation may return: the entry changed, look again. */
+/* Internal return value: the entry has changed, read it again. */
 #define DEVICE_WALK_AGAIN	INT_MIN
 
 void device_extent_decode_pte(struct device_walk *walk,
@@ -190,7 +190,7 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte);
 #ifdef CONFIG_DEVICE_PRIVATE
 struct dev_pagemap *device_extent_pgmap(struct device_extent *ext);
 #else
-/* There are no extents of that kind, and sub-sections may be unknown. */
+/* No such extents, and PAGES_PER_SUBSECTION may be undefined. */
 static inline struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
 {
 	return NULL;
@@ -203,8 +203,8 @@ static inline unsigned long device_extent_end(const struct device_extent *ext)
 }
 
 /*
- * A present PTE whose page may be reported without a look at its struct page.
- * Where the architecture has no special bit, VM_MIXEDMAP has to be asked.
+ * Is this a present PTE that can be reported without reading a struct page? On
+ * architectures without a special bit, that depends on VM_MIXEDMAP.
  */
 static __always_inline bool device_pte_ordinary(struct device_walk *walk,
 						pte_t pte)
@@ -216,59 +216,13 @@ static __always_inline bool device_pte_ordinary(struct device_walk *walk,
 	return !(walk->vma->vm_flags & VM_MIXEDMAP);
 }
 
-/*
- * The value of an entry. The lock of the table may not be held, and not every
- * architecture has ptep_get() for that.
- */
+/* Not ptep_get(), which needs the page-table lock on some architectures. */
 static __always_inline pte_t device_pte_get(pte_t *ptep)
 {
 	return ptep_get_lockless(ptep);
 }
 
-/**
- * struct device_pte_like - what the PTEs of a run have in common
- * @first: the first of them, present
- * @origin: value that it would have for pfn 0
- */
-struct device_pte_like {
-	pte_t first;
-#ifdef CONFIG_X86_64
-	pteval_t origin;
-#endif
-};
-
-static __always_inline struct device_pte_like device_pte_like(pte_t first)
-{
-	return (struct device_pte_like) {
-		.first = first,
-#ifdef CONFIG_X86_64
-		.origin = pte_val(pte_advance_pfn(first, -pte_pfn(first))),
-#endif
-	};
-}
-
-/*
- * Does @pte differ from the first in its pfn only? On x86 the pfn is then what
- * is left of an exclusive or with the origin, inverted (L1TF) or not.
- */
-static __always_inline bool device_pte_is_like(struct device_pte_like like,
-					       pte_t pte, unsigned long *pfn)
-{
-#ifdef CONFIG_X86_64
-	pteval_t diff = pte_val(pte) ^ like.origin;
-
-	if (diff & ~PTE_PFN_MASK)
-		return false;
-	*pfn = diff >> PFN_PTE_SHIFT;
-	return true;
-#else
-	*pfn = pte_pfn(pte);
-	return pte_same(pte, pte_advance_pfn(like.first,
-					     *pfn - pte_pfn(like.first)));
-#endif
-}
-
-/* How many of @max entries from @ptep on continue @pte page by page. */
+/* Count the entries, up to @max, whose pfns continue that of @pte. */
 static __always_inline unsigned long
 device_pte_run(pte_t *ptep, pte_t pte, unsigned long max)
 {
@@ -293,7 +247,7 @@ device_extent_decode_present(struct device_extent *ext, pte_t pte,
 	ext->nr = device_pte_run(ext->ptep, pte, max);
 }
 
-/* Give up to @ops what was collected of missing tables. */
+/* Report the pending hole, if any. */
 static __always_inline int
 device_walk_flush_hole(struct device_walk *walk,
 		       const struct device_walk_ops *ops)
@@ -323,7 +277,7 @@ static inline void device_walk_add_hole(struct device_walk *walk,
 	walk->hole_end = next;
 }
 
-/* One extent of PTEs. @nr receives how many the operation took. */
+/* Report one extent of PTEs. @nr receives how many the operation handled. */
 static __always_inline int
 device_walk_run(struct device_walk *walk, pte_t *ptep, pmd_t *pmdp,
 		unsigned long max, unsigned long *nr,
@@ -398,7 +352,7 @@ device_walk_ptes(struct device_walk *walk, pmd_t *pmdp, unsigned long addr,
 	return ret;
 }
 
-/* Hand a leaf of a level above PTEs to the user. */
+/* Report a leaf above the PTE level. */
 static __always_inline int
 device_walk_leaf(struct device_walk *walk, struct device_extent *ext,
 		 const struct device_walk_ops *ops)
@@ -505,7 +459,7 @@ device_walk_huge_pud(struct device_walk *walk, pud_t *pudp, unsigned long addr,
 	ret = device_walk_flush_hole(walk, ops);
 	if (ret)
 		return ret;
-	/* Rare enough that the lockless mode may as well take the lock. */
+	/* Rare, so take the lock in the lockless mode, too. */
 	ptl = pud_trans_huge_lock(pudp, walk->vma);
 	if (!ptl)
 		return DEVICE_WALK_AGAIN;
@@ -668,14 +622,15 @@ device_walk_whole(struct device_walk *walk, unsigned long addr,
 }
 
 /**
- * device_walk_vma() - walk a range that lies in one VMA
- * @walk: state; @mm and @vma are set, the rest need not be
+ * device_walk_vma() - walk a range within one VMA
+ * @walk: state; the caller sets @mm and @vma
  * @start: first address (bytes, page aligned)
- * @end: end of the range (bytes, page aligned), above @start, in the VMA
+ * @end: end of the range (bytes, page aligned), above @start and in the VMA
  * @ops: address of a static const object
  *
- * Context: mmap lock held; may sleep between page tables, not in operations.
- * Return: 0 when the whole range was visited, else what an operation returned.
+ * Context: mmap lock held. May sleep, but not in an operation.
+ * Return: 0 after the whole range was visited, else the value with which an
+ * operation ended the walk.
  */
 static __always_inline int
 device_walk_vma(struct device_walk *walk, unsigned long start,
@@ -693,15 +648,16 @@ device_walk_vma(struct device_walk *walk, unsigned long start,
 
 /**
  * device_walk_range() - walk a range of an address space
- * @walk: state; @mm is set, the rest need not be
+ * @walk: state; the caller sets @mm
  * @start: first address (bytes, page aligned)
  * @end: end of the range (bytes, page aligned), above @start
  * @ops: address of a static const object
  *
- * Addresses that no VMA covers are given to @ops as extents of their own.
+ * Addresses without a VMA are extents, too, of the kind NO_VMA.
  *
- * Context: as for device_walk_vma().
- * Return: 0 when the whole range was visited, else what an operation returned.
+ * Context: As for device_walk_vma().
+ * Return: 0 after the whole range was visited, else the value with which an
+ * operation ended the walk.
  */
 static __always_inline int
 device_walk_range(struct device_walk *walk, unsigned long start,

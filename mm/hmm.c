@@ -421,13 +421,13 @@ static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
 
 /**
  * struct hmm_alike - two entries that were seen before, and their results
- * @like: a present one, for those that differ from it in the pfn only
+ * @template: of a present one, for those that differ from it in the pfn only
  * @flags: of their results
  * @other: for those that are the same: nothing, or the zero page
  * @result: of those
  */
 struct hmm_alike {
-	struct device_pte_like like;
+	struct pte_template template;
 	unsigned long flags;
 	pte_t other;
 	unsigned long result;
@@ -443,7 +443,7 @@ static __always_inline struct hmm_alike hmm_alike_init(struct hmm_walk *hw)
 	unsigned long flags = HMM_PFN_VALID | HMM_PFN_WRITE;
 
 	return (struct hmm_alike) {
-		.like = device_pte_like(pte),
+		.template = pte_template_of(pte),
 		.flags = flags,
 		.other = hw->required ? pte : __pte(0),
 		.result = hw->required ? flags : 0,
@@ -467,7 +467,7 @@ static noinline bool hmm_alike_learn(struct hmm_walk *hw,
 		return false;
 	hmm_fill_one(entry, result);
 	if (device_pte_ordinary(&hw->walk, pte)) {
-		alike->like = device_pte_like(pte);
+		alike->template = pte_template_of(pte);
 		alike->flags = result & (HMM_PFN_VALID | HMM_PFN_WRITE);
 	} else {
 		alike->other = pte;
@@ -480,11 +480,12 @@ static __always_inline unsigned long
 hmm_alike_run(const struct hmm_alike *alike, unsigned long *entry, pte_t *ptep,
 	      unsigned long nr, unsigned long max)
 {
-	struct device_pte_like like = alike->like;
+	struct pte_template template = alike->template;
 	unsigned long pfn, flags = alike->flags;
 
 	for (; nr < max; nr++) {
-		if (!device_pte_is_like(like, device_pte_get(ptep + nr), &pfn))
+		if (!pte_template_match(template, device_pte_get(ptep + nr),
+					&pfn))
 			break;
 		hmm_fill_one(entry + nr, pfn | flags);
 	}

@@ -2,14 +2,14 @@
 /*
  * KUnit tests for the device page-table walk.
  *
- * Each test puts entries of one kind into an address space of its own, walks
- * it both lockless and locked, and compares the extents with what was put
- * there. Real entries are preferred; those that need a device, a swap area or
- * broken memory are planted. The last test walks random layouts and compares
- * page by page with the generic walk of mm/pagewalk.c.
+ * Each test maps entries of one kind in its own address space, walks them in
+ * both modes, and compares the extents with the expected ones. Entries that
+ * need a device, a swap area or broken memory are planted; the others are real.
+ * The last test compares random layouts, page by page, with the generic walk of
+ * mm/pagewalk.c.
  *
- * A locked walk is checked for its locks in every test: the recorder looks at
- * the page-table lock whenever it is given an extent, and counts the tables.
+ * Every locked walk also checks the page-table lock at each extent, and counts
+ * the tables.
  */
 #include <kunit/test.h>
 #include <linux/hugetlb.h>
@@ -28,27 +28,27 @@
 #define PERM_RW	(DEVICE_EXTENT_WRITE | DEVICE_EXTENT_DIRTY)
 #define PMD_NR	((unsigned long)(PMD_SIZE >> PAGE_SHIFT))
 
-/* Where every page of the largest layout, the random one, is an extent. */
+/* The largest layout is the random one. Each of its pages may be an extent. */
 #define WALK_PMDS	6
 #define WALK_EXTENTS	(WALK_PMDS * MAX_PTRS_PER_PTE)
 
 /**
- * struct walk_test - what every test of the walk has
+ * struct walk_test - state of a test
  * @km: the address space
  * @walk: the walk in progress
- * @locked: it holds page-table locks
- * @nr: number of extents recorded
- * @stop: end the walk at the extent that is recorded as this; 0: do not
- * @consume: lower @nr of an extent to this, where that is allowed; 0: do not
+ * @locked: the walk holds page-table locks
+ * @nr: number of recorded extents
+ * @stop: end the walk at this extent, counted from 1; 0: do not
+ * @consume: lower @nr of extents to this, where allowed; 0: do not
  * @refuse: consume nothing of the extent that ends the walk
- * @take: how many PTEs to take at once, by their values alone
- * @taken: how many were
- * @unlocked: extents that came without the lock of their table
- * @in_table: @table_begin was called, and @table_end not yet
- * @unpaired: calls of those two that do not match
- * @tables: tables that were begun and ended
+ * @take: number of PTEs that the operation @ptes handles at most
+ * @taken: number of PTEs that it has handled
+ * @unlocked: number of extents reported without the lock of their table
+ * @in_table: the walk is between @table_begin and @table_end
+ * @unpaired: number of calls of these two that do not match
+ * @tables: number of tables between such calls
  * @table_start: address of the first extent in the table
- * @extents: what was recorded
+ * @extents: the recorded extents
  */
 struct walk_test {
 	struct kunit_mm *km;
@@ -89,7 +89,7 @@ static bool walk_lock_held(struct walk_test *t, struct device_extent *ext)
 	return walk_is_locked(pmd_lockptr(t->km->mm, ext->pmdp));
 }
 
-/* A part of an extent that is no run of PTEs is consumed only at the end. */
+/* Only the last extent may be shortened if it is not a run of PTEs. */
 static void walk_shorten(struct walk_test *t, struct device_extent *ext,
 			 bool last)
 {
@@ -138,7 +138,7 @@ static void walk_table_end(struct device_walk *walk, unsigned long start,
 	t->tables++;
 }
 
-/* Each PTE that may be written to, as an extent of its own. */
+/* Record each writable PTE as an extent. */
 static __always_inline unsigned long
 walk_take(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	  unsigned long max)
@@ -151,7 +151,7 @@ walk_take(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		.perm = DEVICE_EXTENT_WRITE,
 	};
 	pte_t first = ptep_get(ptep);
-	struct device_pte_like like = device_pte_like(first);
+	struct pte_template template = pte_template_of(first);
 	unsigned long nr;
 
 	if (!device_pte_ordinary(walk, first) || !pte_write(first))
@@ -160,7 +160,8 @@ walk_take(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		ext.perm |= DEVICE_EXTENT_DIRTY;
 	max = min3(max, t->take, WALK_EXTENTS - t->nr);
 	for (nr = 0; nr < max; nr++, ext.addr += PAGE_SIZE) {
-		if (!device_pte_is_like(like, ptep_get(ptep + nr), &ext.pfn))
+		if (!pte_template_match(template, ptep_get(ptep + nr),
+					&ext.pfn))
 			break;
 		t->extents[t->nr++] = ext;
 	}
@@ -189,7 +190,7 @@ static const struct device_walk_ops walk_taking_ops = {
 	.extent = walk_record,
 };
 
-/* A way to walk; with the mmap lock held. */
+/* Runs a walk with the mmap lock held. */
 typedef int walk_fn(struct walk_test *t, unsigned long start,
 		    unsigned long end);
 
@@ -235,7 +236,7 @@ static int walk_run(struct walk_test *t, unsigned long start, unsigned long end,
 	return ret;
 }
 
-/* What a test expects; @pfn of 0: none, or not known. */
+/* An expected extent. @pfn is 0 if there is none, or if it is not known. */
 struct want {
 	enum device_extent_kind kind;
 	unsigned long nr;
@@ -266,7 +267,7 @@ static void walk_compare(struct walk_test *t, unsigned long addr,
 	}
 }
 
-/* The walk of the whole of @want from @addr on, in both modes. */
+/* Walk the range of @want, which starts at @addr, in both modes. */
 static void walk_expect(struct walk_test *t, unsigned long addr,
 			const struct want *want, unsigned int nr)
 {
@@ -306,7 +307,7 @@ static int walk_test_init(struct kunit *test)
 
 /* Holes and VMAs */
 
-static void hole_in_a_table_is_one_extent(struct kunit *test)
+static void hole_in_page_table_is_one_extent(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 16, RW);
@@ -321,7 +322,7 @@ static void hole_in_a_table_is_one_extent(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, t->extents[0].ptep);
 }
 
-static void missing_tables_are_one_hole(struct kunit *test)
+static void missing_page_tables_are_one_hole(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4 * PMD_NR, RW);
@@ -341,7 +342,7 @@ static void missing_tables_are_one_hole(struct kunit *test)
 	walk_expect(t, addr, after, ARRAY_SIZE(after));
 }
 
-/* The second PUD is missing, the first has a table with the first PMD empty. */
+/* The second PUD is empty. The first one has a table, with an empty PMD. */
 static void missing_tables_of_two_levels_are_one_hole(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
@@ -375,7 +376,7 @@ static void gaps_between_vmas_are_extents(struct kunit *test)
 	walk_expect(t, addr - 2 * PAGE_SIZE, want, ARRAY_SIZE(want));
 }
 
-static void range_without_any_vma_is_one_gap(struct kunit *test)
+static void range_without_vma_is_one_extent(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	const struct want want[] = {
@@ -435,7 +436,7 @@ static void skipped_vma_is_one_special_extent(struct kunit *test)
 
 /* Present pages */
 
-static void zero_page_is_zero(struct kunit *test)
+static void zero_page_is_reported_as_zero(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW);
@@ -450,7 +451,7 @@ static void zero_page_is_zero(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void read_only_pages_have_no_permission_to_write(struct kunit *test)
+static void read_only_pages_lack_write_permission(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW);
@@ -464,7 +465,7 @@ static void read_only_pages_have_no_permission_to_write(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void clean_pages_are_not_dirty(struct kunit *test)
+static void clean_pages_lack_dirty_permission(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 4);
@@ -478,7 +479,7 @@ static void clean_pages_are_not_dirty(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void page_of_a_private_file_mapping_is_present(struct kunit *test)
+static void private_file_page_is_reported_as_present(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 4);
@@ -491,7 +492,7 @@ static void page_of_a_private_file_mapping_is_present(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-/* A huge page at the returned address, or the test is skipped. */
+/* Map a THP. Skip the test if that fails. */
 static unsigned long walk_map_thp(struct walk_test *t, unsigned long nr)
 {
 	unsigned long addr = kunit_mm_map_huge(t->km, nr * PMD_NR);
@@ -500,12 +501,12 @@ static unsigned long walk_map_thp(struct walk_test *t, unsigned long nr)
 	for (i = 0; i < nr; i++) {
 		kunit_mm_write(t->km, addr + i * PMD_SIZE, 1);
 		if (!pmd_trans_huge(kunit_mm_pmd(t->km, addr + i * PMD_SIZE)))
-			kunit_skip(t->km->test, "no huge page to be had");
+			kunit_skip(t->km->test, "no THP available");
 	}
 	return addr;
 }
 
-static void huge_page_is_one_extent(struct kunit *test)
+static void thp_is_one_extent(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 2);
@@ -525,7 +526,7 @@ static void huge_page_is_one_extent(struct kunit *test)
 	walk_expect(t, addr + 7 * PAGE_SIZE, part, ARRAY_SIZE(part));
 }
 
-static void huge_zero_page_is_zero(struct kunit *test)
+static void huge_zero_page_is_reported_as_zero(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map_huge(t->km, PMD_NR);
@@ -535,7 +536,7 @@ static void huge_zero_page_is_zero(struct kunit *test)
 
 	kunit_mm_read(t->km, addr, 1);
 	if (!is_huge_zero_pmd(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(test, "no huge zero page to be had");
+		kunit_skip(test, "no huge zero page available");
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
@@ -553,9 +554,9 @@ static void large_folio_mapped_by_ptes_is_one_extent(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, t->extents[0].ptep);
 }
 
-/* Where extents are cut */
+/* Boundaries of extents */
 
-static void extents_are_cut_where_pfns_do_not_follow(struct kunit *test)
+static void extent_ends_where_pfns_are_not_contiguous(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -574,7 +575,7 @@ static void extents_are_cut_where_pfns_do_not_follow(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void extents_are_cut_where_permission_changes(struct kunit *test)
+static void extent_ends_where_write_permission_changes(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -590,7 +591,7 @@ static void extents_are_cut_where_permission_changes(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void extents_are_cut_where_dirty_changes(struct kunit *test)
+static void extent_ends_where_dirty_bit_changes(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -605,8 +606,36 @@ static void extents_are_cut_where_dirty_changes(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-/* The PTEs are alike, whether or not their pages follow each other. */
-static void alike_ptes_can_be_taken_at_once(struct kunit *test)
+static void pte_template_ignores_the_pfn_only(struct kunit *test)
+{
+	const pgprot_t prot[] = { PAGE_SHARED, PAGE_READONLY, PAGE_NONE };
+	unsigned long pfn, first = PHYS_PFN(SZ_1G) + 5, found;
+	struct pte_template template;
+	unsigned int i, bit;
+	pte_t pte, odd;
+
+	for (i = 0; i < ARRAY_SIZE(prot); i++) {
+		template = pte_template_of(pfn_pte(first, prot[i]));
+		for (bit = 0; bit < 20; bit++) {
+			pfn = BIT(bit);
+			pte = pfn_pte(pfn, prot[i]);
+			KUNIT_EXPECT_TRUE(test, pte_template_match(template,
+								   pte, &found));
+			KUNIT_EXPECT_EQ(test, found, pfn);
+			odd = pte_mkyoung(pte_mkdirty(pte_mkwrite_novma(pte)));
+			KUNIT_EXPECT_FALSE(test, pte_template_match(template,
+								    odd, &found));
+		}
+		KUNIT_EXPECT_FALSE(test, pte_template_match(template, __pte(0),
+							    &found));
+		odd = pfn_pte(first, prot[(i + 1) % ARRAY_SIZE(prot)]);
+		KUNIT_EXPECT_FALSE(test, pte_template_match(template, odd,
+							    &found));
+	}
+}
+
+/* PTEs that match a template need not have contiguous pfns. */
+static void ptes_operation_handles_matching_ptes(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1), i;
@@ -642,8 +671,8 @@ static pte_t walk_private_pte(unsigned long pfn)
 	return swp_entry_to_pte(make_writable_device_private_entry(pfn));
 }
 
-/* Entries whose pfns follow each other from one table into the next. */
-static void extents_are_cut_at_the_end_of_a_table(struct kunit *test)
+/* Contiguous pfns in adjacent tables. */
+static void extent_ends_at_end_of_page_table(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2 * PMD_NR, RW);
@@ -664,7 +693,7 @@ static void extents_are_cut_at_the_end_of_a_table(struct kunit *test)
 
 /* Entries that are not present */
 
-static void swap_entry_is_swap(struct kunit *test)
+static void swap_entry_is_reported_as_swap(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW);
@@ -681,7 +710,7 @@ static void swap_entry_is_swap(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->extents[1].pfn, 0);
 }
 
-/* The folio at @addr, locked, with a reference, its entries replaced. */
+/* Lock the folio at @addr, get a reference and install migration entries. */
 static struct folio *walk_unmap_for_migration(struct walk_test *t,
 					      unsigned long addr)
 {
@@ -700,7 +729,7 @@ static void walk_end_migration(struct folio *folio)
 	folio_put(folio);
 }
 
-static void migration_entry_is_migration(struct kunit *test)
+static void migration_entry_is_reported_as_migration(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW), pfn;
@@ -725,7 +754,7 @@ static void migration_entry_is_migration(struct kunit *test)
 	walk_expect(t, addr, after, ARRAY_SIZE(after));
 }
 
-static void huge_migration_entry_is_migration(struct kunit *test)
+static void huge_migration_entry_is_reported_as_migration(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -748,7 +777,7 @@ static void huge_migration_entry_is_migration(struct kunit *test)
 	walk_end_migration(folio);
 }
 
-static void exclusive_entry_is_exclusive(struct kunit *test)
+static void exclusive_entry_is_reported_as_exclusive(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -765,7 +794,7 @@ static void exclusive_entry_is_exclusive(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void userfaultfd_marker_is_a_marker(struct kunit *test)
+static void userfaultfd_marker_is_reported_as_marker(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -778,7 +807,7 @@ static void userfaultfd_marker_is_a_marker(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void poison_marker_is_poison(struct kunit *test)
+static void poison_marker_is_reported_as_poison(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -793,7 +822,7 @@ static void poison_marker_is_poison(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void hwpoison_entry_is_poison(struct kunit *test)
+static void hwpoison_entry_is_reported_as_poison(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -858,8 +887,8 @@ static const struct dev_pagemap_ops walk_pagemap_ops = {
 	.migrate_to_ram = walk_migrate_to_ram,
 };
 
-/* One extent in the page table, two pagemaps behind it. */
-static void pagemap_boundary_cuts_a_private_run(struct kunit *test)
+/* Contiguous entries of two pagemaps. */
+static void private_run_ends_at_pagemap_boundary(struct kunit *test)
 {
 	const unsigned long half = PAGES_PER_SUBSECTION << PAGE_SHIFT;
 	struct walk_test *t = test->priv;
@@ -896,8 +925,8 @@ static void pagemap_boundary_cuts_a_private_run(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ext.nr, 6);
 }
 
-/* A sub-section boundary within one pagemap is no boundary. */
-static void one_pagemap_does_not_cut_a_private_run(struct kunit *test)
+/* A sub-section boundary inside a pagemap does not cut a run. */
+static void private_run_spans_subsections_of_a_pagemap(struct kunit *test)
 {
 	const unsigned long half = PAGES_PER_SUBSECTION << PAGE_SHIFT;
 	phys_addr_t region = kunit_mm_region(test, 2 * half);
@@ -914,9 +943,9 @@ static void one_pagemap_does_not_cut_a_private_run(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ext.nr, 16);
 }
 
-/* Pages that are not the process's own */
+/* Mappings of driver memory */
 
-/* A file of one block of pages, which stay as long as they are mapped. */
+/* A file with one block of pages, freed when the file is. */
 struct walk_pages {
 	struct page *page;
 	unsigned int order;
@@ -950,7 +979,7 @@ static struct file *walk_pages_file(struct kunit *test, unsigned int order,
 	pages->page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, order);
 	if (!pages->page) {
 		kfree(pages);
-		kunit_skip(test, "no block of pages to be had");
+		kunit_skip(test, "no free block of pages");
 	}
 	split_page(pages->page, order);
 	return kunit_mm_file(test, fops, pages);
@@ -968,7 +997,7 @@ static const struct file_operations walk_pfnmap_fops = {
 	.release = walk_pages_release,
 };
 
-static void pfnmap_is_special(struct kunit *test)
+static void pfnmap_is_reported_as_special(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	struct file *file = walk_pages_file(test, 1, &walk_pfnmap_fops);
@@ -982,7 +1011,7 @@ static void pfnmap_is_special(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->extents[0].pfn, 0);
 }
 
-/* The first page as a page, the second as a mere pfn. */
+/* Map the first page as a page and the second one as a pfn. */
 static int walk_mixed_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct page *page = walk_file_page(file);
@@ -1004,7 +1033,7 @@ static const struct file_operations walk_mixed_fops = {
 	.release = walk_pages_release,
 };
 
-static void mixedmap_is_present_or_special(struct kunit *test)
+static void mixedmap_is_reported_as_present_or_special(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	struct file *file = walk_pages_file(test, 1, &walk_mixed_fops);
@@ -1053,7 +1082,7 @@ static const struct file_operations walk_huge_pfn_fops = {
 	.release = walk_pages_release,
 };
 
-static void huge_pfnmap_is_special(struct kunit *test)
+static void huge_pfnmap_is_reported_as_special(struct kunit *test)
 {
 	const struct want want[] = {
 		{ DEVICE_EXTENT_SPECIAL, PMD_NR, PMD_ORDER, PERM_RW },
@@ -1073,7 +1102,7 @@ static void huge_pfnmap_is_special(struct kunit *test)
 
 /* Memory without access */
 
-static void page_of_a_vma_without_access_is_protnone(struct kunit *test)
+static void page_in_inaccessible_vma_is_reported_as_protnone(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -1083,13 +1112,13 @@ static void page_of_a_vma_without_access_is_protnone(struct kunit *test)
 	};
 
 	if (!IS_ENABLED(CONFIG_NUMA_BALANCING))
-		kunit_skip(test, "needs NUMA balancing to tell");
+		kunit_skip(test, "needs NUMA balancing");
 	kunit_mm_write(t->km, addr, 1);
 	kunit_mm_protect(t->km, addr, 2, 0);
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void huge_page_of_a_vma_without_access_is_protnone(struct kunit *test)
+static void thp_in_inaccessible_vma_is_reported_as_protnone(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -1099,7 +1128,7 @@ static void huge_page_of_a_vma_without_access_is_protnone(struct kunit *test)
 	};
 
 	if (!IS_ENABLED(CONFIG_NUMA_BALANCING))
-		kunit_skip(test, "needs NUMA balancing to tell");
+		kunit_skip(test, "needs NUMA balancing");
 	kunit_mm_protect(t->km, addr, PMD_NR, 0);
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
@@ -1139,9 +1168,9 @@ static void hugetlb_entries_are_extents(struct kunit *test)
 }
 #endif
 
-/* Operations that do not consume an extent */
+/* Operations that do not consume the whole extent */
 
-static void shortened_run_goes_on_behind_its_part(struct kunit *test)
+static void walk_continues_behind_shortened_run(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
@@ -1187,7 +1216,7 @@ static void walk_expect_resume_both(struct walk_test *t, unsigned long addr,
 	walk_expect_resume(t, addr, end, 3, walk_lockless);
 }
 
-static void ended_walk_resumes_in_a_run(struct kunit *test)
+static void ended_walk_resumes_inside_run(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -1198,7 +1227,7 @@ static void ended_walk_resumes_in_a_run(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->extents[0].nr, 2);
 }
 
-static void ended_walk_resumes_in_missing_tables(struct kunit *test)
+static void ended_walk_resumes_inside_hole(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4 * PMD_NR, RW);
@@ -1207,14 +1236,14 @@ static void ended_walk_resumes_in_missing_tables(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr, 1);
 	KUNIT_EXPECT_EQ(test, t->extents[0].nr, 4 * PMD_NR - 3);
 
-	/* and where a table ends the hole */
+	/* the hole ends at a table */
 	kunit_mm_write(t->km, addr + 2 * PMD_SIZE, 1);
 	walk_expect_resume_both(t, addr, 4 * PMD_NR);
 	KUNIT_EXPECT_EQ(test, t->nr, 4);
 	KUNIT_EXPECT_EQ(test, t->extents[0].nr, 2 * PMD_NR - 3);
 }
 
-static void ended_walk_resumes_in_a_huge_page(struct kunit *test)
+static void ended_walk_resumes_inside_thp(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -1226,7 +1255,7 @@ static void ended_walk_resumes_in_a_huge_page(struct kunit *test)
 			kunit_mm_pfn(t->km, addr) + 3);
 }
 
-static void ended_walk_resumes_in_a_gap(struct kunit *test)
+static void ended_walk_resumes_inside_gap(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 
@@ -1254,7 +1283,7 @@ static void walk_expect_stay(struct walk_test *t, unsigned long addr,
 	}
 }
 
-static void ended_walk_that_consumed_nothing_stays(struct kunit *test)
+static void ended_walk_without_progress_keeps_its_address(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2 * PMD_NR, RW);
@@ -1267,7 +1296,7 @@ static void ended_walk_that_consumed_nothing_stays(struct kunit *test)
 	walk_expect_stay(t, t->km->cursor, DEVICE_EXTENT_NO_VMA);
 }
 
-static void ended_walk_that_consumed_nothing_of_a_huge_page_stays(struct kunit *test)
+static void ended_walk_without_progress_keeps_address_in_thp(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = walk_map_thp(t, 1);
@@ -1275,7 +1304,7 @@ static void ended_walk_that_consumed_nothing_of_a_huge_page_stays(struct kunit *
 	walk_expect_stay(t, addr + 3 * PAGE_SIZE, DEVICE_EXTENT_PRESENT);
 }
 
-static void locked_walk_begins_and_ends_each_table(struct kunit *test)
+static void locked_walk_pairs_table_begin_and_end(struct kunit *test)
 {
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 5 * PMD_NR, RW);
@@ -1300,8 +1329,8 @@ static void locked_walk_begins_and_ends_each_table(struct kunit *test)
 /*
  * Random layouts
  *
- * What is where is asked of the generic walk, page by page. Once it is asked,
- * nothing may change any more, so khugepaged is kept out.
+ * The generic walk tells what to expect. The page tables must not change after
+ * it, so khugepaged is kept out.
  */
 
 struct walk_page {
@@ -1345,7 +1374,7 @@ static struct walk_page walk_model_present(pte_t pte)
 	return page;
 }
 
-/* Only what the random layout plants. */
+/* Handles the entries that the random layout plants. */
 static struct walk_page walk_model_swap(swp_entry_t entry)
 {
 	struct walk_page page = { .kind = DEVICE_EXTENT_SWAP };
@@ -1425,7 +1454,7 @@ static bool walk_page_agrees(struct walk_page *page, struct device_extent *ext,
 	       page->perm == ext->perm && page->pfn == pfn;
 }
 
-/* The extents cover [start, end), in order, and say what is there. */
+/* The extents cover [start, end) in order and match the model. */
 static void walk_check_extents(struct walk_random *r, unsigned long addr,
 			       unsigned long end)
 {
@@ -1454,7 +1483,7 @@ static unsigned long walk_random_below(struct walk_random *r, unsigned long max)
 	return prandom_u32_state(&r->rnd) % max;
 }
 
-/* Steps that may fail, as they do where there is no VMA to write to. */
+/* May fail, as there may be no VMA, or a read-only one. */
 static void walk_random_touch(unsigned long addr, unsigned long nr, bool write)
 {
 	unsigned long __user *p = (unsigned long __user *)addr;
@@ -1510,7 +1539,7 @@ static bool walk_random_empty(struct walk_random *r, unsigned long addr)
 	       pte_none(kunit_mm_pte(r->t->km, addr));
 }
 
-/* Up to eight planted entries in a row, where there is room. */
+/* Plant up to eight entries in a row in a hole. */
 static void walk_random_plant(struct walk_random *r)
 {
 	unsigned long page = walk_random_below(r, WALK_PMDS * PMD_NR - 8);
@@ -1548,7 +1577,7 @@ static void walk_random_layout(struct walk_random *r)
 	do_madvise(t->km->mm, r->start, r->end - r->start, MADV_NOHUGEPAGE);
 }
 
-/* Ends after each few extents, and consumes parts of them, till the end. */
+/* End the walk after a few extents, consume parts of them, and resume. */
 static void walk_random_pieces(struct walk_random *r, unsigned long addr,
 			       unsigned long end, walk_fn *way)
 {
@@ -1592,7 +1621,7 @@ static void walk_random_compare(struct walk_random *r)
 	}
 }
 
-static void random_layouts_are_covered_without_gap_or_overlap(struct kunit *test)
+static void random_layouts_are_covered_exactly(struct kunit *test)
 {
 	struct walk_random *r = walk_alloc(test, sizeof(*r));
 	struct mm_struct *mm;
@@ -1613,50 +1642,51 @@ static void random_layouts_are_covered_without_gap_or_overlap(struct kunit *test
 }
 
 static struct kunit_case device_walk_cases[] = {
-	KUNIT_CASE(hole_in_a_table_is_one_extent),
-	KUNIT_CASE(missing_tables_are_one_hole),
+	KUNIT_CASE(hole_in_page_table_is_one_extent),
+	KUNIT_CASE(missing_page_tables_are_one_hole),
 	KUNIT_CASE(missing_tables_of_two_levels_are_one_hole),
 	KUNIT_CASE(gaps_between_vmas_are_extents),
-	KUNIT_CASE(range_without_any_vma_is_one_gap),
+	KUNIT_CASE(range_without_vma_is_one_extent),
 	KUNIT_CASE(extents_do_not_cross_vmas),
 	KUNIT_CASE(skipped_vma_is_one_special_extent),
-	KUNIT_CASE(zero_page_is_zero),
-	KUNIT_CASE(read_only_pages_have_no_permission_to_write),
-	KUNIT_CASE(clean_pages_are_not_dirty),
-	KUNIT_CASE(page_of_a_private_file_mapping_is_present),
-	KUNIT_CASE(huge_page_is_one_extent),
-	KUNIT_CASE(huge_zero_page_is_zero),
+	KUNIT_CASE(zero_page_is_reported_as_zero),
+	KUNIT_CASE(read_only_pages_lack_write_permission),
+	KUNIT_CASE(clean_pages_lack_dirty_permission),
+	KUNIT_CASE(private_file_page_is_reported_as_present),
+	KUNIT_CASE(thp_is_one_extent),
+	KUNIT_CASE(huge_zero_page_is_reported_as_zero),
 	KUNIT_CASE(large_folio_mapped_by_ptes_is_one_extent),
-	KUNIT_CASE(extents_are_cut_where_pfns_do_not_follow),
-	KUNIT_CASE(extents_are_cut_where_permission_changes),
-	KUNIT_CASE(extents_are_cut_where_dirty_changes),
-	KUNIT_CASE(extents_are_cut_at_the_end_of_a_table),
-	KUNIT_CASE(alike_ptes_can_be_taken_at_once),
-	KUNIT_CASE(swap_entry_is_swap),
-	KUNIT_CASE(migration_entry_is_migration),
-	KUNIT_CASE(huge_migration_entry_is_migration),
-	KUNIT_CASE(exclusive_entry_is_exclusive),
-	KUNIT_CASE(userfaultfd_marker_is_a_marker),
-	KUNIT_CASE(poison_marker_is_poison),
-	KUNIT_CASE(hwpoison_entry_is_poison),
+	KUNIT_CASE(extent_ends_where_pfns_are_not_contiguous),
+	KUNIT_CASE(extent_ends_where_write_permission_changes),
+	KUNIT_CASE(extent_ends_where_dirty_bit_changes),
+	KUNIT_CASE(extent_ends_at_end_of_page_table),
+	KUNIT_CASE(pte_template_ignores_the_pfn_only),
+	KUNIT_CASE(ptes_operation_handles_matching_ptes),
+	KUNIT_CASE(swap_entry_is_reported_as_swap),
+	KUNIT_CASE(migration_entry_is_reported_as_migration),
+	KUNIT_CASE(huge_migration_entry_is_reported_as_migration),
+	KUNIT_CASE(exclusive_entry_is_reported_as_exclusive),
+	KUNIT_CASE(userfaultfd_marker_is_reported_as_marker),
+	KUNIT_CASE(poison_marker_is_reported_as_poison),
+	KUNIT_CASE(hwpoison_entry_is_reported_as_poison),
 	KUNIT_CASE(device_private_run_is_one_extent),
-	KUNIT_CASE(pagemap_boundary_cuts_a_private_run),
-	KUNIT_CASE(one_pagemap_does_not_cut_a_private_run),
-	KUNIT_CASE(pfnmap_is_special),
-	KUNIT_CASE(mixedmap_is_present_or_special),
-	KUNIT_CASE(huge_pfnmap_is_special),
-	KUNIT_CASE(page_of_a_vma_without_access_is_protnone),
-	KUNIT_CASE(huge_page_of_a_vma_without_access_is_protnone),
+	KUNIT_CASE(private_run_ends_at_pagemap_boundary),
+	KUNIT_CASE(private_run_spans_subsections_of_a_pagemap),
+	KUNIT_CASE(pfnmap_is_reported_as_special),
+	KUNIT_CASE(mixedmap_is_reported_as_present_or_special),
+	KUNIT_CASE(huge_pfnmap_is_reported_as_special),
+	KUNIT_CASE(page_in_inaccessible_vma_is_reported_as_protnone),
+	KUNIT_CASE(thp_in_inaccessible_vma_is_reported_as_protnone),
 	KUNIT_CASE(hugetlb_entries_are_extents),
-	KUNIT_CASE(shortened_run_goes_on_behind_its_part),
-	KUNIT_CASE(ended_walk_resumes_in_a_run),
-	KUNIT_CASE(ended_walk_resumes_in_missing_tables),
-	KUNIT_CASE(ended_walk_resumes_in_a_huge_page),
-	KUNIT_CASE(ended_walk_resumes_in_a_gap),
-	KUNIT_CASE(ended_walk_that_consumed_nothing_stays),
-	KUNIT_CASE(ended_walk_that_consumed_nothing_of_a_huge_page_stays),
-	KUNIT_CASE(locked_walk_begins_and_ends_each_table),
-	KUNIT_CASE_SLOW(random_layouts_are_covered_without_gap_or_overlap),
+	KUNIT_CASE(walk_continues_behind_shortened_run),
+	KUNIT_CASE(ended_walk_resumes_inside_run),
+	KUNIT_CASE(ended_walk_resumes_inside_hole),
+	KUNIT_CASE(ended_walk_resumes_inside_thp),
+	KUNIT_CASE(ended_walk_resumes_inside_gap),
+	KUNIT_CASE(ended_walk_without_progress_keeps_its_address),
+	KUNIT_CASE(ended_walk_without_progress_keeps_address_in_thp),
+	KUNIT_CASE(locked_walk_pairs_table_begin_and_end),
+	KUNIT_CASE_SLOW(random_layouts_are_covered_exactly),
 	{}
 };
 
