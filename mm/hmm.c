@@ -6,16 +6,16 @@
  *
  *   The translation of extents (device_walk.h) into the entries of
  *   hmm_range::hmm_pfns[], and the decision to fault. It keeps no state
- *   between calls and takes no reference to any page: that a result is still
- *   good is told by the sequence of the range's notifier alone.
+ *   between calls and takes no page references: only the sequence number of
+ *   the range's notifier tells whether a result is still valid.
  *
  * Requests and results
  *
  *   The request of page i is (hmm_pfns[i] & pfn_flags_mask) | default_flags.
- *   Where the mask lets no request through, all pages of the range have the
- *   same request and an extent is decided on as a whole; else page by page.
+ *   If the mask hides the requests of single pages, all pages of the range
+ *   have the same request, and one decision covers a whole extent.
  *
- *   What is found         no fault asked       fault asked
+ *   Entry                 without a request    with a request to fault
  *   --------------------  -------------------  ----------------------------
  *   present               VALID (WRITE)        same; see below for WRITE
  *   zero page             VALID                same, or a write fault
@@ -24,69 +24,70 @@
  *                                              may still lack WRITE
  *   hole, swap, marker,   0                    fault
  *   PROT_NONE, exclusive,
- *   migration, others'
- *   device-private
+ *   migration, private
+ *   to another device
  *   poison                0                    fault, which fails: -EFAULT
  *   no struct page,       ERROR                -EFAULT
- *   no VMA, VMA of IO or
- *   without VM_READ
+ *   no VMA, VM_IO or no
+ *   VM_READ
  *
- *   WRITE is reported, and a request to write is met, by a writable *and
- *   dirty* entry only. A device that writes through the mirror cannot mark
- *   the PTE, and a page that is clean when reclaim meets it is dropped. Once
- *   the entry is dirty, whoever cleans it announces that by an invalidation.
+ *   Only a writable *and dirty* entry gets WRITE and satisfies a request to
+ *   write. A device that writes through the mirror cannot set the dirty bit,
+ *   and reclaim drops clean pages. Once the entry is dirty, cleaning it
+ *   requires an invalidation.
  *
- *   Results are written in address order, and never at or behind the address
- *   where a call stops: the entries there are still requests.
+ *   Results are written in address order, and never at or above the address
+ *   where a call stops: the entries there still hold requests.
  *
  * Mixed memory
  *
- *   Real memory changes its kind at every page: zero pages, holes, pages that
- *   fork() made read-only. So short runs are the ordinary case. Where all pages
- *   have one request, hmm_ptes_all() tells from the value of a PTE alone what
- *   to report, without an extent, and remembers two entries, since kinds that
- *   alternate mostly are two.
+ *   In real address spaces the kind of memory changes at every page: zero
+ *   pages, holes, pages that fork() made read-only. So short runs are common.
+ *   If all pages have the same request, hmm_ptes_all() derives the result from
+ *   the value of a PTE without building an extent. It remembers two entries,
+ *   because alternating memory mostly has two kinds.
  *
- *   A write fault on such memory breaks COW, which invalidates the range for
- *   which it is done. From then on the sequence is out of date and nothing more
- *   is reported, but the pass goes on to fault what the rest of the range
- *   needs, and only then returns -EBUSY. The next call finds all requests met.
- *   So two calls serve any range that nobody else interferes with.
+ *   A write fault on such memory breaks COW, which invalidates the range that
+ *   the caller reads. The sequence number is stale from then on, so nothing
+ *   more is reported, but the pass goes on and faults what the rest of the
+ *   range needs before it returns -EBUSY. The next call finds every request
+ *   satisfied. So two calls serve any range, unless others invalidate it.
  *
- *   Faults are bounded. A pass only moves forward, and a page whose faults do
- *   not help is faulted HMM_FAULT_TRIES times; a fatal signal and the deadline
- *   end it before each fault. An invalidation from outside therefore costs no
- *   more than one pass whose results are dropped. To fault on is no waste then:
- *   the next call needs the same pages.
+ *   The number of faults is limited. A pass only moves forward, faults a page
+ *   HMM_FAULT_TRIES times at most, and checks for a fatal signal and for the
+ *   deadline before each fault. So an invalidation by others costs one pass at
+ *   most. Its faults are not wasted, as the next call needs the same pages.
  *
- *   Pages that lack the same are faulted in a batch. What the walk has seen of
- *   them may be out of date by then, and a migration entry is waited for, for
- *   as long as it takes. So such an entry is a batch of its own, and a batch
- *   ends at a page that has begun to move, or has become an own device-private
- *   one: a fault would take it off the device. The walk looks at it again.
+ *   Pages that need the same fault are faulted in a batch. What the walk has
+ *   read may be stale by then. A fault on a migration entry waits for the
+ *   migration, so such an entry is a batch of its own. A batch ends at a page
+ *   that has started to migrate or has become a device-private page of the
+ *   caller, as a fault would migrate it back. The walk reads that entry again.
  *
- * Device-private pages that cannot be made writable
+ * Device-private pages that cannot become writable
  *
- *   The driver may leave an own page on the device when it is faulted. Then it
- *   is reported without WRITE. It is not even faulted if somebody holds a
- *   reference, which would keep it from migrating: the attempt may invalidate
- *   the range, and the caller would start again and again. If the driver
- *   invalidates in every fault and never moves the page, and if a page of
- *   another device stays there whatever is tried, the answer is -EFAULT, even
- *   if the range is out of date. None of the entries is a result then.
+ *   The driver may leave an own page on the device in migrate_to_ram(). The
+ *   page is then reported without WRITE. A page with an extra reference cannot
+ *   migrate and is not faulted at all: the attempt may invalidate the range,
+ *   and the caller would start over for as long as the reference is held.
+ *   The result is -EFAULT, even if the range is stale, if the driver
+ *   invalidates the range in every fault without migrating the page, or if a
+ *   page of another device does not migrate in any fault. No entry is a result
+ *   then.
  *
  * Locks
  *
  *   mmap lock, for reading: held by the caller of hmm_range_fault(), taken and
- *   dropped here by hmm_range_fault_unlocked_timeout(). Faults are done under
- *   it with nothing else held. The walk is lockless; that is sound since
- *   whoever changes an entry invalidates, and the reader of the results asks
- *   mmu_interval_read_retry() under the lock that the invalidation takes.
+ *   dropped by hmm_range_fault_unlocked_timeout(). Faults hold no other lock.
+ *   The walk is lockless: every change of an entry comes with an invalidation,
+ *   and the caller checks mmu_interval_read_retry() under the lock that the
+ *   invalidation takes.
  *
- *   A fault on a device-private page calls dev_pagemap_ops::migrate_to_ram(),
- *   that of another driver or of the caller's own one, so the caller must not
- *   hold a lock that these take. It waits for the page lock of another
- *   driver's page, but not for that of a page that was seen to be an own one.
+ *   A fault on a device-private page calls dev_pagemap_ops::migrate_to_ram()
+ *   of the driver that owns it, which may be the caller. So the caller must not
+ *   hold any lock that migrate_to_ram() takes. The fault waits for the page
+ *   lock of another device's page. It does not wait for the page lock if the
+ *   walk has found a page of the caller.
  */
 #include <linux/bitmap.h>
 #include <linux/hmm.h>
@@ -107,44 +108,58 @@
 
 #define HMM_PFN_REQ	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
 
-/* What an operation of the walk tells hmm_walk_and_fault(). */
+/* Return values of the walk operations, for hmm_walk_and_fault(). */
 #define HMM_STOP_TO_FAULT	1
 #define HMM_STOP_STUCK		2
 
 /*
- * How often a page is faulted in one call. A migration that ends, a hinting
- * entry and a COW are three faults; a page that still is not there after
- * another one is left to the next call.
+ * Faults of a page in one call. A migration entry, a NUMA hint and COW take
+ * three. A page that is not present after four is left to the next call.
  */
 #define HMM_FAULT_TRIES		4
 
+/* Marks an address as unset: it is not page aligned. */
+#define HMM_NOWHERE		1UL
+
 /**
- * struct hmm_stop - the pages that a walk stopped at, to be faulted
- * @nr: number of pages from hmm_walk::walk.addr on
- * @pmdp: entry of the table that they are in, if there is one of PTEs. It stays
- *	as long as the mmap lock is held; what it holds may change.
- * @foreign: pfn of the first page if that is another device's; else 0
- * @write: they will be written to
- * @own: they are device-private pages of the caller
+ * enum hmm_fault_kind - how to satisfy a request
+ * @HMM_FAULT_NONE: it is satisfied
+ * @HMM_FAULT_READ: by a read fault
+ * @HMM_FAULT_WRITE: by a write fault
+ * @HMM_FAULT_OWN: write to a device-private page of the caller: make the entry
+ *	writable in place if possible
  */
-struct hmm_stop {
-	unsigned long nr;
-	pmd_t *pmdp;
-	unsigned long foreign;
-	bool write;
-	bool own;
+enum hmm_fault_kind {
+	HMM_FAULT_NONE,
+	HMM_FAULT_READ,
+	HMM_FAULT_WRITE,
+	HMM_FAULT_OWN,
 };
 
 /**
- * struct hmm_tried - the pages that were faulted before
- * @below: pages below @below[n] were faulted more than n times. A walk stops at
- *	the first page that lacks something, and a stop covers pages from there
- *	on. So those in front have never had fewer tries, and none of these
- *	addresses is above the one before it.
- * @own: up to here, they were faulted as device-private pages of the caller
- * @foreign: hmm_stop::foreign of the last stop
- * @stays: how many stops before that had the same
- * @invalidated: the range was invalidated during the last faults
+ * struct hmm_fault - a batch of pages that need the same fault
+ * @kind: which fault
+ * @nr: number of pages, starting at hmm_walk::walk.addr
+ * @pmdp: PMD entry above the pages, if there is a PTE table. The table stays
+ *	while the mmap lock is held; its entries may change
+ * @foreign: pfn of the first page if it is private to another device, else 0
+ */
+struct hmm_fault {
+	enum hmm_fault_kind kind;
+	unsigned long nr;
+	pmd_t *pmdp;
+	unsigned long foreign;
+};
+
+/**
+ * struct hmm_tried - earlier faults of the pass
+ * @below: pages below @below[n] were faulted more than n times. The walk stops
+ *	at the first page that needs a fault, and a batch starts there, so no
+ *	page has fewer faults than one above it, and @below is descending
+ * @own: end of the pages that were faulted as HMM_FAULT_OWN
+ * @foreign: hmm_fault::foreign of the last batch
+ * @stays: number of batches in a row, before the last, with the same @foreign
+ * @invalidated: the range was invalidated during the last batch
  */
 struct hmm_tried {
 	unsigned long below[HMM_FAULT_TRIES];
@@ -154,41 +169,34 @@ struct hmm_tried {
 	bool invalidated;
 };
 
-/* Not an address of a page. */
-#define HMM_NOWHERE	1UL
-
 /**
  * struct hmm_walk - one pass over a range
- * @walk: where the walk stands
- * @range: the caller's range
- * @required: what default_flags require of the flags of every result
- * @per_page: requests are taken from hmm_pfns[] too
- * @busy: the pass ends with -EBUSY: it goes on to fault, not to report
- * @reported: address up to which results were written when @busy became true
- * @stop: what the walk stopped for
- * @tried: what was faulted before
- * @own_locked: a page of the caller's own was locked by somebody else
- * @fault_flags: flags of the faults, besides those for single ones
+ * @walk: position of the walk
+ * @range: range of the caller
+ * @required: flags that default_flags require of every result
+ * @page_requests: request bits that hmm_pfns[] may add for single pages
+ * @stale_at: position of the walk when the pass found its sequence number
+ *	stale: results end here, and the pass only faults. Else HMM_NOWHERE
+ * @fault: pages at which the walk stopped
+ * @tried: earlier faults
+ * @own_locked: number of own pages that were skipped because others had locked
+ *	them
+ * @fault_flags: flags of all faults
  * @dropped: page whose last fault dropped the mmap lock, or HMM_NOWHERE
- * @unlocked: a fault dropped the mmap lock
- * @bounded: there is a deadline
- * @deadline: for faults, in jiffies
+ * @deadline: when to stop faulting, in jiffies; NULL for no limit
  */
 struct hmm_walk {
 	struct device_walk walk;
 	struct hmm_range *range;
 	unsigned long required;
-	bool per_page;
-	bool busy;
-	unsigned long reported;
-	struct hmm_stop stop;
+	unsigned long page_requests;
+	unsigned long stale_at;
+	struct hmm_fault fault;
 	struct hmm_tried tried;
-	bool own_locked;
+	unsigned long own_locked;
 	unsigned int fault_flags;
 	unsigned long dropped;
-	bool unlocked;
-	bool bounded;
-	unsigned long deadline;
+	const unsigned long *deadline;
 };
 
 static inline struct hmm_walk *to_hmm_walk(struct device_walk *walk)
@@ -196,7 +204,7 @@ static inline struct hmm_walk *to_hmm_walk(struct device_walk *walk)
 	return container_of(walk, struct hmm_walk, walk);
 }
 
-/* REQ_WRITE counts only beside REQ_FAULT. */
+/* HMM_PFN_REQ_WRITE has no effect without HMM_PFN_REQ_FAULT. */
 static inline unsigned long hmm_required(unsigned long request)
 {
 	return request & HMM_PFN_REQ_FAULT ? request & HMM_PFN_REQ : 0;
@@ -207,6 +215,11 @@ static inline unsigned long *hmm_entry(struct hmm_walk *hw, unsigned long addr)
 	struct hmm_range *range = hw->range;
 
 	return range->hmm_pfns + ((addr - range->start) >> PAGE_SHIFT);
+}
+
+static inline bool hmm_stale(const struct hmm_walk *hw)
+{
+	return hw->stale_at != HMM_NOWHERE;
 }
 
 static unsigned long hmm_page_required(struct hmm_walk *hw, unsigned long entry)
@@ -224,8 +237,8 @@ static __always_inline void hmm_fill_one(unsigned long *entry,
 }
 
 /*
- * Entries with a page count on from @result; the others are all alike. Four at
- * a time, which a compiler that optimizes for size does not do.
+ * Fill @nr entries with @result, which grows by @step: 1 for entries with a
+ * pfn, else 0.
  */
 static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 				     unsigned long result, unsigned long step)
@@ -240,8 +253,8 @@ static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 		hmm_fill_one(entry, result);
 }
 
-/* Nothing that a device can use, before a fault: a hole, a hint, swap ... */
-static __always_inline bool hmm_pte_nothing(pte_t pte)
+/* A hole, a NUMA hint, swap ...: a device cannot use it without a fault. */
+static __always_inline bool hmm_pte_unusable(pte_t pte)
 {
 	if (pte_present(pte))
 		return pte_protnone(pte);
@@ -249,8 +262,8 @@ static __always_inline bool hmm_pte_nothing(pte_t pte)
 }
 
 /*
- * The result for a PTE, if its value alone tells. It does not for a page of a
- * device, or for a mapping without a struct page.
+ * Get the result of a PTE from its value. Return false if that takes more: for
+ * device pages, and for mappings without a struct page.
  */
 static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
 					   unsigned long *result)
@@ -262,14 +275,14 @@ static __always_inline bool hmm_pte_result(struct device_walk *walk, pte_t pte,
 		return true;
 	}
 	*result = 0;
-	if (hmm_pte_nothing(pte))
+	if (hmm_pte_unusable(pte))
 		return true;
 	*result = pte_pfn(pte) | HMM_PFN_VALID;
 	return pte_present(pte) && pte_special(pte) &&
 	       is_zero_pfn(pte_pfn(pte));
 }
 
-/* Device-private pages that follow each other are cheaper as an extent. */
+/* Contiguous device-private pages are cheaper as an extent. */
 static __always_inline bool hmm_private_run(pte_t *ptep, unsigned long max)
 {
 	pte_t pte = device_pte_get(ptep);
@@ -279,7 +292,7 @@ static __always_inline bool hmm_private_run(pte_t *ptep, unsigned long max)
 	       pte_same(device_pte_get(ptep + 1), pte_next_swp_offset(pte));
 }
 
-/* As hmm_pte_result(), for a device-private page that stands by itself. */
+/* As hmm_pte_result(), for a single device-private page. */
 static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
 			       unsigned long max, unsigned long *result)
 {
@@ -297,7 +310,7 @@ static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
 	return true;
 }
 
-/* The result for an entry, if that is known without an extent and is enough. */
+/* Get the result of a PTE. Return whether it satisfies the request. */
 static __always_inline bool hmm_pte_serves(struct hmm_walk *hw, pte_t *ptep,
 					   pte_t pte, unsigned long max,
 					   unsigned long required,
@@ -309,15 +322,18 @@ static __always_inline bool hmm_pte_serves(struct hmm_walk *hw, pte_t *ptep,
 	return !(required & ~*result);
 }
 
-static __always_inline bool hmm_lacks(struct hmm_walk *hw, unsigned long entry,
-				      unsigned long result, bool write)
+/* Which fault does a page with this result need? */
+static __always_inline enum hmm_fault_kind
+hmm_fault_kind(struct hmm_walk *hw, unsigned long entry, unsigned long result)
 {
 	unsigned long missing = hw->required;
 
-	if (hw->per_page)
+	if (hw->page_requests)
 		missing = hmm_page_required(hw, entry);
 	missing &= ~result;
-	return missing && !!(missing & HMM_PFN_REQ_WRITE) == write;
+	if (!missing)
+		return HMM_FAULT_NONE;
+	return missing & HMM_PFN_REQ_WRITE ? HMM_FAULT_WRITE : HMM_FAULT_READ;
 }
 
 static bool hmm_pte_migrates(pte_t pte)
@@ -326,18 +342,19 @@ static bool hmm_pte_migrates(pte_t pte)
 }
 
 /*
- * How many pages from page @met of the extent on need the same fault. Pages of
- * other kinds that follow in the same table count too: one stop for them all.
+ * Count the pages, starting at page @met of the extent, that need a fault of
+ * @kind. Count pages of other kinds in the same PTE table, too, so that all of
+ * them are one batch.
  */
-static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
-				 unsigned long met, unsigned long result,
-				 bool write)
+static unsigned long hmm_batch(struct hmm_walk *hw, struct device_extent *ext,
+			       unsigned long met, unsigned long result,
+			       enum hmm_fault_kind kind)
 {
 	unsigned long *entry = hmm_entry(hw, ext->addr);
 	unsigned long nr, end, max;
 
 	for (nr = met + 1; nr < ext->nr; nr++)
-		if (!hmm_lacks(hw, entry[nr], result, write))
+		if (hmm_fault_kind(hw, entry[nr], result) != kind)
 			return nr - met;
 	end = pmd_addr_end(ext->addr, hw->walk.end);
 	max = (end - ext->addr) >> PAGE_SHIFT;
@@ -345,7 +362,7 @@ static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
 		pte_t pte = device_pte_get(ext->ptep + nr);
 
 		if (!hmm_pte_result(&hw->walk, pte, &result) ||
-		    !hmm_lacks(hw, entry[nr], result, write) ||
+		    hmm_fault_kind(hw, entry[nr], result) != kind ||
 		    hmm_pte_migrates(pte))
 			break;
 	}
@@ -353,23 +370,22 @@ static unsigned long hmm_lacking(struct hmm_walk *hw, struct device_extent *ext,
 }
 
 /*
- * Page @met of the extent lacks what is asked for it. A fault may bring in a
- * huge page where there is no table of PTEs yet, so look again after one.
+ * Stop the walk at page @met of the extent, whose request is not satisfied. If
+ * there is no PTE table yet, the fault may install a huge page, so walk again
+ * after the first one.
  */
 static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
 		    unsigned long met, unsigned long result)
 {
 	unsigned long entry = hmm_entry(hw, ext->addr)[met];
-	unsigned long missing = hmm_page_required(hw, entry) & ~result;
-	bool write = missing & HMM_PFN_REQ_WRITE;
 
-	hw->stop = (struct hmm_stop) {
+	hw->fault = (struct hmm_fault) {
+		.kind = hmm_fault_kind(hw, entry, result),
 		.nr = 1,
 		.pmdp = ext->pmdp,
-		.write = write,
 	};
 	if (ext->ptep && ext->kind != DEVICE_EXTENT_MIGRATION)
-		hw->stop.nr = hmm_lacking(hw, ext, met, result, write);
+		hw->fault.nr = hmm_batch(hw, ext, met, result, hw->fault.kind);
 	ext->nr = met;
 	if (ext->kind == DEVICE_EXTENT_NO_VMA ||
 	    ext->kind == DEVICE_EXTENT_SPECIAL)
@@ -377,13 +393,13 @@ static int hmm_stop(struct hmm_walk *hw, struct device_extent *ext,
 	return HMM_STOP_TO_FAULT;
 }
 
-/* How many of @nr pages from @entry on are served by @result. */
+/* Count the pages, of @nr from @entry on, whose request @result satisfies. */
 static unsigned long hmm_met(struct hmm_walk *hw, const unsigned long *entry,
 			     unsigned long nr, unsigned long result)
 {
 	unsigned long met = 0;
 
-	if (likely(!hw->per_page))
+	if (likely(!hw->page_requests))
 		return hw->required & ~result ? 0 : nr;
 	while (met < nr && !(hmm_page_required(hw, entry[met]) & ~result))
 		met++;
@@ -396,12 +412,12 @@ static int hmm_report(struct hmm_walk *hw, struct device_extent *ext,
 	unsigned long *entry = hmm_entry(hw, ext->addr);
 	unsigned long met = hmm_met(hw, entry, ext->nr, result);
 
-	if (likely(!hw->busy))
+	if (likely(!hmm_stale(hw)))
 		hmm_fill(entry, met, result, step);
 	return likely(met == ext->nr) ? 0 : hmm_stop(hw, ext, met, result);
 }
 
-/* Entries whose requests differ, or that are looked at only to be faulted. */
+/* Pages with requests of their own, or in a pass that only faults. */
 static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
 				   pte_t *ptep, unsigned long max)
 {
@@ -413,18 +429,18 @@ static unsigned long hmm_ptes_each(struct hmm_walk *hw, unsigned long *entry,
 		if (!hmm_pte_serves(hw, ptep + nr, pte, max - nr,
 				    hmm_page_required(hw, entry[nr]), &result))
 			break;
-		if (!hw->busy)
+		if (!hmm_stale(hw))
 			hmm_fill_one(entry + nr, result);
 	}
 	return nr;
 }
 
 /**
- * struct hmm_alike - two entries that were seen before, and their results
- * @template: of a present one, for those that differ from it in the pfn only
- * @flags: of their results
- * @other: for those that are the same: nothing, or the zero page
- * @result: of those
+ * struct hmm_alike - two entries that the walk has seen, and their results
+ * @template: of a present entry, for entries that differ in the pfn only
+ * @flags: result flags of such entries
+ * @other: another entry, unusable or the zero page, for entries equal to it
+ * @result: result of such entries
  */
 struct hmm_alike {
 	struct pte_template template;
@@ -434,8 +450,8 @@ struct hmm_alike {
 };
 
 /*
- * To begin with, a page that serves every request, and a hole if nothing is
- * requested. What does not serve the request must not be found here.
+ * Start with a page that satisfies every request, and with a hole if there is
+ * no request. Entries that do not satisfy the request must never match.
  */
 static __always_inline struct hmm_alike hmm_alike_init(struct hmm_walk *hw)
 {
@@ -451,9 +467,8 @@ static __always_inline struct hmm_alike hmm_alike_init(struct hmm_walk *hw)
 }
 
 /*
- * Report an entry unlike both, and remember it in the place of one of them.
- *
- * Return: whether it serves the request, as far as that is known here.
+ * Report an entry that matches neither, and remember it instead of one of them.
+ * Return false if that takes an extent or a fault.
  */
 static noinline bool hmm_alike_learn(struct hmm_walk *hw,
 				     struct hmm_alike *alike,
@@ -504,20 +519,20 @@ hmm_alike_run_other(const struct hmm_alike *alike, unsigned long *entry,
 	return nr;
 }
 
-/* Entries that differ in what is not there: swapped out, or hinted for NUMA. */
+/* Entries without a result that differ: swap entries, NUMA hints. */
 static __always_inline unsigned long
-hmm_nothing_run(unsigned long *entry, pte_t *ptep, unsigned long nr,
-		unsigned long max)
+hmm_unusable_run(unsigned long *entry, pte_t *ptep, unsigned long nr,
+		 unsigned long max)
 {
-	for (; nr < max && hmm_pte_nothing(device_pte_get(ptep + nr)); nr++)
+	for (; nr < max && hmm_pte_unusable(device_pte_get(ptep + nr)); nr++)
 		hmm_fill_one(entry + nr, 0);
 	return nr;
 }
 
 /*
- * The hot path: one request for all, which each of these entries meets. Most
- * are like one of the two before, in whatever order they come. Not inlined into
- * the walk, it has the registers for itself.
+ * The hot path: all pages have the same request, and the entries satisfy it.
+ * Most entries match one of the two that are remembered. Not inlined into the
+ * walk, so that the loops do not compete for registers with it.
  */
 static noinline unsigned long
 hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry, pte_t *ptep,
@@ -531,7 +546,7 @@ hmm_ptes_all(struct hmm_walk *hw, unsigned long *entry, pte_t *ptep,
 		nr = hmm_alike_run(&alike, entry, ptep, nr, max);
 		nr = hmm_alike_run_other(&alike, entry, ptep, nr, max);
 		if (!hw->required)
-			nr = hmm_nothing_run(entry, ptep, nr, max);
+			nr = hmm_unusable_run(entry, ptep, nr, max);
 		if (nr != before)
 			continue;
 		if (!hmm_alike_learn(hw, &alike, entry + nr, ptep + nr,
@@ -549,13 +564,13 @@ hmm_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	struct hmm_walk *hw = to_hmm_walk(walk);
 	unsigned long *entry = hmm_entry(hw, addr);
 
-	/* Without a special bit, what a PTE of these is takes a closer look. */
+	/* Without a special bit, the value of such a PTE is not enough. */
 	if (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) &&
 	    walk->vma->vm_flags & VM_MIXEDMAP)
 		return 0;
 	if (hmm_private_run(ptep, max))
 		return 0;
-	if (unlikely(hw->per_page || hw->busy))
+	if (unlikely(hw->page_requests || hmm_stale(hw)))
 		return hmm_ptes_each(hw, entry, ptep, max);
 	return hmm_ptes_all(hw, entry, ptep, max);
 }
@@ -571,7 +586,7 @@ static int hmm_present(struct device_walk *walk, struct device_extent *ext)
 	return hmm_report(to_hmm_walk(walk), ext, result, 1);
 }
 
-/* How often the page was faulted so far. */
+/* Number of faults of the page in this pass. */
 static unsigned int hmm_times(const struct hmm_tried *tried, unsigned long addr)
 {
 	unsigned int times = 0;
@@ -582,19 +597,19 @@ static unsigned int hmm_times(const struct hmm_tried *tried, unsigned long addr)
 }
 
 /*
- * Own pages that are still read-only after their fault, since the driver left
- * them on the device. Report them without WRITE, rather than fault for ever.
+ * Own pages that are still read-only after their fault: migrate_to_ram() left
+ * them on the device. Report them without WRITE instead of looping.
  *
- * If the range is out of date, that has to wait for the next call, where they
- * are faulted again. A driver that invalidates the range in each such fault
- * and never moves the page would have the caller start again without end.
+ * If the range is stale, the next call has to report them, after it has faulted
+ * them again. If each of these faults invalidates the range, the caller would
+ * start over forever, so give up after HMM_FAULT_TRIES.
  */
 static int hmm_own_stayed(struct hmm_walk *hw, struct device_extent *ext,
 			  unsigned long nr)
 {
 	unsigned long addr = device_extent_end(ext);
 
-	if (!hw->busy)
+	if (!hmm_stale(hw))
 		hmm_fill(hmm_entry(hw, addr), nr,
 			 (ext->pfn + ext->nr) | HMM_PFN_VALID, 1);
 	else if (hw->tried.invalidated)
@@ -605,31 +620,31 @@ static int hmm_own_stayed(struct hmm_walk *hw, struct device_extent *ext,
 }
 
 /*
- * The report of the caller's own pages stopped, since they will be written to
- * and are read-only, or soft-clean where that is watched.
+ * The walk stopped at own pages that the device wants to write to and that are
+ * read-only, or soft-clean with soft-dirty tracking on.
  */
 static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext,
 			   unsigned long nr)
 {
 	unsigned long addr = device_extent_end(ext);
 
-	/* Not the pages of other kinds that follow. */
-	hw->stop.nr = min(hw->stop.nr, nr - ext->nr);
-	hw->stop.own = true;
+	/* Leave out the pages of other kinds that follow. */
+	hw->fault.nr = min(hw->fault.nr, nr - ext->nr);
+	hw->fault.kind = HMM_FAULT_OWN;
 	if (addr >= hw->tried.own)
 		return HMM_STOP_TO_FAULT;
-	return hmm_own_stayed(hw, ext, min(hw->stop.nr, (hw->tried.own - addr) >>
-							PAGE_SHIFT));
+	nr = min(hw->fault.nr, (hw->tried.own - addr) >> PAGE_SHIFT);
+	return hmm_own_stayed(hw, ext, nr);
 }
 
-/* Another device's page. If it is locked, it may be on its way already. */
+/* A page of another device. If it is locked, it may be migrating already. */
 static int hmm_foreign(struct hmm_walk *hw, struct device_extent *ext)
 {
 	int ret = hmm_report(hw, ext, 0, 0);
 	unsigned long pfn = ext->pfn + ext->nr;
 
 	if (ret == HMM_STOP_TO_FAULT && !folio_test_locked(pfn_folio(pfn)))
-		hw->stop.foreign = pfn;
+		hw->fault.foreign = pfn;
 	return ret;
 }
 
@@ -666,9 +681,10 @@ static int hmm_extent(struct device_walk *walk, struct device_extent *ext)
 }
 
 /*
- * No architecture that is supported here can write where it cannot read. Secret
- * memory and shadow stacks are for the CPU alone: what get_user_pages() refuses,
- * and the latter to be read, too, for its entries look as if they were writable.
+ * No architecture with HMM supports memory that is writable but not readable.
+ * Secret memory and shadow stacks are for the CPU alone. get_user_pages()
+ * refuses them, too, except for reading a shadow stack; but its entries look
+ * writable.
  */
 static bool hmm_skip_vma(struct device_walk *walk)
 {
@@ -686,72 +702,72 @@ static const struct device_walk_ops hmm_walk_ops = {
 	.skip_vma = hmm_skip_vma,
 };
 
-/* Faults may go on for long: each is preceded by this. */
+/* Checked before each fault, as many faults may take long. */
 static __always_inline int hmm_may_go_on(const struct hmm_walk *hw)
 {
 	if (fatal_signal_pending(current))
 		return -EINTR;
-	if (hw->bounded && time_after_eq(jiffies, hw->deadline))
+	if (hw->deadline && time_after_eq(jiffies, *hw->deadline))
 		return -ETIMEDOUT;
 	return 0;
 }
 
-/* A fault takes microseconds, or sleeps: some may be done in a row. */
+/* A fault takes microseconds or sleeps, so reschedule every few faults. */
 static __always_inline void hmm_resched(unsigned long addr)
 {
 	if (IS_ALIGNED(addr, SZ_64K))
 		cond_resched();
 }
 
-/* From here on the pass only faults what the rest of the range needs. */
-static void hmm_set_busy(struct hmm_walk *hw)
+/* Report no more results: only fault what the rest of the range needs. */
+static void hmm_set_stale(struct hmm_walk *hw)
 {
-	if (hw->busy)
-		return;
-	hw->busy = true;
-	hw->reported = hw->walk.addr;
+	if (!hmm_stale(hw))
+		hw->stale_at = hw->walk.addr;
 }
 
 /*
- * Does somebody hold a reference to the own page at @addr, so that it cannot
- * migrate? A locked page is migrating already, by whoever has the reference.
+ * Does an extra reference keep the own page at @addr from migrating? If the
+ * page is locked, the reference is that of a migration.
  */
-static bool hmm_private_is_held(struct hmm_walk *hw, unsigned long addr)
+static bool hmm_own_pinned(struct hmm_walk *hw, unsigned long addr)
 {
 	struct folio *folio;
-	bool held = false;
+	bool pinned = false;
 	swp_entry_t entry;
 	spinlock_t *ptl;
 	pte_t *ptep;
 
-	ptep = pte_offset_map_lock(hw->walk.mm, hw->stop.pmdp, addr, &ptl);
+	ptep = pte_offset_map_lock(hw->walk.mm, hw->fault.pmdp, addr, &ptl);
 	if (!ptep)
 		return false;
 	entry = pte_to_swp_entry(ptep_get(ptep));
 	if (is_swap_pte(ptep_get(ptep)) && is_device_private_entry(entry)) {
 		folio = pfn_swap_entry_folio(entry);
-		held = !folio_test_locked(folio) &&
-		       folio_ref_count(folio) > folio_expected_ref_count(folio);
+		pinned = !folio_test_locked(folio) &&
+			 folio_ref_count(folio) >
+			 folio_expected_ref_count(folio);
 	}
 	pte_unmap_unlock(ptep, ptl);
-	return held;
+	return pinned;
 }
 
 /*
- * A page of the caller's own, read-only, that will be written to.
+ * Write fault on an own page. It migrates the page to system memory, or leaves
+ * it on the device.
  *
- * If it is held, it stays. To try nevertheless may invalidate the range, and
- * the caller would start again until it is held no longer.
+ * Do not fault a pinned page. The attempt may invalidate the range, and the
+ * caller would start over for as long as the page is pinned.
  *
- * The fault must not wait for somebody else who has the page locked: that may
- * be a fault of the CPU, which waits for a lock that the driver holds.
+ * Do not wait for the page lock. It may be held by a CPU fault that waits for a
+ * lock of the driver.
  */
 static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 			 unsigned long addr)
 {
 	vm_fault_t fault;
 
-	if (hmm_private_is_held(hw, addr))
+	if (hmm_own_pinned(hw, addr))
 		return 0;
 	fault = handle_mm_fault(vma, addr, FAULT_FLAG_REMOTE | FAULT_FLAG_WRITE |
 				FAULT_FLAG_ALLOW_RETRY |
@@ -762,9 +778,8 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 }
 
 /*
- * The pages that the walk stopped at are the caller's own. They stay on the
- * device if they can, and are faulted if they are shared or watched. One that
- * is locked is left to the next call.
+ * Make own pages writable in place. Fault those that are shared or that
+ * userfaultfd watches. Leave locked ones to the next call.
  */
 static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 			       unsigned long end)
@@ -780,8 +795,8 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 		if (ret == DEVICE_WRITE_FAULT)
 			ret = hmm_fault_own(hw, vma, *addr);
 		if (ret == -EBUSY) {
-			hw->own_locked = true;
-			hmm_set_busy(hw);
+			hw->own_locked++;
+			hmm_set_stale(hw);
 		} else if (ret) {
 			return ret;
 		}
@@ -789,7 +804,7 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 	return 0;
 }
 
-/* One fault. -EAGAIN if the mmap lock is gone; the page may be there or not. */
+/* Return -EAGAIN if the fault dropped the mmap lock. */
 static __always_inline int hmm_fault_page(struct hmm_walk *hw,
 					  struct vm_area_struct *vma,
 					  unsigned long addr,
@@ -803,14 +818,13 @@ static __always_inline int hmm_fault_page(struct hmm_walk *hw,
 	}
 	fault = handle_mm_fault(vma, addr, flags, NULL);
 	if (unlikely(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED))) {
-		hw->unlocked = true;
 		hw->dropped = addr;
 		return -EAGAIN;
 	}
 	return unlikely(fault & VM_FAULT_ERROR) ? -EFAULT : 0;
 }
 
-/* Is this page on the caller's device, or on its way to anywhere? */
+/* Is this page migrating, or private to the caller's device? */
 static bool hmm_pte_moved(struct hmm_walk *hw, pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
@@ -822,9 +836,8 @@ static bool hmm_pte_moved(struct hmm_walk *hw, pte_t pte)
 }
 
 /*
- * Has the page moved since the walk saw it? This looks at the one entry only, in
- * an RCU read-side critical section as the walk does. A table that has become
- * something else is left to the fault.
+ * Has the page moved since the walk? Read its entry again, under RCU as the
+ * walk does. If there is no PTE table any more, leave that to the fault.
  */
 static bool hmm_page_moved(struct hmm_walk *hw, unsigned long addr)
 {
@@ -833,7 +846,7 @@ static bool hmm_page_moved(struct hmm_walk *hw, unsigned long addr)
 	pmd_t pmd;
 
 	rcu_read_lock();
-	pmd = pmdp_get_lockless(hw->stop.pmdp);
+	pmd = pmdp_get_lockless(hw->fault.pmdp);
 	if (unlikely(!pmd_present(pmd) || pmd_leaf(pmd))) {
 		rcu_read_unlock();
 		return false;
@@ -846,9 +859,9 @@ static bool hmm_page_moved(struct hmm_walk *hw, unsigned long addr)
 }
 
 /*
- * This comes before every fault but the first of a batch. A page starts to move
- * within an invalidation, so as long as there is none, no entry has to be
- * looked at. @seq: mmu_intervals_seq() of the last look.
+ * Called before every fault of a batch but the first. A page starts to migrate
+ * under an invalidation, so without one there is no need to read its entry.
+ * @seq is mmu_intervals_seq() at the previous call.
  */
 static __always_inline bool hmm_may_have_moved(struct hmm_walk *hw,
 					       unsigned long *seq)
@@ -869,7 +882,7 @@ static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 	unsigned long seq = 1;
 	int ret;
 
-	if (hw->stop.write)
+	if (hw->fault.kind == HMM_FAULT_WRITE)
 		flags |= FAULT_FLAG_WRITE;
 	do {
 		hmm_resched(*addr);
@@ -883,7 +896,7 @@ static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 	return 0;
 }
 
-/* The pages from @addr on have not been faulted after all. */
+/* The batch ended early: the pages from @addr on were not faulted. */
 static void hmm_untried(struct hmm_tried *tried, unsigned long addr)
 {
 	unsigned int i;
@@ -894,26 +907,30 @@ static void hmm_untried(struct hmm_tried *tried, unsigned long addr)
 }
 
 /*
- * Fault the pages that the walk stopped at. If that ends at one of them, report
- * those before it first: the walk then stops at that one.
+ * Fault the pages at which the walk stopped. If that fails behind the first
+ * page, return 0 nevertheless: the walk first reports the pages in front of the
+ * one that failed, and then stops there.
  */
 static int hmm_fault_pages(struct hmm_walk *hw)
 {
 	unsigned long addr = hw->walk.addr;
-	unsigned long end = addr + (hw->stop.nr << PAGE_SHIFT);
+	unsigned long end = addr + (hw->fault.nr << PAGE_SHIFT);
 	int ret;
 
-	if (hw->stop.write && !(hw->walk.vma->vm_flags & VM_WRITE))
+	if (hw->fault.kind != HMM_FAULT_READ &&
+	    !(hw->walk.vma->vm_flags & VM_WRITE))
 		return -EPERM;
-	ret = hw->stop.own ? hmm_fault_own_pages(hw, &addr, end) :
-			     hmm_fault_other_pages(hw, &addr, end);
+	if (hw->fault.kind == HMM_FAULT_OWN)
+		ret = hmm_fault_own_pages(hw, &addr, end);
+	else
+		ret = hmm_fault_other_pages(hw, &addr, end);
 	if (addr == hw->walk.addr || addr >= end || (ret && ret != -EFAULT))
 		return ret;
 	hmm_untried(&hw->tried, addr);
 	return 0;
 }
 
-/* Count the stops in a row at one page of another device. */
+/* Count the batches in a row that start at the same page of another device. */
 static void hmm_try_foreign(struct hmm_tried *tried, unsigned long foreign)
 {
 	tried->stays = foreign == tried->foreign ? tried->stays + 1 : 0;
@@ -921,10 +938,8 @@ static void hmm_try_foreign(struct hmm_tried *tried, unsigned long foreign)
 }
 
 /*
- * Take down what is faulted, and how often. A batch has pages that were faulted
- * equally often.
- *
- * Return: false if they have been faulted often enough.
+ * Record the faults of the next batch. Limit the batch to pages that have had
+ * the same number of faults. Return false if that number is at its limit.
  */
 static bool hmm_try(struct hmm_walk *hw)
 {
@@ -933,32 +948,33 @@ static bool hmm_try(struct hmm_walk *hw)
 	unsigned int times = hmm_times(tried, addr);
 
 	if (times)
-		hw->stop.nr = min(hw->stop.nr, (tried->below[times - 1] - addr) >>
-					       PAGE_SHIFT);
-	hmm_try_foreign(tried, hw->stop.foreign);
+		hw->fault.nr = min(hw->fault.nr,
+				   (tried->below[times - 1] - addr) >>
+				   PAGE_SHIFT);
+	hmm_try_foreign(tried, hw->fault.foreign);
 	if (times == HMM_FAULT_TRIES)
 		return false;
-	tried->below[times] = addr + (hw->stop.nr << PAGE_SHIFT);
-	if (hw->stop.own)
+	tried->below[times] = addr + (hw->fault.nr << PAGE_SHIFT);
+	if (hw->fault.kind == HMM_FAULT_OWN)
 		tried->own = tried->below[times];
 	return true;
 }
 
 /*
- * No fault has helped. Leave the pages to the next call, unless the first one
- * is another device's, and is there since it was first in a batch: its driver
- * does not move it, however often it is tried.
+ * No fault has helped. Leave the pages to the next call. But if the first page
+ * is private to another device and stayed in every one of these faults, its
+ * driver does not migrate it, and the next call would not help either.
  */
 static int hmm_give_up(struct hmm_walk *hw)
 {
-	if (hw->stop.foreign && hw->tried.stays >= HMM_FAULT_TRIES - 1)
+	if (hw->fault.foreign && hw->tried.stays >= HMM_FAULT_TRIES - 1)
 		return HMM_STOP_STUCK;
-	hmm_set_busy(hw);
-	hw->walk.addr += hw->stop.nr << PAGE_SHIFT;
+	hmm_set_stale(hw);
+	hw->walk.addr += hw->fault.nr << PAGE_SHIFT;
 	return 0;
 }
 
-static int hmm_fault(struct hmm_walk *hw)
+static int hmm_fault_batch(struct hmm_walk *hw)
 {
 	struct mmu_interval_notifier *notifier = hw->range->notifier;
 	unsigned long seq = READ_ONCE(notifier->invalidate_seq);
@@ -968,16 +984,16 @@ static int hmm_fault(struct hmm_walk *hw)
 		return hmm_give_up(hw);
 	ret = hmm_fault_pages(hw);
 	hw->tried.invalidated = mmu_interval_check_retry(notifier, seq);
-	/* To wait for a handler in user space is no fruitless try. */
+	/* The fault may have waited for user space: it does not count. */
 	if (ret == -EAGAIN)
 		hw->tried = (struct hmm_tried) {};
 	return ret;
 }
 
 /*
- * An error that is found when the range is out of date is found again in the
- * next call, which reports the pages before it. Not so a page that is stuck:
- * its faults may be what invalidates the range, and would in every call.
+ * If the range is stale, the next call will find an error again and report the
+ * pages in front of it. Return the error of a stuck page at once: its faults
+ * may invalidate the range, in every call.
  */
 static int hmm_outcome(const struct hmm_walk *hw, int ret)
 {
@@ -987,37 +1003,37 @@ static int hmm_outcome(const struct hmm_walk *hw, int ret)
 	case 0:
 	case -EFAULT:
 	case -EPERM:
-		return hw->busy ? -EBUSY : ret;
+		return hmm_stale(hw) ? -EBUSY : ret;
 	default:
 		return ret;
 	}
 }
 
 /*
- * Walk and fault by turns from @hw->walk.addr to the end of the range. -EBUSY:
- * the sequence is out of date. -EAGAIN: the mmap lock was dropped. -ETIMEDOUT:
- * the time is used up.
+ * Walk and fault in turns, from @hw->walk.addr to the end of the range. Return
+ * -EBUSY if the sequence number is stale, -EAGAIN if a fault dropped the mmap
+ * lock, and -ETIMEDOUT after the deadline.
  *
- * A fault that breaks COW invalidates the range. Stopping there would cost the
- * caller a new start for each such page, so all the others are faulted first.
+ * A fault that breaks COW invalidates the range. To stop there would make the
+ * caller start over for each such page, so fault all other pages first.
  */
 static int hmm_walk_and_fault(struct hmm_walk *hw)
 {
 	struct hmm_range *range = hw->range;
-	bool may_fault = hw->per_page || hw->required;
+	bool may_fault = hw->page_requests || hw->required;
 	int ret;
 
 	do {
 		if (mmu_interval_check_retry(range->notifier,
 					     range->notifier_seq))
-			hmm_set_busy(hw);
-		if (hw->busy && !may_fault)
+			hmm_set_stale(hw);
+		if (hmm_stale(hw) && !may_fault)
 			return -EBUSY;
 		ret = device_walk_range(&hw->walk, hw->walk.addr, range->end,
 					&hmm_walk_ops);
 		if (ret != HMM_STOP_TO_FAULT)
 			break;
-		ret = hmm_fault(hw);
+		ret = hmm_fault_batch(hw);
 	} while (!ret);
 	return hmm_outcome(hw, ret);
 }
@@ -1042,67 +1058,66 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
 		.walk.addr = range->start,
 		.range = range,
 		.required = hmm_required(range->default_flags),
-		.per_page = range->pfn_flags_mask & HMM_PFN_REQ,
+		.page_requests = range->pfn_flags_mask & HMM_PFN_REQ,
+		.stale_at = HMM_NOWHERE,
 		.fault_flags = FAULT_FLAG_REMOTE,
 		.dropped = HMM_NOWHERE,
 	};
 }
 
 /**
- * hmm_range_fault() - read the page tables of a process, faulting as asked
- * @range: range, requests and sequence; hmm_pfns[] receives the results
+ * hmm_range_fault() - read page tables of a process, with faults on request
+ * @range: range, requests and sequence number; hmm_pfns[] receives the results
  *
- * Reads what is mapped in [start, end) into @range->hmm_pfns[], an entry a
- * base page, and faults where a request is not met by what is there. A page
- * for which nothing is requested is never faulted, and COW is broken only for
- * those that are to be written to.
+ * Reads the mappings of [start, end) into @range->hmm_pfns[], one entry a base
+ * page, and faults pages whose entry does not satisfy the request. It never
+ * faults a page without a request, and breaks COW for write requests only.
  *
- * A fault that breaks COW invalidates the range. The call then goes on to fault
- * what the rest of the range needs and returns -EBUSY at its end, so that the
- * second call serves a range of any content, if nobody else interferes.
+ * A fault that breaks COW invalidates the range. The call then faults what the
+ * rest of the range needs and returns -EBUSY at its end, so that the second
+ * call serves a range of any content, unless others invalidate it.
  *
- * A private page of the caller's own that will be written to stays on the
- * device if no other process has it: a read-only entry becomes writable, and
- * soft-dirty, in place. Otherwise, or if userfaultfd watches it, it is faulted.
- * If the driver's migrate_to_ram() leaves it on the device, or cannot move it
- * because somebody holds a reference, it is reported without HMM_PFN_WRITE: a
- * driver has to check that. If migrate_to_ram() fails, so does the call.
+ * A device-private page of the caller that the device wants to write to stays
+ * on the device if no other process maps it: a read-only entry becomes writable
+ * and soft-dirty in place. Otherwise, or if userfaultfd watches it, it is
+ * faulted. If the driver's migrate_to_ram() leaves it on the device, or if an
+ * extra reference prevents its migration, it is reported without HMM_PFN_WRITE,
+ * which drivers have to check. If migrate_to_ram() fails, so does the call.
  *
- * The bits HMM_PFN_INOUT_FLAGS (58 to 60) of an entry are the driver's, and a
- * result keeps what they were. A driver for the first 6.12 kernels, which had
- * no such bits, may test an entry for 0 to find that nothing is mapped. That
- * works if it has cleared @hmm_pfns; in uninitialised memory the bits are not
- * 0, and HMM_PFN_VALID alone tells.
+ * The bits HMM_PFN_INOUT_FLAGS (58 to 60) of an entry belong to the driver and
+ * keep their value. Drivers that predate these bits may test an entry for 0 to
+ * see that nothing is mapped. That works if they clear @hmm_pfns first;
+ * otherwise they have to test HMM_PFN_VALID.
  *
- * No reference is taken. The results may be used under the driver's lock after
- * mmu_interval_read_retry() has returned false for @range->notifier_seq.
+ * No page references are taken. The results may be used under the driver's lock
+ * after mmu_interval_read_retry() has returned false for @range->notifier_seq.
  *
- * Faults that need the mmap lock dropped (userfaultfd, for one) cannot be
- * served here; see hmm_range_fault_unlocked_timeout().
+ * Faults that have to drop the mmap lock, as for userfaultfd, fail here; see
+ * hmm_range_fault_unlocked_timeout().
  *
  * Context: Process context. The mmap lock of the notifier's mm is held, for
- * reading at least, over the whole call. May sleep. Where a fault is requested,
- * dev_pagemap_ops::migrate_to_ram() may be called: that of another driver for
- * its pages, that of the caller's driver for own pages that are read-only. So
- * the caller holds no lock that these take, nor the lock of a page. The call
- * waits for the page locks of other drivers' pages, and not for those of own
- * pages: they may be held by a CPU fault that waits for the caller's driver.
+ * reading at least, during the whole call. May sleep. A request to fault may
+ * call dev_pagemap_ops::migrate_to_ram(): of other drivers for their pages, and
+ * of the calling driver for own pages that are read-only. So the caller holds
+ * no lock that these take, and no page lock. The call waits for the page locks
+ * of other drivers' pages, but not for those of own pages, which may be held by
+ * a CPU fault that waits for the driver.
  * Return:
  * * 0 - every entry is a result
- * * -EBUSY - invalidated meanwhile, be it by a fault of this call, or an own
- *   page that would have to be faulted is locked; get a new sequence and start
- *   again
- * * -EFAULT - a page was requested that cannot be made valid: also one that
- *   another device's driver does not move
+ * * -EBUSY - the range was invalidated, possibly by a fault of this call, or an
+ *   own page that has to be faulted is locked; get a new sequence number and
+ *   call again
+ * * -EFAULT - a requested page cannot be made valid, or another device's driver
+ *   does not migrate it
  * * -EPERM - write access was requested in a VMA that does not allow it
- * * -EINTR - a fatal signal is pending, and a page would have to be faulted in
- * * -EINVAL - the range is empty, not page aligned, or not covered by its
- *   notifier; or it has no notifier or no @hmm_pfns
+ * * -EINTR - a fatal signal is pending and a page has to be faulted
+ * * -EINVAL - the range is empty, not page aligned or not covered by its
+ *   notifier, or it has no notifier or no @hmm_pfns
  *
- * With -EFAULT and -EPERM, the entries before the one that stopped the call are
- * results, provided that the sequence still holds. If it does not, and with any
- * other error, no entry is a result. The entries from the one that stopped the
- * call on still hold their requests in any case.
+ * After -EFAULT and -EPERM, the entries in front of the one that stopped the
+ * call are results if the sequence number is still valid. If it is not, and
+ * after any other error, no entry is a result. The entry that stopped the call
+ * and those behind it hold their requests in any case.
  */
 int hmm_range_fault(struct hmm_range *range)
 {
@@ -1116,15 +1131,30 @@ int hmm_range_fault(struct hmm_range *range)
 }
 EXPORT_SYMBOL(hmm_range_fault);
 
+/* Bits that hmm_attempt::saved has for each page. */
+enum hmm_saved_bit {
+	HMM_SAVED_FAULT,
+	HMM_SAVED_WRITE,
+	HMM_SAVED_BITS,
+};
+
 /**
  * struct hmm_attempt - state of hmm_range_fault_unlocked_timeout()
  * @hw: pass in progress
- * @saved: requests of the entries, two bits each; NULL if there are none
+ * @deadline: hmm_walk::deadline, if there is one
+ * @saved: requests of single pages, HMM_SAVED_BITS each; NULL if there are none
  */
 struct hmm_attempt {
 	struct hmm_walk hw;
+	unsigned long deadline;
 	unsigned long *saved;
 };
+
+static inline unsigned long hmm_saved(unsigned long page,
+				      enum hmm_saved_bit bit)
+{
+	return page * HMM_SAVED_BITS + bit;
+}
 
 static unsigned long hmm_range_pages(const struct hmm_range *range)
 {
@@ -1132,54 +1162,55 @@ static unsigned long hmm_range_pages(const struct hmm_range *range)
 }
 
 /*
- * VALID and REQ_FAULT are one bit, WRITE and REQ_WRITE another, so after a
- * pass over the range its requests are gone. Keep them if they matter.
+ * Results overwrite requests: VALID and REQ_FAULT are the same bit, and so are
+ * WRITE and REQ_WRITE. Save the requests of single pages for the next pass.
  */
 static int hmm_save_requests(struct hmm_attempt *at)
 {
 	struct hmm_range *range = at->hw.range;
 	unsigned long i, nr = hmm_range_pages(range);
 
-	if (!at->hw.per_page)
+	if (!at->hw.page_requests)
 		return 0;
-	at->saved = kvcalloc(BITS_TO_LONGS(2 * nr), sizeof(long), GFP_KERNEL);
+	at->saved = kvcalloc(BITS_TO_LONGS(nr * HMM_SAVED_BITS), sizeof(long),
+			     GFP_KERNEL);
 	if (!at->saved)
 		return -ENOMEM;
 	for (i = 0; i < nr; i++) {
 		if (range->hmm_pfns[i] & HMM_PFN_REQ_FAULT)
-			__set_bit(2 * i, at->saved);
+			__set_bit(hmm_saved(i, HMM_SAVED_FAULT), at->saved);
 		if (range->hmm_pfns[i] & HMM_PFN_REQ_WRITE)
-			__set_bit(2 * i + 1, at->saved);
+			__set_bit(hmm_saved(i, HMM_SAVED_WRITE), at->saved);
 	}
 	return 0;
 }
 
 /*
- * Requests or not, no result of a pass that was given up may stay: the next
- * one may end with an error, and leaves alone what lies behind. Entries that
- * the pass has not written still hold their requests.
+ * Clear all results of a pass that failed, even without saved requests: the
+ * next pass may stop early with an error, and does not write the entries behind
+ * that. Entries that the pass has not written still hold their requests.
  */
 static void hmm_restore_requests(struct hmm_attempt *at)
 {
 	const struct hmm_walk *hw = &at->hw;
 	struct hmm_range *range = hw->range;
-	unsigned long end = hw->busy ? hw->reported : hw->walk.addr;
+	unsigned long end = hmm_stale(hw) ? hw->stale_at : hw->walk.addr;
 	unsigned long i, nr = (end - range->start) >> PAGE_SHIFT;
 
 	for (i = 0; i < nr; i++) {
 		range->hmm_pfns[i] &= HMM_PFN_INOUT_FLAGS;
 		if (!at->saved)
 			continue;
-		if (test_bit(2 * i, at->saved))
+		if (test_bit(hmm_saved(i, HMM_SAVED_FAULT), at->saved))
 			range->hmm_pfns[i] |= HMM_PFN_REQ_FAULT;
-		if (test_bit(2 * i + 1, at->saved))
+		if (test_bit(hmm_saved(i, HMM_SAVED_WRITE), at->saved))
 			range->hmm_pfns[i] |= HMM_PFN_REQ_WRITE;
 	}
 }
 
 /*
- * One pass over the range. A fault that dropped the lock is no reason to begin
- * anew: as long as the sequence holds, so do the results.
+ * One pass over the range. If a fault drops the mmap lock, continue where it
+ * was: results stay valid as long as the sequence number does.
  */
 static int hmm_attempt_pass(struct hmm_attempt *at)
 {
@@ -1189,12 +1220,11 @@ static int hmm_attempt_pass(struct hmm_attempt *at)
 	do {
 		if (mmap_read_lock_killable(hw->walk.mm))
 			return -EINTR;
-		hw->unlocked = false;
 		ret = hmm_walk_and_fault(hw);
-		if (!hw->unlocked)
+		if (ret != -EAGAIN) {
 			mmap_read_unlock(hw->walk.mm);
-		if (ret != -EAGAIN)
 			return ret;
+		}
 		ret = hmm_may_go_on(hw);
 	} while (!ret);
 	return ret;
@@ -1204,11 +1234,11 @@ static void hmm_attempt_begin(struct hmm_attempt *at)
 {
 	struct hmm_walk *hw = &at->hw;
 
-	/* No invalidation to wait for tells when a page is unlocked. */
+	/* No invalidation ends when others unlock a page, so just wait a bit. */
 	if (hw->own_locked)
 		schedule_timeout_killable(1);
-	hw->own_locked = false;
-	hw->busy = false;
+	hw->own_locked = 0;
+	hw->stale_at = HMM_NOWHERE;
 	hw->dropped = HMM_NOWHERE;
 	hw->tried = (struct hmm_tried) {};
 	hw->walk.addr = hw->range->start;
@@ -1222,7 +1252,7 @@ static int hmm_attempt(struct hmm_attempt *at)
 	do {
 		hmm_attempt_begin(at);
 		ret = hmm_attempt_pass(at);
-		if (!at->hw.busy && ret != -EINTR && ret != -ETIMEDOUT)
+		if (!hmm_stale(&at->hw) && ret != -EINTR && ret != -ETIMEDOUT)
 			return ret;
 		hmm_restore_requests(at);
 		if (ret == -EBUSY)
@@ -1234,32 +1264,32 @@ static int hmm_attempt(struct hmm_attempt *at)
 /**
  * hmm_range_fault_unlocked_timeout() - mirror a range, waiting as needed
  * @range: range and requests; hmm_pfns[] receives the results and
- *	@notifier_seq the sequence under which they were read
- * @timeout: how long to try, in jiffies; 0 for no limit
+ *	@notifier_seq the sequence number at which they were read
+ * @timeout: time limit in jiffies; 0 for no limit
  *
- * Does what hmm_range_fault() does, but takes the mmap lock by itself, lets a
- * fault drop it (so that userfaultfd and slow storage can be served), and
- * starts again with a new sequence as often as the range is invalidated. The
- * caller has only mmu_interval_read_retry() left to ask.
+ * As hmm_range_fault(), but takes the mmap lock, allows faults to drop it (for
+ * userfaultfd and slow storage), and starts over with a new sequence number
+ * whenever the range is invalidated. The caller only has to check
+ * mmu_interval_read_retry().
  *
- * The time is looked at before each fault and each new start. What a fault
- * itself waits for, or the end of an invalidation, is not cut short by it.
+ * The time limit is checked before each fault and each new start. It does not
+ * interrupt a fault that sleeps, or the wait for the end of an invalidation.
  *
- * A pass over the range that was invalidated faults all that is needed before
- * the next one starts, so that its own faults cost one start and not more.
+ * If the range is invalidated during a pass, the pass faults everything that is
+ * needed before the next one starts. So its own faults cause one new start.
  *
- * Context: Process context. The mmap lock must not be held, nor any lock that
- * dev_pagemap_ops::migrate_to_ram() takes, of other drivers or of the caller's
- * own: see hmm_range_fault(). An own page that is locked is not waited for
- * with the mmap lock held; the range is tried again a little later. The caller
- * holds a reference to the users of the notifier's mm (mmget()). May sleep.
+ * Context: Process context. The caller holds neither the mmap lock nor any lock
+ * that dev_pagemap_ops::migrate_to_ram() takes, of its own or of other drivers:
+ * see hmm_range_fault(). The call does not wait for locked own pages with the
+ * mmap lock held, but tries the range again a little later. The caller holds a
+ * reference to the mm_users of the notifier's mm (mmget()). May sleep.
  * Return:
  * * 0 - every entry is a result
- * * -EBUSY - the time is used up; the entries hold their requests
+ * * -EBUSY - the time limit has expired; the entries hold their requests
  * * -EINTR - a fatal signal is pending; the entries hold their requests
- * * -ENOMEM - there is no memory to keep the requests of single pages
- * * -EFAULT, -EPERM, -EINVAL - as for hmm_range_fault(); if the faults of the
- *   page that is to blame invalidate the range, all entries hold their requests
+ * * -ENOMEM - no memory to save the requests of single pages
+ * * -EFAULT, -EPERM, -EINVAL - as for hmm_range_fault(). All entries hold their
+ *   requests if the faults of the failing page invalidate the range
  */
 int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 				     unsigned long timeout)
@@ -1270,8 +1300,10 @@ int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 	if (!hmm_range_sane(range))
 		return -EINVAL;
 	hmm_walk_init(&at.hw, range);
-	at.hw.bounded = timeout;
-	at.hw.deadline = jiffies + min(timeout, MAX_JIFFY_OFFSET);
+	if (timeout) {
+		at.deadline = jiffies + min(timeout, MAX_JIFFY_OFFSET);
+		at.hw.deadline = &at.deadline;
+	}
 	at.hw.fault_flags |= FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE;
 	ret = hmm_save_requests(&at);
 	if (ret)

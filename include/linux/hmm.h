@@ -2,13 +2,13 @@
 /*
  * Address-space mirroring: read the page tables of a process for a device.
  *
- * A driver keeps a page table of its own in step with that of a process. It
- * subscribes to the address range with an interval notifier, asks
- * hmm_range_fault() what the process has mapped there, and puts the answer
- * into the device's page table under a lock that its notifier takes as well,
- * after mmu_interval_read_retry() said that nothing has changed in between.
+ * A driver keeps a device page table in sync with the page tables of a process.
+ * It subscribes to the address range with an interval notifier, reads the
+ * mappings with hmm_range_fault(), and updates the device page table under a
+ * lock that its notifier takes, too, after mmu_interval_read_retry() has
+ * returned false.
  *
- * See mm/hmm.c for what the answers mean.
+ * See mm/hmm.c for the meaning of the results.
  */
 #ifndef LINUX_HMM_H
 #define LINUX_HMM_H
@@ -18,46 +18,51 @@
 struct mmu_interval_notifier;
 
 /*
- * An entry of hmm_range::hmm_pfns[] is a pfn with flags above it. With 64 bits
- * there is room for flags that belong to the driver's DMA mapping; with 32,
- * each of those bits would be taken from the pfn, so they do not exist.
+ * Layout of an entry of hmm_range::hmm_pfns[], from the highest bit down:
+ * results (which are requests on input), bits of the driver, order of the
+ * mapping, pfn. With 32 bits, the bits of the driver would have to be taken
+ * from the pfn, so they do not exist.
  */
+#define HMM_PFN_RESULT_BITS	3
 #ifdef CONFIG_64BIT
-#define HMM_PFN_ORDER_OFFSET	11
-#define HMM_PFN_INOUT_BIT(nr)	(1UL << (BITS_PER_LONG - (nr)))
+#define HMM_PFN_INOUT_BITS	3
+#define HMM_PFN_INOUT(nr)	\
+	(1UL << (BITS_PER_LONG - HMM_PFN_RESULT_BITS - (nr)))
 #else
-#define HMM_PFN_ORDER_OFFSET	8
-#define HMM_PFN_INOUT_BIT(nr)	(0UL & (nr))
+#define HMM_PFN_INOUT_BITS	0
+#define HMM_PFN_INOUT(nr)	(0UL & (nr))
 #endif
+#define HMM_PFN_ORDER_BITS	5
 
 /**
  * enum hmm_pfn_flags - flags of an entry of hmm_range::hmm_pfns[]
- * @HMM_PFN_VALID: result: there is a page, and the device may read it. The
- *	page may be device-private if it belongs to hmm_range::dev_private_owner
- * @HMM_PFN_WRITE: result, together with @HMM_PFN_VALID: the device may write
- *	to the page; it is already marked dirty
- * @HMM_PFN_ERROR: result: there is nothing here that a device can access
- * @HMM_PFN_DMA_MAPPED: the driver's: the page is mapped for DMA. Kept
- * @HMM_PFN_P2PDMA: the driver's: peer-to-peer memory. Kept
- * @HMM_PFN_P2PDMA_BUS: the driver's: addressed on the bus directly. Kept
- * @HMM_PFN_ORDER_SHIFT: five bits from here on are the order of the mapping
+ * @HMM_PFN_VALID: result: there is a page, and the device may read it. It may
+ *	be device-private if it belongs to hmm_range::dev_private_owner
+ * @HMM_PFN_WRITE: result, with @HMM_PFN_VALID: the device may write to the
+ *	page, which is already marked dirty
+ * @HMM_PFN_ERROR: result: a device cannot access anything here
+ * @HMM_PFN_DMA_MAPPED: for the driver: the page is mapped for DMA. Preserved
+ * @HMM_PFN_P2PDMA: for the driver: peer-to-peer memory. Preserved
+ * @HMM_PFN_P2PDMA_BUS: for the driver: mapped by bus address. Preserved
+ * @HMM_PFN_ORDER_SHIFT: lowest bit of the order of the mapping
  * @HMM_PFN_REQ_FAULT: request: fault until the page is valid
- * @HMM_PFN_REQ_WRITE: request, together with @HMM_PFN_REQ_FAULT: until the
- *	device may write
- * @HMM_PFN_FLAGS: every bit that is not part of the pfn
- * @HMM_PFN_INOUT_FLAGS: the bits that are carried from input to output
+ * @HMM_PFN_REQ_WRITE: request, with @HMM_PFN_REQ_FAULT: fault until the device
+ *	may write
+ * @HMM_PFN_FLAGS: all bits that are not part of the pfn
+ * @HMM_PFN_INOUT_FLAGS: bits that keep their value from input to output
  *
- * A result of 0 (but for kept bits) says that a page is not there now, and
- * that asking for a fault may bring it.
+ * A result of 0, apart from preserved bits, means that no page is mapped, and
+ * that a fault may map one.
  */
 enum hmm_pfn_flags {
 	HMM_PFN_VALID = 1UL << (BITS_PER_LONG - 1),
 	HMM_PFN_WRITE = 1UL << (BITS_PER_LONG - 2),
-	HMM_PFN_ERROR = 1UL << (BITS_PER_LONG - 3),
-	HMM_PFN_DMA_MAPPED = HMM_PFN_INOUT_BIT(4),
-	HMM_PFN_P2PDMA = HMM_PFN_INOUT_BIT(5),
-	HMM_PFN_P2PDMA_BUS = HMM_PFN_INOUT_BIT(6),
-	HMM_PFN_ORDER_SHIFT = BITS_PER_LONG - HMM_PFN_ORDER_OFFSET,
+	HMM_PFN_ERROR = 1UL << (BITS_PER_LONG - HMM_PFN_RESULT_BITS),
+	HMM_PFN_DMA_MAPPED = HMM_PFN_INOUT(1),
+	HMM_PFN_P2PDMA = HMM_PFN_INOUT(2),
+	HMM_PFN_P2PDMA_BUS = HMM_PFN_INOUT(3),
+	HMM_PFN_ORDER_SHIFT = BITS_PER_LONG - HMM_PFN_RESULT_BITS -
+			      HMM_PFN_INOUT_BITS - HMM_PFN_ORDER_BITS,
 
 	HMM_PFN_REQ_FAULT = HMM_PFN_VALID,
 	HMM_PFN_REQ_WRITE = HMM_PFN_WRITE,
@@ -68,12 +73,11 @@ enum hmm_pfn_flags {
 };
 
 /**
- * hmm_pfn_to_page() - page of a valid entry
+ * hmm_pfn_to_page() - get the page of a valid entry
  * @hmm_pfn: entry with HMM_PFN_VALID set
  *
- * Context: the driver's lock, with the sequence still good; no reference to
- * the page is held or taken.
- * Return: the page.
+ * Context: The driver's lock, with a valid sequence number.
+ * Return: The page. No reference is taken.
  */
 static inline struct page *hmm_pfn_to_page(unsigned long hmm_pfn)
 {
@@ -81,31 +85,32 @@ static inline struct page *hmm_pfn_to_page(unsigned long hmm_pfn)
 }
 
 /**
- * hmm_pfn_to_map_order() - size of the CPU mapping behind a valid entry
+ * hmm_pfn_to_map_order() - get the order of the CPU mapping of a valid entry
  * @hmm_pfn: entry with HMM_PFN_VALID set
  *
- * The mapping is naturally aligned and may reach beyond the range on both
- * sides. Its entries have the same flags, unless a fault that one of them asked
- * for has changed it after the others were read.
+ * The mapping is naturally aligned and may extend beyond the range on both
+ * sides. All its entries have the same flags, unless a fault on one of them has
+ * changed the mapping after the others were read.
  *
- * Return: order of the mapping in base pages: 0 for a page mapped by a PTE,
- * whatever the size of its folio.
+ * Return: The order in base pages. It is 0 for a page mapped by a PTE, even if
+ * its folio is large.
  */
 static inline unsigned int hmm_pfn_to_map_order(unsigned long hmm_pfn)
 {
-	return (hmm_pfn >> HMM_PFN_ORDER_SHIFT) & 0x1F;
+	return (hmm_pfn >> HMM_PFN_ORDER_SHIFT) &
+	       ((1U << HMM_PFN_ORDER_BITS) - 1);
 }
 
 /**
- * struct hmm_range - what to mirror, and the answer
+ * struct hmm_range - range to mirror, requests and results
  * @notifier: subscription that covers the range
- * @notifier_seq: what mmu_interval_read_begin() returned
+ * @notifier_seq: sequence number from mmu_interval_read_begin()
  * @start: first address (bytes, page aligned)
  * @end: end of the range (bytes, page aligned)
- * @hmm_pfns: one entry a base page: requests on entry, results on return
- * @default_flags: requests that hold for every page
- * @pfn_flags_mask: which requests are taken from @hmm_pfns
- * @dev_private_owner: report device-private pages of this owner in place
+ * @hmm_pfns: one entry a base page: requests on input, results on output
+ * @default_flags: requests for every page
+ * @pfn_flags_mask: requests that are taken from @hmm_pfns
+ * @dev_private_owner: owner of the device-private pages to report, not to fault
  */
 struct hmm_range {
 	struct mmu_interval_notifier *notifier;
@@ -118,7 +123,7 @@ struct hmm_range {
 	void *dev_private_owner;
 };
 
-/* Milliseconds that a driver should keep trying before it gives up. */
+/* Time in milliseconds after which a driver should stop retrying. */
 #define HMM_RANGE_DEFAULT_TIMEOUT	1000
 
 int hmm_range_fault(struct hmm_range *range);
