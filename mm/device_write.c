@@ -4,42 +4,42 @@
  *
  * What this file owns
  *
- *   The write fault of a device on a device-private page that it has mapped
- *   already: whether the entry becomes writable in place, so that the page
- *   stays on the device, or the page has to be copied, for which the fault
- *   handler brings it to system memory. It is to device-private entries what
- *   do_wp_page() is to present ones.
+ *   The write fault of a device on a device-private page that it has mapped:
+ *   either the entry becomes writable in place, and the page stays on the
+ *   device, or the page has to be copied, and the fault handler migrates it to
+ *   system memory. This is for device-private entries what do_wp_page() is for
+ *   present ones.
  *
  *	entry			page			result
  *	----------------------	----------------------	------------------
  *	uffd-wp, sync		any			fault
  *	writable, soft-clean	any			soft-dirty
  *	read-only, or uffd-wp	anon-exclusive		writable
- *	with WP_ASYNC		mapped here alone, no	exclusive, writable
- *				other reference
+ *	with WP_ASYNC		mapped once, no extra	exclusive, writable
+ *				reference
  *				the same, but locked	-EBUSY
- *				anything else		fault
+ *				any other		fault
  *
- *   An entry is read-only after mprotect(), after fork(), also if the child
- *   has exited or is in another program since, and if the page was migrated
- *   while it was read-only. An entry that becomes writable becomes soft-dirty
- *   as well: it has no dirty bit, so nothing else notes the write.
+ *   An entry is read-only after mprotect() and after fork(), even if the child
+ *   has called exec or exited, and if the page was migrated while read-only. An
+ *   entry that becomes writable also becomes soft-dirty: it has no dirty bit,
+ *   so nothing else records the write.
  *
  * No invalidation
  *
- *   The entry still refers to the same page and allows all that it allowed
- *   before, so what any mirror has read from it stays correct. The CPU has no
- *   translation of a device-private entry.
+ *   The entry still maps the same page and allows everything that it allowed
+ *   before, so mirrors of it stay correct. The TLB never holds a device-private
+ *   entry.
  *
  * Locks
  *
- *	mmap lock (read): keeps fork(), mprotect() and clear_refs out
+ *	mmap lock (read): excludes fork(), mprotect() and clear_refs
  *	  page-table lock: the entry, and PG_anon_exclusive of its folio
- *	    page lock, by trylock: no migration and no fault of the CPU is
- *	    under way, whose references would be taken for those of others
+ *	    page lock (trylock): excludes migrations and CPU faults, so that
+ *	    their references do not look like those of other users
  *
- *   The holder of the page lock may be a fault of the CPU that waits for a
- *   lock of the driver, in migrate_to_ram(). So the lock is not waited for.
+ *   A CPU fault may hold the page lock and wait, in migrate_to_ram(), for a
+ *   lock of the driver. So never wait for the page lock.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
@@ -56,8 +56,8 @@
 #include "device_write.h"
 
 /**
- * struct device_write - a run of pages that become writable
- * @walk: where the walk stands
+ * struct device_write - state of device_make_writable()
+ * @walk: position of the walk
  * @owner: owner of the device memory
  */
 struct device_write {
@@ -66,25 +66,25 @@ struct device_write {
 };
 
 /*
- * A process that unmaps the page drops its mapping first, then its reference. In
- * between, the page is mapped once and has two references. Look so often before
- * the second one is taken to last.
+ * A process that unmaps the page drops its mapping first and its reference
+ * later. Check the references this often before treating an extra one as
+ * permanent.
  */
-#define DEVICE_WRITE_LOOKS	100
+#define DEVICE_WRITE_CHECKS	100
 
-/* A function of its own, for a test to drop a reference between two looks. */
+/* A separate function, so that a test can act between two checks. */
 VISIBLE_IF_KUNIT void device_write_relax(struct folio *folio)
 {
 	KUNIT_STATIC_STUB_REDIRECT(device_write_relax, folio);
 	cpu_relax();
 }
 
-static bool device_write_is_alone(struct folio *folio)
+static bool device_write_only_user(struct folio *folio)
 {
-	unsigned int looks = DEVICE_WRITE_LOOKS;
+	unsigned int checks = DEVICE_WRITE_CHECKS;
 
 	while (folio_ref_count(folio) > 1) {
-		if (!--looks)
+		if (!--checks)
 			return false;
 		device_write_relax(folio);
 	}
@@ -92,8 +92,9 @@ static bool device_write_is_alone(struct folio *folio)
 }
 
 /*
- * As in do_wp_page(): one reference is that of the entry. Another one may be
- * that of somebody who relies on the page to keep the content that it shared.
+ * Make the page exclusive to this process if the entry has the only reference.
+ * As in do_wp_page(), another reference may belong to a user that must not see
+ * later writes.
  */
 static int device_write_claim(struct vm_area_struct *vma, struct page *page)
 {
@@ -106,7 +107,7 @@ static int device_write_claim(struct vm_area_struct *vma, struct page *page)
 		return DEVICE_WRITE_FAULT;
 	if (!folio_trylock(folio))
 		return -EBUSY;
-	if (device_write_is_alone(folio)) {
+	if (device_write_only_user(folio)) {
 		folio_move_anon_rmap(folio, vma);
 		SetPageAnonExclusive(page);
 		ret = 0;
@@ -167,22 +168,22 @@ static const struct device_walk_ops device_write_ops = {
 };
 
 /**
- * device_make_writable() - let a device write to the pages that it has
+ * device_make_writable() - let a device write to its own pages
  * @vma: VMA that allows writing
  * @addr: first address (bytes, page aligned); receives where the call stopped
- * @end: end of the range (bytes, page aligned), above @addr, in the VMA
+ * @end: end of the range (bytes, page aligned), above @addr and in the VMA
  * @owner: owner of the device, dev_pagemap::owner
  *
  * Makes the device-private entries of @owner writable and soft-dirty in place.
- * Other entries are passed over: they may have come since the caller looked.
+ * Skips other entries, which may have replaced them since the caller looked.
  *
  * Context: mmap lock held, for reading at least. May sleep.
  * Return:
  * * 0 - the whole range was visited
- * * DEVICE_WRITE_FAULT - the page at @addr is shared, or is watched by
- *   userfaultfd, and needs a write fault
- * * -EBUSY - the page at @addr is locked by somebody else; wait for that with
- *   no lock held that dev_pagemap_ops::migrate_to_ram() takes, and try again
+ * * DEVICE_WRITE_FAULT - the page at @addr is shared or watched by userfaultfd
+ *   and needs a write fault
+ * * -EBUSY - the page at @addr is locked. Wait without any lock that
+ *   dev_pagemap_ops::migrate_to_ram() takes, and try again
  */
 int device_make_writable(struct vm_area_struct *vma, unsigned long *addr,
 			 unsigned long end, void *owner)

@@ -11,7 +11,7 @@
 struct folio;
 struct vm_area_struct;
 
-/* What device_make_writable() returns if a page needs a write fault. */
+/* Return value of device_make_writable(): the page needs a write fault. */
 #define DEVICE_WRITE_FAULT	1
 
 #ifdef CONFIG_DEVICE_PRIVATE
