@@ -2,14 +2,14 @@
 /*
  * KUnit tests for address-space mirroring.
  *
- * A test is a driver: it has an interval notifier over an address space of its
- * own, asks hmm_range_fault() or hmm_range_fault_unlocked_timeout(), and looks
- * at the entries, at the page tables and at how often a fault handler ran.
+ * A test acts as a driver. It has an interval notifier on its own address
+ * space, calls hmm_range_fault() or hmm_range_fault_unlocked_timeout(), and
+ * checks the entries, the page tables and the number of faults.
  *
  * The suite hmm_mirror needs no device. The suite hmm_mirror_private has two
- * devices with memory, whose pagemaps lie side by side, so that one run of
- * device-private pages belongs to both. Pages get there and back by
- * migrate_vma_setup() and its companions, as with any driver.
+ * devices with memory. Their pagemaps are adjacent, so that a run of
+ * device-private pages may belong to both. The tests migrate pages there and
+ * back with migrate_vma_setup() and its companions, as drivers do.
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
@@ -38,7 +38,7 @@
 #define ASK_READ	HMM_PFN_REQ_FAULT
 #define ASK_WRITE	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
 
-/* How often a driver starts again before the test calls it a livelock. */
+/* After this many calls that return -EBUSY, a test assumes a livelock. */
 #define HMM_TEST_TRIES	100
 
 #define HMM_TEST_PAGES	MAX_PTRS_PER_PTE
@@ -47,19 +47,19 @@
 /**
  * struct hmm_test - a driver and the address space that it mirrors
  * @km: the address space
- * @notifier: subscription to all of it that tests use
- * @lock: the driver's lock
- * @range: what is asked for
- * @calls: how many of hmm_range_fault() the last request took
- * @faults: how many faults it took
- * @ask: what @pfns are before each call
+ * @notifier: subscription to the part of it that tests use
+ * @lock: lock of the driver
+ * @range: the current request
+ * @calls: number of calls of hmm_range_fault() for the last request
+ * @faults: number of faults for the last request
+ * @ask: contents of @pfns before each call
  * @pfns: entries of @range
  * @on_invalidation: called once, when the range is invalidated
  */
 struct hmm_test {
 	struct kunit_mm *km;
 	struct mmu_interval_notifier notifier;
-	struct mutex lock;	/* between invalidations and the driver */
+	struct mutex lock;	/* serializes invalidations and the driver */
 	struct hmm_range range;
 	unsigned int calls;
 	unsigned long faults;
@@ -150,13 +150,13 @@ static int hmm_call(struct hmm_test *t)
 	return ret;
 }
 
-/* Those of this thread, of whatever address. */
+/* All faults of this thread so far. */
 static unsigned long hmm_faults(void)
 {
 	return current->min_flt + current->maj_flt;
 }
 
-/* As a driver does it: breaking COW, for one, invalidates the range itself. */
+/* Retry as drivers do: breaking COW, for one, invalidates the range. */
 static int hmm_mirror(struct hmm_test *t, unsigned long addr, unsigned long nr)
 {
 	unsigned long before = hmm_faults();
@@ -187,7 +187,7 @@ static int hmm_snapshot(struct hmm_test *t, unsigned long addr,
 	return hmm_mirror_all(t, addr, nr, 0);
 }
 
-/* The requests are those in @ask. */
+/* Pages have the requests in @ask. */
 static int hmm_mirror_each(struct hmm_test *t, unsigned long addr,
 			   unsigned long nr)
 {
@@ -226,7 +226,7 @@ static int hmm_unlocked_each(struct hmm_test *t, unsigned long addr,
 	return hmm_unlocked(t, addr, nr, timeout);
 }
 
-/* The page that is mapped at entry @i, with @flags and no others. */
+/* Expect the page that is mapped at entry @i, with @flags only. */
 static void hmm_expect_page(struct hmm_test *t, unsigned long i,
 			    unsigned long flags)
 {
@@ -259,7 +259,7 @@ static void hmm_expect_hole(struct hmm_test *t, unsigned long addr)
 
 /* Encoding */
 
-static void flags_have_their_places(struct kunit *test)
+static void hmm_pfn_flags_have_stable_values(struct kunit *test)
 {
 	const unsigned int bits = BITS_PER_LONG;
 
@@ -281,7 +281,7 @@ static void flags_have_their_places(struct kunit *test)
 #endif
 }
 
-static void entry_gives_back_page_and_order(struct kunit *test)
+static void hmm_pfn_decodes_to_page_and_order(struct kunit *test)
 {
 	struct page *page = ZERO_PAGE(0);
 	unsigned long flags = HMM_PFN_VALID | HMM_PFN_WRITE | HMM_PFN_ERROR |
@@ -313,7 +313,7 @@ static void hmm_expect_absurd(struct hmm_test *t, struct hmm_range range)
 	hmm_expect_asked(t, 0, HMM_TEST_PAGES);
 }
 
-static void absurd_ranges_are_refused(struct kunit *test)
+static void absurd_range_returns_einval(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -353,7 +353,7 @@ static void absurd_ranges_are_refused(struct kunit *test)
 	hmm_expect_absurd(t, range);
 }
 
-static void range_at_the_ends_of_its_notifier_is_served(struct kunit *test)
+static void range_at_notifier_boundary_is_served(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long low = t->notifier.interval_tree.start;
@@ -365,7 +365,7 @@ static void range_at_the_ends_of_its_notifier_is_served(struct kunit *test)
 
 /* Snapshots and faults */
 
-static void snapshot_tells_what_is_there_and_faults_nothing(struct kunit *test)
+static void snapshot_reports_mappings_without_faults(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -387,7 +387,7 @@ static void snapshot_tells_what_is_there_and_faults_nothing(struct kunit *test)
 	hmm_expect_hole(t, addr + 5 * PAGE_SIZE);
 }
 
-static void read_request_brings_pages_in(struct kunit *test)
+static void read_request_faults_pages(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
@@ -399,7 +399,7 @@ static void read_request_brings_pages_in(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kunit_mm_pfn(t->km, addr)));
 }
 
-static void write_request_brings_writable_pages_in(struct kunit *test)
+static void write_request_makes_pages_writable(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
@@ -414,7 +414,7 @@ static void write_request_brings_writable_pages_in(struct kunit *test)
 	}
 }
 
-static void write_request_in_a_fresh_page_table(struct kunit *test)
+static void write_request_populates_missing_page_table(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2 * PMD_NR, RW), i;
@@ -427,7 +427,7 @@ static void write_request_in_a_fresh_page_table(struct kunit *test)
 	hmm_expect_hole(t, start + 8 * PAGE_SIZE);
 }
 
-static void reading_never_breaks_cow(struct kunit *test)
+static void read_request_does_not_break_cow(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 4);
@@ -448,7 +448,7 @@ static void reading_never_breaks_cow(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kunit_mm_pfn(t->km, shared), pfn);
 }
 
-static void write_is_reported_for_dirty_entries_only(struct kunit *test)
+static void write_flag_requires_dirty_entry(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 1);
@@ -475,7 +475,7 @@ static void hmm_madvise(struct hmm_test *t, unsigned long addr,
 			do_madvise(t->km->mm, addr, nr << PAGE_SHIFT, advice));
 }
 
-static void page_that_may_be_freed_is_made_dirty_to_write(struct kunit *test)
+static void write_request_dirties_lazyfree_page(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
@@ -501,7 +501,7 @@ static pte_t hmm_mkprotnone(pte_t pte)
 	return pte_modify(pte, PAGE_NONE);
 }
 
-static void hinting_entry_is_faulted_in(struct kunit *test)
+static void numa_hint_is_faulted(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -518,7 +518,7 @@ static void hinting_entry_is_faulted_in(struct kunit *test)
 	hmm_expect_page(t, 0, WRITABLE);
 }
 
-static void userfaultfd_marker_is_faulted_in(struct kunit *test)
+static void userfaultfd_marker_is_faulted(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 1);
@@ -533,7 +533,7 @@ static void userfaultfd_marker_is_faulted_in(struct kunit *test)
 	hmm_expect_page(t, 0, READABLE);
 }
 
-static void swap_entry_is_not_there(struct kunit *test)
+static void swap_entry_is_reported_as_unmapped(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 1, RW);
@@ -543,7 +543,7 @@ static void swap_entry_is_not_there(struct kunit *test)
 	hmm_expect_same(t, 0, 1, 0);
 }
 
-static void swap_entries_between_pages_are_not_there(struct kunit *test)
+static void mixed_swap_entries_are_reported_as_unmapped(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
@@ -577,7 +577,7 @@ static void hmm_end_migration(struct work_struct *work)
 	folio_put(m->folio);
 }
 
-static void request_waits_for_a_migration(struct kunit *test)
+static void request_waits_for_migration(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 1, RW);
@@ -606,7 +606,7 @@ static void request_waits_for_a_migration(struct kunit *test)
 
 /* Requests page by page */
 
-static void requests_of_single_pages_are_heard(struct kunit *test)
+static void single_page_requests_are_served(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW), i;
@@ -627,7 +627,7 @@ static void requests_of_single_pages_are_heard(struct kunit *test)
 	}
 }
 
-static void requests_add_to_those_of_the_range(struct kunit *test)
+static void single_page_requests_add_to_default_flags(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
@@ -640,7 +640,7 @@ static void requests_add_to_those_of_the_range(struct kunit *test)
 		hmm_expect_page(t, i, i == 2 ? WRITABLE : READABLE);
 }
 
-static void requests_that_are_masked_out_are_not_heard(struct kunit *test)
+static void masked_requests_are_ignored(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
@@ -657,15 +657,15 @@ static void requests_that_are_masked_out_are_not_heard(struct kunit *test)
 	hmm_expect_hole(t, addr);
 }
 
-/* An extent of present pages of which one is to be written to. */
-static void request_in_the_middle_of_an_extent_is_heard(struct kunit *test)
+/* Write to one page of an extent. */
+static void single_request_inside_extent_is_served(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map_huge(t->km, PMD_NR), i;
 
 	kunit_mm_write(t->km, addr, PMD_NR);
 	if (!pmd_trans_huge(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(test, "no huge page to be had");
+		kunit_skip(test, "no THP available");
 	kunit_mm_split_pmd(t->km, addr);
 	kunit_mm_change(t->km, addr, PMD_NR, pte_mkclean);
 
@@ -678,17 +678,17 @@ static void request_in_the_middle_of_an_extent_is_heard(struct kunit *test)
 
 /* Driver flags */
 
-static void driver_flags_are_carried_over(struct kunit *test)
+static void driver_flags_are_preserved(struct kunit *test)
 {
 	const unsigned long sticky = HMM_PFN_INOUT_FLAGS;
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
 
 	if (!sticky)
-		kunit_skip(test, "no room for them");
+		kunit_skip(test, "no driver flags on 32 bits");
 	kunit_mm_write(t->km, addr, 1);
 	kunit_mm_read(t->km, addr + PAGE_SIZE, 1);
-	/* what else an entry holds does not stay, page by page or not */
+	/* other bits are not preserved, with single requests or without */
 	for (i = 0; i < 6; i++)
 		t->ask[i] = sticky | 0x123 |
 			    (9UL << HMM_PFN_ORDER_SHIFT) | HMM_PFN_ERROR;
@@ -733,7 +733,7 @@ static void hmm_expect_stop(struct hmm_test *t, unsigned long nr, int error,
 	hmm_expect_asked(t, stop, nr - stop);
 }
 
-static void entries_from_a_gap_on_keep_their_input(struct kunit *test)
+static void entries_behind_gap_keep_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -744,7 +744,7 @@ static void entries_from_a_gap_on_keep_their_input(struct kunit *test)
 	hmm_expect_stop(t, 8, -EFAULT, 5);
 }
 
-static void entries_from_a_read_only_vma_on_keep_their_input(struct kunit *test)
+static void entries_behind_read_only_vma_keep_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -755,7 +755,7 @@ static void entries_from_a_read_only_vma_on_keep_their_input(struct kunit *test)
 	hmm_expect_stop(t, 8, -EPERM, 5);
 }
 
-static void entries_from_poison_on_keep_their_input(struct kunit *test)
+static void entries_behind_poison_keep_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 8, RW);
@@ -767,7 +767,7 @@ static void entries_from_poison_on_keep_their_input(struct kunit *test)
 	hmm_expect_stop(t, 8, -EFAULT, 3);
 }
 
-/* A snapshot of one page says @entry, and every request for it @error. */
+/* Expect @entry in a snapshot of the page, and @error for every request. */
 static void hmm_expect_refusal(struct hmm_test *t, unsigned long addr,
 			       unsigned long entry, int error)
 {
@@ -784,14 +784,14 @@ static void hmm_expect_refusal(struct hmm_test *t, unsigned long addr,
 	t->ask[0] = 0;
 }
 
-static void gap_cannot_be_mirrored(struct kunit *test)
+static void gap_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 
 	hmm_expect_refusal(t, t->km->cursor, HMM_PFN_ERROR, -EFAULT);
 }
 
-static void vma_without_access_cannot_be_mirrored(struct kunit *test)
+static void inaccessible_vma_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, RW);
@@ -802,7 +802,7 @@ static void vma_without_access_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr + PAGE_SIZE, HMM_PFN_ERROR, -EFAULT);
 }
 
-static void poison_marker_cannot_be_mirrored(struct kunit *test)
+static void poison_marker_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 1, RW);
@@ -811,7 +811,7 @@ static void poison_marker_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr, 0, -EFAULT);
 }
 
-static void hwpoison_entry_cannot_be_mirrored(struct kunit *test)
+static void hwpoison_entry_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 1, RW);
@@ -827,7 +827,7 @@ static void hwpoison_entry_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr, 0, -EFAULT);
 }
 
-static void write_to_a_read_only_vma_is_not_permitted(struct kunit *test)
+static void write_request_in_read_only_vma_returns_eperm(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 2, PROT_READ);
@@ -840,22 +840,22 @@ static void write_to_a_read_only_vma_is_not_permitted(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 2, ASK_WRITE), -EPERM);
 }
 
-/* Mappings of a driver, with a page that the file owns */
+/* Mappings of a driver file */
 
 /**
- * struct hmm_test_file - a file whose faults are slow
+ * struct hmm_test_file - a file with a fault handler that tests control
  * @test: the test
- * @page: what is mapped, everywhere
- * @faults: how often the handler ran
- * @ms: how long it takes
- * @drops: how often it is to drop the mmap lock first; negative: always
- * @victim: address of a page that another thread zaps meanwhile; 0: none
- * @while_locked: it does so with the mmap lock held by the handler
- * @shrinks: from then on, the file ends where the victim is
+ * @page: page that is mapped at every offset
+ * @faults: number of calls of the handler
+ * @ms: time that the handler sleeps
+ * @drops: number of times that it drops the mmap lock first; -1: always
+ * @victim: address of a page that it zaps; 0: none
+ * @while_locked: it zaps with the mmap lock held, else from another thread
+ * @shrinks: the file ends at the victim
  * @installs: it maps the page before it drops the mmap lock
- * @dropped: address at which it has dropped that last
- * @tried: faults of other addresses that were said to be tried before
- * @idle: how many faults of a page do nothing
+ * @dropped: address of the last fault that dropped the mmap lock
+ * @tried: number of faults at other addresses with FAULT_FLAG_TRIED
+ * @idle: number of faults of a page that do nothing
  */
 struct hmm_test_file {
 	struct hmm_test *test;
@@ -913,7 +913,7 @@ static vm_fault_t hmm_file_drop_lock(struct hmm_test_file *file,
 	return VM_FAULT_RETRY;
 }
 
-/* Whether a fault of the page does nothing, for once. */
+/* Does this fault of the page do nothing? */
 static bool hmm_file_is_idle(struct hmm_test_file *file, pgoff_t pgoff)
 {
 	return pgoff < ARRAY_SIZE(file->idle) && file->idle[pgoff] &&
@@ -1038,7 +1038,7 @@ static struct hmm_test_file *hmm_map_file(struct hmm_test *t, unsigned long nr,
 	return file;
 }
 
-static void io_memory_cannot_be_mirrored(struct kunit *test)
+static void io_memory_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr;
@@ -1047,7 +1047,7 @@ static void io_memory_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr, HMM_PFN_ERROR, -EFAULT);
 }
 
-static void pfnmap_cannot_be_mirrored(struct kunit *test)
+static void pfnmap_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr;
@@ -1056,7 +1056,7 @@ static void pfnmap_cannot_be_mirrored(struct kunit *test)
 	hmm_expect_refusal(t, addr, HMM_PFN_ERROR, -EFAULT);
 }
 
-static void mere_pfn_in_a_mixed_map_cannot_be_mirrored(struct kunit *test)
+static void pfn_in_mixedmap_returns_efault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr;
@@ -1068,15 +1068,15 @@ static void mere_pfn_in_a_mixed_map_cannot_be_mirrored(struct kunit *test)
 }
 
 /*
- * Mixed memory. A request to write invalidates the range wherever it breaks
- * COW. However often that is, two calls are enough, and a fault a page.
+ * Mixed memory. A write request invalidates the range wherever it breaks COW.
+ * No matter how often that is, two calls suffice, and one fault a page.
  */
 
 /**
  * struct hmm_layout - memory of one kind, or a mixture
- * @name: for messages
+ * @name: name of the test case
  * @make: maps @nr pages of it
- * @faults: how many of 12 pages are faulted to be written to
+ * @faults: number of faults that make 12 pages writable
  */
 struct hmm_layout {
 	const char *name;
@@ -1090,7 +1090,7 @@ static unsigned long hmm_make_holes(struct hmm_test *t, unsigned long nr)
 {
 	unsigned long addr = kunit_mm_map(t->km, nr, RW);
 
-	/* a table of PTEs, so that the first fault is none of a huge page */
+	/* Populate the PTE table, so that no fault maps a huge page. */
 	kunit_mm_write(t->km, addr, 1);
 	kunit_mm_zap(t->km, addr, 1);
 	return addr;
@@ -1143,7 +1143,7 @@ static unsigned long hmm_make_forked(struct hmm_test *t, unsigned long nr)
 	return addr;
 }
 
-/* Pages of a file, to be copied before they are written to. */
+/* A private mapping of pages of a file. */
 static unsigned long hmm_make_file(struct hmm_test *t, unsigned long nr)
 {
 	struct file *file = kunit_mm_shmem(t->km->test, nr);
@@ -1164,7 +1164,7 @@ static unsigned long hmm_make_clean(struct hmm_test *t, unsigned long nr)
 	return addr;
 }
 
-/* Hinting entries between pages that fork() left read-only. */
+/* NUMA hints between pages that fork() made read-only. */
 static unsigned long hmm_make_hinted(struct hmm_test *t, unsigned long nr)
 {
 	unsigned long addr = hmm_make_forked(t, nr), i;
@@ -1177,7 +1177,7 @@ static unsigned long hmm_make_hinted(struct hmm_test *t, unsigned long nr)
 	return addr;
 }
 
-/* Of six: read-only, zero, hole, written, read-only and clean, hole. */
+/* Repeats: read-only, zero, hole, written, read-only and clean, hole. */
 static unsigned long hmm_make_mixture(struct hmm_test *t, unsigned long nr)
 {
 	unsigned long addr = hmm_make_forked(t, nr), at, i;
@@ -1228,7 +1228,7 @@ static void hmm_expect_writable(struct hmm_test *t, unsigned long nr)
 		hmm_expect_page(t, i, WRITABLE);
 }
 
-static void memory_of_each_kind_is_writable_after_two_calls(struct kunit *test)
+static void mixed_memory_is_writable_after_two_calls(struct kunit *test)
 {
 	const struct hmm_layout *layout = test->param_value;
 	struct hmm_test *t = test->priv;
@@ -1241,8 +1241,8 @@ static void memory_of_each_kind_is_writable_after_two_calls(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->faults, layout->faults * nr / 12);
 }
 
-/* No two pages in a row have the same request, and some have none. */
-static void memory_of_each_kind_serves_single_requests(struct kunit *test)
+/* Adjacent pages have different requests, and some have none. */
+static void mixed_memory_serves_single_requests(struct kunit *test)
 {
 	const unsigned long asks[] = { ASK_WRITE, 0, ASK_READ, ASK_WRITE, 0 };
 	const struct hmm_layout *layout = test->param_value;
@@ -1264,7 +1264,7 @@ static void memory_of_each_kind_serves_single_requests(struct kunit *test)
 							      PAGE_SIZE)));
 }
 
-static void memory_of_each_kind_is_writable_unlocked(struct kunit *test)
+static void mixed_memory_is_writable_unlocked(struct kunit *test)
 {
 	const struct hmm_layout *layout = test->param_value;
 	struct hmm_test *t = test->priv;
@@ -1289,7 +1289,7 @@ static unsigned long hmm_expected_snapshot(struct hmm_test *t,
 	       (pte_write(pte) && pte_dirty(pte) ? WRITABLE : READABLE);
 }
 
-static void memory_of_each_kind_is_told_in_one_call(struct kunit *test)
+static void mixed_memory_snapshot_takes_one_call(struct kunit *test)
 {
 	const struct hmm_layout *layout = test->param_value;
 	struct hmm_test *t = test->priv;
@@ -1312,7 +1312,7 @@ static void memory_of_each_kind_is_told_in_one_call(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->calls, 1);
 }
 
-/* The pass goes on behind what has broken COW, but reports nothing there. */
+/* After breaking COW, the pass faults the rest but reports nothing more. */
 static void stale_call_faults_the_rest_and_keeps_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
@@ -1333,8 +1333,8 @@ static void stale_call_faults_the_rest_and_keeps_requests(struct kunit *test)
 							       i * PAGE_SIZE)));
 }
 
-/* Also where the pages before it have broken COW. */
-static void error_behind_mixed_memory_leaves_results(struct kunit *test)
+/* Even if the pages in front of it break COW. */
+static void error_behind_mixed_memory_keeps_results(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_make_zero(t, 8);
@@ -1344,8 +1344,8 @@ static void error_behind_mixed_memory_leaves_results(struct kunit *test)
 	hmm_expect_stop(t, 8, -EFAULT, 5);
 }
 
-/* The fault of a page fails, which those before it do not suffer from. */
-static void pages_before_a_failing_fault_are_reported(struct kunit *test)
+/* A failing fault does not affect the pages in front of it. */
+static void pages_in_front_of_failing_fault_are_reported(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct file *file = kunit_mm_shmem(test, 3);
@@ -1358,8 +1358,8 @@ static void pages_before_a_failing_fault_are_reported(struct kunit *test)
 	hmm_expect_asked(t, 3, 5);
 }
 
-/* That of some does not use up those of others. */
-static void each_page_has_its_own_tries(struct kunit *test)
+/* Retries of some pages do not count for others. */
+static void fault_limit_applies_to_each_page(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1375,8 +1375,8 @@ static void each_page_has_its_own_tries(struct kunit *test)
 		hmm_expect_page(t, i, READABLE);
 }
 
-/* As a driver may that was written when an entry had no bits to be kept. */
-static void entry_of_a_hole_is_zero_if_it_was_cleared(struct kunit *test)
+/* Drivers that predate the preserved bits test entries for 0. */
+static void cleared_entry_of_hole_stays_zero(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_make_zero_and_holes(t, 8), i;
@@ -1385,7 +1385,7 @@ static void entry_of_a_hole_is_zero_if_it_was_cleared(struct kunit *test)
 	for (i = 0; i < 8; i++)
 		KUNIT_EXPECT_EQ(test, !t->pfns[i], i & 1);
 
-	/* else the kept bits are what they were, and VALID has to be tested */
+	/* Otherwise bits are preserved, and drivers have to test VALID. */
 	for (i = 0; i < 8; i++)
 		t->ask[i] = ~0UL;
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 8), 0);
@@ -1399,7 +1399,7 @@ static void entry_of_a_hole_is_zero_if_it_was_cleared(struct kunit *test)
 
 /* Invalidation */
 
-static void sequence_that_moved_is_busy(struct kunit *test)
+static void stale_sequence_returns_ebusy(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
@@ -1415,7 +1415,7 @@ static void sequence_that_moved_is_busy(struct kunit *test)
 	hmm_expect_asked(t, 0, 4);
 }
 
-static void invalidation_during_a_fault_is_busy(struct kunit *test)
+static void invalidation_during_fault_returns_ebusy(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1443,7 +1443,7 @@ static unsigned long hmm_map_thp(struct hmm_test *t)
 
 	kunit_mm_write(t->km, addr, 1);
 	if (!pmd_trans_huge(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(t->km->test, "no huge page to be had");
+		kunit_skip(t->km->test, "no THP available");
 	return addr;
 }
 
@@ -1455,7 +1455,7 @@ static void hmm_expect_huge(struct hmm_test *t, unsigned long i,
 		hmm_expect_page(t, i, flags);
 }
 
-static void huge_page_is_reported_with_its_order(struct kunit *test)
+static void thp_is_reported_with_its_order(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_map_thp(t);
@@ -1467,7 +1467,7 @@ static void huge_page_is_reported_with_its_order(struct kunit *test)
 	hmm_expect_huge(t, 0, 5, WRITABLE);
 }
 
-static void huge_page_mapped_by_ptes_has_order_zero(struct kunit *test)
+static void thp_mapped_by_ptes_has_order_zero(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_map_thp(t), i;
@@ -1478,14 +1478,14 @@ static void huge_page_mapped_by_ptes_has_order_zero(struct kunit *test)
 		hmm_expect_page(t, i, WRITABLE);
 }
 
-static void huge_zero_page_is_readable_and_replaced_to_write(struct kunit *test)
+static void write_request_replaces_huge_zero_page(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map_huge(t->km, PMD_NR);
 
 	kunit_mm_read(t->km, addr, 1);
 	if (!is_huge_zero_pmd(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(test, "no huge zero page to be had");
+		kunit_skip(test, "no huge zero page available");
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, PMD_NR, ASK_READ), 0);
 	hmm_expect_huge(t, 0, PMD_NR, READABLE);
 	KUNIT_EXPECT_TRUE(test, is_huge_zero_pmd(kunit_mm_pmd(t->km, addr)));
@@ -1495,14 +1495,14 @@ static void huge_zero_page_is_readable_and_replaced_to_write(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->pfns[7] & WRITABLE, WRITABLE);
 }
 
-static void clean_huge_page_is_made_dirty_to_write(struct kunit *test)
+static void write_request_dirties_clean_thp(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_map_thp(t);
 
 	hmm_madvise(t, addr, PMD_NR, MADV_FREE);
 	if (!pmd_trans_huge(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(test, "huge page was split");
+		kunit_skip(test, "THP was split");
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, PMD_NR), 0);
 	hmm_expect_huge(t, 0, PMD_NR, READABLE);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, PMD_NR, ASK_WRITE), 0);
@@ -1510,7 +1510,7 @@ static void clean_huge_page_is_made_dirty_to_write(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pmd_dirty(kunit_mm_pmd(t->km, addr)));
 }
 
-static void requests_differ_within_a_huge_page(struct kunit *test)
+static void single_page_requests_inside_thp_are_served(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = hmm_map_thp(t);
@@ -1521,7 +1521,7 @@ static void requests_differ_within_a_huge_page(struct kunit *test)
 
 	hmm_madvise(t, addr, PMD_NR, MADV_FREE);
 	if (!pmd_trans_huge(kunit_mm_pmd(t->km, addr)))
-		kunit_skip(test, "huge page was split");
+		kunit_skip(test, "THP was split");
 	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, PMD_NR), 0);
 	hmm_expect_huge(t, 0, PMD_NR, READABLE);
 
@@ -1559,9 +1559,9 @@ static void hugetlb_pages_are_mirrored(struct kunit *test)
 }
 #endif
 
-/* The form that takes the mmap lock by itself */
+/* hmm_range_fault_unlocked_timeout() */
 
-static void held_lock_cannot_be_dropped(struct kunit *test)
+static void fault_that_drops_lock_returns_efault_if_locked(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1577,7 +1577,7 @@ static void held_lock_cannot_be_dropped(struct kunit *test)
 	hmm_expect_asked(t, 1, 2);
 }
 
-static void handler_that_drops_the_lock_is_served(struct kunit *test)
+static void fault_that_drops_lock_is_retried(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1588,14 +1588,14 @@ static void handler_that_drops_the_lock_is_served(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_READ), 0);
 	for (i = 0; i < 4; i++)
 		hmm_expect_page(t, i, READABLE);
-	/* nothing was done twice: the sequence held */
+	/* the sequence number stayed valid, so nothing was done twice */
 	KUNIT_EXPECT_EQ(test, file->faults, 3 + 4);
 	KUNIT_EXPECT_FALSE(test, mmu_interval_read_retry(&t->notifier,
 							 t->range.notifier_seq));
 }
 
-/* The fault of page 0 drops the lock and is served; page 1 is not tried yet. */
-static void page_after_a_dropped_lock_is_not_tried_before(struct kunit *test)
+/* The fault of page 0 maps it and drops the lock. Page 1 has no fault yet. */
+static void page_behind_dropped_lock_has_no_tried_flag(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1612,7 +1612,7 @@ static void page_after_a_dropped_lock_is_not_tried_before(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->tried, 0);
 }
 
-static void no_timeout_means_no_limit(struct kunit *test)
+static void zero_timeout_means_no_limit(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1624,7 +1624,7 @@ static void no_timeout_means_no_limit(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->faults, 1001);
 }
 
-static void snapshot_without_lock_faults_nothing(struct kunit *test)
+static void unlocked_snapshot_does_not_fault(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1639,7 +1639,8 @@ static void snapshot_without_lock_faults_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->faults, 1);
 }
 
-static void end_of_time_is_busy_and_restores_requests(struct kunit *test)
+/* The fault takes longer than the time limit and does not map the page. */
+static void expired_timeout_restores_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1648,16 +1649,17 @@ static void end_of_time_is_busy_and_restores_requests(struct kunit *test)
 	file = hmm_map_file(t, 4, &hmm_file_fops, &addr);
 	kunit_mm_read(t->km, addr, 2);
 	file->drops = -1;
+	file->ms = 20;
 	t->ask[1] = ASK_READ | HMM_PFN_INOUT_FLAGS;
 	t->ask[2] = ASK_READ;
 	t->ask[3] = ASK_WRITE;
-	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, HZ / 2), -EBUSY);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, 1), -EBUSY);
 	hmm_expect_asked(t, 0, 4);
-	KUNIT_EXPECT_GT(test, file->faults, 2);
+	KUNIT_EXPECT_LE(test, file->faults, 2 + 1);
 }
 
-/* Each fault takes as long as there is for all of them. */
-static void end_of_time_is_seen_while_pages_come_in(struct kunit *test)
+/* Each fault uses up the whole time limit. */
+static void timeout_is_checked_between_faults(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1669,10 +1671,10 @@ static void end_of_time_is_seen_while_pages_come_in(struct kunit *test)
 	t->range.pfn_flags_mask = 0;
 	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 16, msecs_to_jiffies(100)),
 			-EBUSY);
-	KUNIT_EXPECT_LT(test, file->faults, 16);
+	KUNIT_EXPECT_LE(test, file->faults, 1);
 }
 
-static void fatal_signal_ends_faulting(struct kunit *test)
+static void fatal_signal_returns_eintr(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW);
@@ -1691,7 +1693,7 @@ static void fatal_signal_ends_faulting(struct kunit *test)
 	hmm_expect_same(t, 0, 4, 0);
 }
 
-static void fatal_signal_ends_the_wait_and_restores_requests(struct kunit *test)
+static void fatal_signal_restores_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1715,11 +1717,10 @@ static void fatal_signal_ends_the_wait_and_restores_requests(struct kunit *test)
 }
 
 /*
- * The first pass reports page 0 as valid though nobody asked for it. Were that
- * result taken for a request when another thread has zapped the page and the
- * range is read again, the page would be faulted in.
+ * The first pass reports page 0, which has no request. Then another thread zaps
+ * the page, and the second pass must not take that result for a request.
  */
-static void own_results_are_not_taken_for_requests(struct kunit *test)
+static void results_are_not_taken_for_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1742,8 +1743,8 @@ static void own_results_are_not_taken_for_requests(struct kunit *test)
 							 t->range.notifier_seq));
 }
 
-/* A page that was asked for, reported, and zapped is brought in once more. */
-static void requests_are_met_after_an_invalidation(struct kunit *test)
+/* A page that was reported and then zapped is faulted again. */
+static void requests_are_served_after_invalidation(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1762,10 +1763,10 @@ static void requests_are_met_after_an_invalidation(struct kunit *test)
 }
 
 /*
- * The first pass reports pages 0 to 2 and is given up; the second one ends at
- * page 1. A driver that loads the results before that must not find page 2.
+ * The first pass reports pages 0 to 2 and becomes stale. The second one stops
+ * at page 1. The result of page 2 must be gone then.
  */
-static void results_of_a_pass_that_was_given_up_are_gone(struct kunit *test)
+static void stale_results_are_cleared_before_next_pass(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
@@ -1781,7 +1782,7 @@ static void results_of_a_pass_that_was_given_up_are_gone(struct kunit *test)
 	hmm_expect_same(t, 1, 3, 0);
 }
 
-static void unlocked_errors_leave_results_and_requests(struct kunit *test)
+static void unlocked_error_keeps_results_and_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 4, RW), i;
@@ -1796,72 +1797,72 @@ static void unlocked_errors_leave_results_and_requests(struct kunit *test)
 }
 
 static struct kunit_case hmm_mirror_cases[] = {
-	KUNIT_CASE(flags_have_their_places),
-	KUNIT_CASE(entry_gives_back_page_and_order),
-	KUNIT_CASE(absurd_ranges_are_refused),
-	KUNIT_CASE(range_at_the_ends_of_its_notifier_is_served),
-	KUNIT_CASE(snapshot_tells_what_is_there_and_faults_nothing),
-	KUNIT_CASE(read_request_brings_pages_in),
-	KUNIT_CASE(write_request_brings_writable_pages_in),
-	KUNIT_CASE(write_request_in_a_fresh_page_table),
-	KUNIT_CASE(reading_never_breaks_cow),
-	KUNIT_CASE(write_is_reported_for_dirty_entries_only),
-	KUNIT_CASE(page_that_may_be_freed_is_made_dirty_to_write),
-	KUNIT_CASE(hinting_entry_is_faulted_in),
-	KUNIT_CASE(userfaultfd_marker_is_faulted_in),
-	KUNIT_CASE(swap_entry_is_not_there),
-	KUNIT_CASE(swap_entries_between_pages_are_not_there),
-	KUNIT_CASE(request_waits_for_a_migration),
-	KUNIT_CASE(requests_of_single_pages_are_heard),
-	KUNIT_CASE(requests_add_to_those_of_the_range),
-	KUNIT_CASE(requests_that_are_masked_out_are_not_heard),
-	KUNIT_CASE(request_in_the_middle_of_an_extent_is_heard),
-	KUNIT_CASE(driver_flags_are_carried_over),
-	KUNIT_CASE(entries_from_a_gap_on_keep_their_input),
-	KUNIT_CASE(entries_from_a_read_only_vma_on_keep_their_input),
-	KUNIT_CASE(entries_from_poison_on_keep_their_input),
-	KUNIT_CASE(gap_cannot_be_mirrored),
-	KUNIT_CASE(vma_without_access_cannot_be_mirrored),
-	KUNIT_CASE(poison_marker_cannot_be_mirrored),
-	KUNIT_CASE(hwpoison_entry_cannot_be_mirrored),
-	KUNIT_CASE(write_to_a_read_only_vma_is_not_permitted),
-	KUNIT_CASE(io_memory_cannot_be_mirrored),
-	KUNIT_CASE(pfnmap_cannot_be_mirrored),
-	KUNIT_CASE(mere_pfn_in_a_mixed_map_cannot_be_mirrored),
-	KUNIT_CASE_PARAM(memory_of_each_kind_is_writable_after_two_calls,
+	KUNIT_CASE(hmm_pfn_flags_have_stable_values),
+	KUNIT_CASE(hmm_pfn_decodes_to_page_and_order),
+	KUNIT_CASE(absurd_range_returns_einval),
+	KUNIT_CASE(range_at_notifier_boundary_is_served),
+	KUNIT_CASE(snapshot_reports_mappings_without_faults),
+	KUNIT_CASE(read_request_faults_pages),
+	KUNIT_CASE(write_request_makes_pages_writable),
+	KUNIT_CASE(write_request_populates_missing_page_table),
+	KUNIT_CASE(read_request_does_not_break_cow),
+	KUNIT_CASE(write_flag_requires_dirty_entry),
+	KUNIT_CASE(write_request_dirties_lazyfree_page),
+	KUNIT_CASE(numa_hint_is_faulted),
+	KUNIT_CASE(userfaultfd_marker_is_faulted),
+	KUNIT_CASE(swap_entry_is_reported_as_unmapped),
+	KUNIT_CASE(mixed_swap_entries_are_reported_as_unmapped),
+	KUNIT_CASE(request_waits_for_migration),
+	KUNIT_CASE(single_page_requests_are_served),
+	KUNIT_CASE(single_page_requests_add_to_default_flags),
+	KUNIT_CASE(masked_requests_are_ignored),
+	KUNIT_CASE(single_request_inside_extent_is_served),
+	KUNIT_CASE(driver_flags_are_preserved),
+	KUNIT_CASE(entries_behind_gap_keep_requests),
+	KUNIT_CASE(entries_behind_read_only_vma_keep_requests),
+	KUNIT_CASE(entries_behind_poison_keep_requests),
+	KUNIT_CASE(gap_returns_efault),
+	KUNIT_CASE(inaccessible_vma_returns_efault),
+	KUNIT_CASE(poison_marker_returns_efault),
+	KUNIT_CASE(hwpoison_entry_returns_efault),
+	KUNIT_CASE(write_request_in_read_only_vma_returns_eperm),
+	KUNIT_CASE(io_memory_returns_efault),
+	KUNIT_CASE(pfnmap_returns_efault),
+	KUNIT_CASE(pfn_in_mixedmap_returns_efault),
+	KUNIT_CASE_PARAM(mixed_memory_is_writable_after_two_calls,
 			 hmm_layout_gen_params),
-	KUNIT_CASE_PARAM(memory_of_each_kind_serves_single_requests,
+	KUNIT_CASE_PARAM(mixed_memory_serves_single_requests,
 			 hmm_layout_gen_params),
-	KUNIT_CASE_PARAM(memory_of_each_kind_is_writable_unlocked,
+	KUNIT_CASE_PARAM(mixed_memory_is_writable_unlocked,
 			 hmm_layout_gen_params),
-	KUNIT_CASE_PARAM(memory_of_each_kind_is_told_in_one_call,
+	KUNIT_CASE_PARAM(mixed_memory_snapshot_takes_one_call,
 			 hmm_layout_gen_params),
 	KUNIT_CASE(stale_call_faults_the_rest_and_keeps_requests),
-	KUNIT_CASE(error_behind_mixed_memory_leaves_results),
-	KUNIT_CASE(pages_before_a_failing_fault_are_reported),
-	KUNIT_CASE(each_page_has_its_own_tries),
-	KUNIT_CASE(entry_of_a_hole_is_zero_if_it_was_cleared),
-	KUNIT_CASE(sequence_that_moved_is_busy),
-	KUNIT_CASE(invalidation_during_a_fault_is_busy),
-	KUNIT_CASE(huge_page_is_reported_with_its_order),
-	KUNIT_CASE(huge_page_mapped_by_ptes_has_order_zero),
-	KUNIT_CASE(huge_zero_page_is_readable_and_replaced_to_write),
-	KUNIT_CASE(clean_huge_page_is_made_dirty_to_write),
-	KUNIT_CASE(requests_differ_within_a_huge_page),
+	KUNIT_CASE(error_behind_mixed_memory_keeps_results),
+	KUNIT_CASE(pages_in_front_of_failing_fault_are_reported),
+	KUNIT_CASE(fault_limit_applies_to_each_page),
+	KUNIT_CASE(cleared_entry_of_hole_stays_zero),
+	KUNIT_CASE(stale_sequence_returns_ebusy),
+	KUNIT_CASE(invalidation_during_fault_returns_ebusy),
+	KUNIT_CASE(thp_is_reported_with_its_order),
+	KUNIT_CASE(thp_mapped_by_ptes_has_order_zero),
+	KUNIT_CASE(write_request_replaces_huge_zero_page),
+	KUNIT_CASE(write_request_dirties_clean_thp),
+	KUNIT_CASE(single_page_requests_inside_thp_are_served),
 	KUNIT_CASE(hugetlb_pages_are_mirrored),
-	KUNIT_CASE(held_lock_cannot_be_dropped),
-	KUNIT_CASE(handler_that_drops_the_lock_is_served),
-	KUNIT_CASE(page_after_a_dropped_lock_is_not_tried_before),
-	KUNIT_CASE(no_timeout_means_no_limit),
-	KUNIT_CASE(snapshot_without_lock_faults_nothing),
-	KUNIT_CASE(end_of_time_is_busy_and_restores_requests),
-	KUNIT_CASE(end_of_time_is_seen_while_pages_come_in),
-	KUNIT_CASE(fatal_signal_ends_faulting),
-	KUNIT_CASE(fatal_signal_ends_the_wait_and_restores_requests),
-	KUNIT_CASE(own_results_are_not_taken_for_requests),
-	KUNIT_CASE(requests_are_met_after_an_invalidation),
-	KUNIT_CASE(results_of_a_pass_that_was_given_up_are_gone),
-	KUNIT_CASE(unlocked_errors_leave_results_and_requests),
+	KUNIT_CASE(fault_that_drops_lock_returns_efault_if_locked),
+	KUNIT_CASE(fault_that_drops_lock_is_retried),
+	KUNIT_CASE(page_behind_dropped_lock_has_no_tried_flag),
+	KUNIT_CASE(zero_timeout_means_no_limit),
+	KUNIT_CASE(unlocked_snapshot_does_not_fault),
+	KUNIT_CASE(expired_timeout_restores_requests),
+	KUNIT_CASE(timeout_is_checked_between_faults),
+	KUNIT_CASE(fatal_signal_returns_eintr),
+	KUNIT_CASE(fatal_signal_restores_requests),
+	KUNIT_CASE(results_are_not_taken_for_requests),
+	KUNIT_CASE(requests_are_served_after_invalidation),
+	KUNIT_CASE(stale_results_are_cleared_before_next_pass),
+	KUNIT_CASE(unlocked_error_keeps_results_and_requests),
 	{}
 };
 
@@ -1874,14 +1875,14 @@ static struct kunit_suite hmm_mirror_suite = {
 /* Device memory */
 
 /**
- * struct hmm_test_device - a device with memory of its own
- * @pgmap: its pages
- * @next: pfn of the page that is handed out next
- * @used: pages in use
- * @faults: pages that the CPU has faulted back
- * @keeps: it leaves them where they are, as a driver that looks them up may
- * @declines: it does so after it has begun to migrate them
- * @fails: pfn of a page whose fault fails; 0: of none
+ * struct hmm_test_device - a device with memory
+ * @pgmap: its pagemap
+ * @next: pfn of the next page to allocate
+ * @used: number of pages in use
+ * @faults: number of calls of migrate_to_ram()
+ * @keeps: migrate_to_ram() does not migrate, as a driver may decide
+ * @declines: migrate_to_ram() does not migrate after migrate_vma_setup()
+ * @fails: pfn of a page for which migrate_to_ram() fails; 0: none
  */
 struct hmm_test_device {
 	struct dev_pagemap *pgmap;
@@ -1895,9 +1896,12 @@ struct hmm_test_device {
 
 struct hmm_mover;
 
-/*
- * Two devices; what the first has last and the second first lies together. A
- * thread may move pages to the first one.
+/**
+ * struct hmm_private_test - a test with two devices
+ * @t: driver and address space
+ * @dev: the devices; the first one allocates the last pages of its memory, in
+ *	front of the memory of the second one
+ * @mover: thread that migrates pages to the first device, if any
  */
 struct hmm_private_test {
 	struct hmm_test *t;
@@ -1906,10 +1910,10 @@ struct hmm_private_test {
 };
 
 #define HMM_DEVICE_SIZE		((phys_addr_t)PAGES_PER_SUBSECTION << PAGE_SHIFT)
-/* Pages that are migrated in one go, and that the first device has at most. */
+/* Pages of a migration, and pages that the first device can allocate. */
 #define HMM_DEVICE_BATCH	8UL
 
-/* What the device keeps in a page lies in a page of the system. */
+/* System memory holds the contents of a device page. */
 static void hmm_device_page_free(struct page *page)
 {
 	struct hmm_test_device *dev = page->pgmap->owner;
@@ -1931,7 +1935,7 @@ static struct page *hmm_device_page(struct hmm_test_device *dev)
 	return page;
 }
 
-/* Device or system: the page that @source is to be copied to, locked. */
+/* Allocate a locked page, of @to or of the system, with a copy of @source. */
 static struct page *hmm_destination(struct hmm_test_device *to,
 				    struct page *source)
 {
@@ -2006,7 +2010,7 @@ static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
 			migrate_vma_finalize(&args);
 		return 0;
 	}
-	/* as far as it gets: a page that is held stays */
+	/* A pinned page stays on the device. */
 	hmm_migrate(&args, NULL);
 	return 0;
 }
@@ -2060,7 +2064,7 @@ static int hmm_private_init(struct kunit *test)
 	return 0;
 }
 
-/* Written pages, moved to the device. */
+/* Map written pages and migrate them to the device. */
 static unsigned long hmm_map_on_device(struct hmm_private_test *p,
 				       struct hmm_test_device *dev,
 				       unsigned long nr)
@@ -2084,7 +2088,7 @@ static void hmm_expect_contents(struct hmm_private_test *p, unsigned long addr,
 	}
 }
 
-/* Writing is forbidden to the entries, as mprotect() leaves them. */
+/* Make a device-private entry read-only, as mprotect() does. */
 static pte_t hmm_forbid_write(pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
@@ -2094,7 +2098,7 @@ static pte_t hmm_forbid_write(pte_t pte)
 	return swp_entry_to_pte(entry);
 }
 
-/* With a child, which has the pages until it exits or the test ends. */
+/* Share pages with a child, until it exits or the test ends. */
 static struct mm_struct *hmm_share(struct hmm_private_test *p,
 				   unsigned long addr)
 {
@@ -2113,7 +2117,7 @@ static void hmm_expect_device(struct hmm_test *t, unsigned long i,
 		hmm_expect_same(t, i, 1, pfn | flags);
 }
 
-static void own_device_pages_are_reported_in_place(struct kunit *test)
+static void own_private_pages_are_reported_in_place(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2136,7 +2140,7 @@ static void own_device_pages_are_reported_in_place(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&dev->used), 0);
 }
 
-static void device_pages_of_others_are_faulted_back(struct kunit *test)
+static void foreign_private_pages_are_faulted(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2158,7 +2162,7 @@ static void device_pages_of_others_are_faulted_back(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
-static void own_page_becomes_writable_on_the_device(struct kunit *test)
+static void read_only_own_page_becomes_writable_in_place(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2172,7 +2176,7 @@ static void own_page_becomes_writable_on_the_device(struct kunit *test)
 	hmm_expect_device(t, 0, 4, pfn, READABLE);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 4, ASK_WRITE), 0);
 	hmm_expect_device(t, 0, 4, pfn, WRITABLE);
-	/* The rest needs entries of the device. */
+	/* The rest of the test needs device-private entries. */
 	KUNIT_ASSERT_EQ(test, dev->faults, 0);
 	kunit_mm_change(t->km, addr, 4, hmm_forbid_write);
 	KUNIT_EXPECT_EQ(test, hmm_unlocked_all(t, addr, 4, ASK_WRITE), 0);
@@ -2181,7 +2185,7 @@ static void own_page_becomes_writable_on_the_device(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
-static void write_to_a_shared_device_page_is_a_fault(struct kunit *test)
+static void write_request_faults_shared_own_page(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2202,8 +2206,8 @@ static void write_to_a_shared_device_page_is_a_fault(struct kunit *test)
 	hmm_expect_contents(p, addr, 4);
 }
 
-/* Otherwise the device writes, and nothing says so while the page is there. */
-static void write_to_a_watched_device_page_makes_it_soft_dirty(struct kunit *test)
+/* Nothing else records writes of the device. */
+static void write_request_makes_own_page_soft_dirty(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2234,7 +2238,7 @@ static void write_to_a_watched_device_page_makes_it_soft_dirty(struct kunit *tes
 	hmm_expect_contents(p, addr, 3);
 }
 
-static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *test)
+static void own_page_kept_by_driver_is_reported_read_only(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2262,8 +2266,8 @@ static void own_page_that_its_driver_keeps_is_reported_as_it_is(struct kunit *te
 	hmm_expect_contents(p, addr, 8);
 }
 
-/* By whom, and what for, is not known: it may be a fault that waits for us. */
-static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
+/* The lock may be held by a CPU fault that waits for the driver. */
+static void locked_own_page_returns_ebusy(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2285,11 +2289,8 @@ static void own_page_that_is_locked_is_not_waited_for(struct kunit *test)
 	hmm_expect_contents(p, addr, 1);
 }
 
-/*
- * The attempt to migrate it would fail and invalidate the range, with this call
- * and with each one that follows.
- */
-static void own_page_that_is_held_is_reported_read_only(struct kunit *test)
+/* A migration would fail and invalidate the range, in every call. */
+static void pinned_own_page_is_reported_read_only(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2315,8 +2316,8 @@ static void own_page_that_is_held_is_reported_read_only(struct kunit *test)
 	hmm_expect_contents(p, addr, 3);
 }
 
-/* Its driver lets it stay, and invalidates the range each time. */
-static void own_page_that_never_moves_is_an_error(struct kunit *test)
+/* Each fault invalidates the range and leaves the page on the device. */
+static void own_page_that_never_migrates_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2337,8 +2338,8 @@ static void own_page_that_never_moves_is_an_error(struct kunit *test)
 	hmm_expect_contents(p, addr, 2);
 }
 
-/* Then no entry is a result, for the range is out of date in each call. */
-static void page_that_never_moves_leaves_requests(struct kunit *test)
+/* No entry is a result, as the range is stale in every call. */
+static void page_that_never_migrates_keeps_requests(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2365,8 +2366,8 @@ static void page_that_never_moves_leaves_requests(struct kunit *test)
 	hmm_expect_contents(p, addr, 6);
 }
 
-/* The fault of one page of a run fails; those behind it are not tried. */
-static void own_page_whose_fault_fails_is_an_error(struct kunit *test)
+/* The fault of one page fails. The pages behind it are not faulted. */
+static void failing_fault_of_own_page_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2398,8 +2399,8 @@ static void own_page_whose_fault_fails_is_an_error(struct kunit *test)
 	hmm_expect_contents(p, addr, 6);
 }
 
-/* Its driver does not say so, as one that has no memory for the copy. */
-static void page_that_another_device_keeps_is_an_error(struct kunit *test)
+/* migrate_to_ram() returns 0 without migrating the page. */
+static void foreign_page_kept_by_driver_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2423,22 +2424,35 @@ static void page_that_another_device_keeps_is_an_error(struct kunit *test)
 }
 
 /**
- * struct hmm_mover - another thread that moves pages to a device
+ * struct hmm_mover - another thread that migrates pages to a device
  * @thread: the thread; its address is that of the first page
  * @p: the test
  * @nr: number of pages
- * @ms: how long it waits when the pages are collected
- * @begin: complete this to let it begin
- * @collected: complete when the pages are collected
+ * @mirrored: if not NULL, wait after migrate_vma_setup() until another thread
+ *	waits for the first page, or until this becomes true
+ * @waited_for: another thread did wait for the first page
+ * @begin: the thread waits for this before it starts
+ * @collected: complete after migrate_vma_setup()
  */
 struct hmm_mover {
 	struct kunit_mm_thread thread;
 	struct hmm_private_test *p;
 	unsigned long nr;
-	unsigned int ms;
+	bool *mirrored;
+	bool waited_for;
 	struct completion begin;
 	struct completion collected;
 };
+
+/* A thread that waits for a migration entry waits for the lock of the page. */
+static void hmm_wait_for_waiter(struct hmm_mover *m, unsigned long src)
+{
+	struct folio *folio = page_folio(migrate_pfn_to_page(src));
+
+	while (!folio_test_waiters(folio) && !READ_ONCE(*m->mirrored))
+		schedule_timeout_uninterruptible(1);
+	m->waited_for = folio_test_waiters(folio);
+}
 
 static int hmm_move(struct kunit_mm_thread *thread)
 {
@@ -2460,7 +2474,8 @@ static int hmm_move(struct kunit_mm_thread *thread)
 	args.vma = vma_lookup(mm, thread->addr);
 	ret = migrate_vma_setup(&args);
 	complete(&m->collected);
-	msleep(m->ms);
+	if (!ret && m->mirrored && src[0] & MIGRATE_PFN_MIGRATE)
+		hmm_wait_for_waiter(m, src[0]);
 	if (!ret)
 		ret = hmm_migrate_collected(&args, &m->p->dev[0]);
 	mmap_read_unlock(mm);
@@ -2478,14 +2493,15 @@ static void hmm_mover_start(struct hmm_mover *m, struct hmm_private_test *p,
 	kunit_mm_thread_start(&m->thread, p->t->km, addr, hmm_move);
 }
 
-/* The first migration entry is waited for; then all are on the device. */
-static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
+/* The call waits for the first migration entry. Then all pages have moved. */
+static void pages_migrating_to_the_device_stay_there(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
 	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
 	unsigned long pfn = dev->next;
-	struct hmm_mover m = { .ms = 200 };
+	bool mirrored = false;
+	struct hmm_mover m = { .mirrored = &mirrored };
 	struct hmm_test *t = p->t;
 
 	t->range.dev_private_owner = dev;
@@ -2495,7 +2511,9 @@ static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
 	complete(&m.begin);
 	wait_for_completion(&m.collected);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
+	WRITE_ONCE(mirrored, true);
 	kunit_mm_thread_end(&m.thread);
+	KUNIT_EXPECT_TRUE(test, m.waited_for);
 	KUNIT_EXPECT_EQ(test, m.thread.ret, 8);
 	KUNIT_EXPECT_LE(test, t->calls, 2);
 	hmm_expect_device(t, 0, 8, pfn, WRITABLE);
@@ -2503,7 +2521,7 @@ static void pages_that_were_on_their_way_to_the_device_stay(struct kunit *test)
 	hmm_expect_contents(p, addr, 8);
 }
 
-/* Within an invalidation, where no thread can be started. */
+/* Called during an invalidation, where threads cannot be started. */
 static void hmm_move_rest(struct hmm_test *t)
 {
 	struct hmm_private_test *p = t->km->test->priv;
@@ -2512,8 +2530,8 @@ static void hmm_move_rest(struct hmm_test *t)
 	wait_for_completion(&p->mover->thread.done);
 }
 
-/* While page 0 is copied, which invalidates the range. */
-static void pages_that_come_to_the_device_meanwhile_stay(struct kunit *test)
+/* They migrate while page 0 is copied, which invalidates the range. */
+static void pages_migrated_during_a_fault_stay_on_device(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2537,8 +2555,8 @@ static void pages_that_come_to_the_device_meanwhile_stay(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
 }
 
-/* A page of another device that cannot go to system memory. */
-static void held_page_of_another_device_is_an_error(struct kunit *test)
+/* An extra reference keeps a page of another device from migrating. */
+static void pinned_foreign_page_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2556,7 +2574,7 @@ static void held_page_of_another_device_is_an_error(struct kunit *test)
 	hmm_expect_contents(p, addr, 3);
 }
 
-/* Own pages that are read-only, zero pages and pages left by fork(). */
+/* Read-only own pages, zero pages, and holes. */
 static void own_pages_in_mixed_memory_take_two_calls(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
@@ -2577,12 +2595,12 @@ static void own_pages_in_mixed_memory_take_two_calls(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 24, ASK_WRITE), 0);
 	hmm_expect_writable(t, 24);
 	KUNIT_EXPECT_LE(test, t->calls, 2);
-	/* a page that comes back read-only is faulted once more */
+	/* a page that migrates back read-only is faulted again */
 	KUNIT_EXPECT_LE(test, t->faults, 24 + HMM_DEVICE_BATCH);
 	KUNIT_EXPECT_LE(test, dev->faults, HMM_DEVICE_BATCH);
 }
 
-static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
+static void write_request_faults_only_its_own_page(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test_device *dev = &p->dev[0];
@@ -2601,8 +2619,8 @@ static void only_the_device_page_to_be_written_is_faulted(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, dev->faults, 1);
 }
 
-/* In an order in which no two that follow each other are neighbours. */
-static void scattered_device_pages_are_told_apart(struct kunit *test)
+/* Adjacent pages have no adjacent pfns. */
+static void scattered_private_pages_are_reported_by_owner(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	unsigned long pfn = p->dev[0].next, addr, i;
@@ -2637,8 +2655,8 @@ static void scattered_device_pages_are_told_apart(struct kunit *test)
 	hmm_expect_contents(p, addr, 9);
 }
 
-/* One run in the page table, of which each device sees its own part. */
-static void run_of_two_devices_is_told_apart(struct kunit *test)
+/* One run of entries, of which each device sees its own part. */
+static void private_run_of_two_devices_is_split(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	unsigned long first, second, addr, i;
@@ -2672,7 +2690,7 @@ static void run_of_two_devices_is_told_apart(struct kunit *test)
 	hmm_expect_contents(p, addr, 6);
 }
 
-static void exclusive_page_is_given_back_on_request(struct kunit *test)
+static void request_revokes_exclusive_page(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
 	struct hmm_test *t = p->t;
@@ -2697,26 +2715,26 @@ static void exclusive_page_is_given_back_on_request(struct kunit *test)
 }
 
 static struct kunit_case hmm_private_cases[] = {
-	KUNIT_CASE(own_device_pages_are_reported_in_place),
-	KUNIT_CASE(device_pages_of_others_are_faulted_back),
-	KUNIT_CASE(own_page_becomes_writable_on_the_device),
-	KUNIT_CASE(write_to_a_shared_device_page_is_a_fault),
-	KUNIT_CASE(write_to_a_watched_device_page_makes_it_soft_dirty),
-	KUNIT_CASE(own_page_that_its_driver_keeps_is_reported_as_it_is),
-	KUNIT_CASE(own_page_that_is_locked_is_not_waited_for),
-	KUNIT_CASE(own_page_that_is_held_is_reported_read_only),
-	KUNIT_CASE(own_page_that_never_moves_is_an_error),
-	KUNIT_CASE(page_that_never_moves_leaves_requests),
-	KUNIT_CASE(own_page_whose_fault_fails_is_an_error),
-	KUNIT_CASE(page_that_another_device_keeps_is_an_error),
-	KUNIT_CASE(pages_that_were_on_their_way_to_the_device_stay),
-	KUNIT_CASE(pages_that_come_to_the_device_meanwhile_stay),
-	KUNIT_CASE(held_page_of_another_device_is_an_error),
+	KUNIT_CASE(own_private_pages_are_reported_in_place),
+	KUNIT_CASE(foreign_private_pages_are_faulted),
+	KUNIT_CASE(read_only_own_page_becomes_writable_in_place),
+	KUNIT_CASE(write_request_faults_shared_own_page),
+	KUNIT_CASE(write_request_makes_own_page_soft_dirty),
+	KUNIT_CASE(own_page_kept_by_driver_is_reported_read_only),
+	KUNIT_CASE(locked_own_page_returns_ebusy),
+	KUNIT_CASE(pinned_own_page_is_reported_read_only),
+	KUNIT_CASE(own_page_that_never_migrates_returns_efault),
+	KUNIT_CASE(page_that_never_migrates_keeps_requests),
+	KUNIT_CASE(failing_fault_of_own_page_returns_efault),
+	KUNIT_CASE(foreign_page_kept_by_driver_returns_efault),
+	KUNIT_CASE(pages_migrating_to_the_device_stay_there),
+	KUNIT_CASE(pages_migrated_during_a_fault_stay_on_device),
+	KUNIT_CASE(pinned_foreign_page_returns_efault),
 	KUNIT_CASE(own_pages_in_mixed_memory_take_two_calls),
-	KUNIT_CASE(only_the_device_page_to_be_written_is_faulted),
-	KUNIT_CASE(scattered_device_pages_are_told_apart),
-	KUNIT_CASE(run_of_two_devices_is_told_apart),
-	KUNIT_CASE(exclusive_page_is_given_back_on_request),
+	KUNIT_CASE(write_request_faults_only_its_own_page),
+	KUNIT_CASE(scattered_private_pages_are_reported_by_owner),
+	KUNIT_CASE(private_run_of_two_devices_is_split),
+	KUNIT_CASE(request_revokes_exclusive_page),
 	{}
 };
 
