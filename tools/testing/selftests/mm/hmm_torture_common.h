@@ -189,8 +189,10 @@ extern __thread struct worker *self;
  * Reporting is safe in a child of a process with threads. A failure to report
  * is a complaint, too.
  */
-#define note(...)	((void)(race_note(__VA_ARGS__) || control->complaints++))
-#define finding(...)	((void)(race_finding(__VA_ARGS__) || control->complaints++))
+#define note(...)							\
+	((void)(race_note(__VA_ARGS__) || control->complaints++))
+#define finding(...)							\
+	((void)(race_finding(__VA_ARGS__) || control->complaints++))
 
 /* The first few say enough. */
 #define complain(what, ...)						\
