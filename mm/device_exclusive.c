@@ -2,64 +2,63 @@
 /*
  * Exclusive access of a device to pages of a process.
  *
- * Some devices have atomic operations that hold only as long as nobody else
- * touches the memory. For those, the PTE of a page is replaced by a
- * device-exclusive entry: the CPU faults, and the fault takes the page away
- * from the device before the access goes on.
+ * The atomic operations of some devices are atomic only as long as the CPU does
+ * not access the page. To grant exclusive access to such a device, the PTE of
+ * the page is replaced by a device-exclusive entry. The CPU faults on it, and
+ * the fault revokes the access of the device before the CPU continues.
  *
  * What this file owns
  *
- *   How device-exclusive entries are made, how they pass from one owner to
- *   another, and how they become present again by a CPU fault, by fork() or
- *   because a driver gives a page back. The rest of mm unmaps and protects
- *   them.
+ *   Creating device-exclusive entries, passing them from one owner to another,
+ *   and making them present again: in a CPU fault, in fork(), and when a driver
+ *   gives up its access. The rest of mm unmaps and write-protects them.
  *
  * Invariants
  *
- *   - An entry stands for a page of anonymous memory that was mapped writable,
- *     and so exclusively: there is no other mapping. The page stays
- *     anonymous-exclusive.
- *   - The entry keeps the reference, the mapcount and the RSS of the PTE that
- *     it replaces. Reverse mappings find it, so it pins nothing: reclaim swaps
- *     the page, compaction and offlining migrate it, memory failure unmaps it.
- *     Each of them begins an invalidation before it revokes the entry, so the
- *     device has lost its access by then.
- *   - A device that has a writable entry may write at any time. The folio is
- *     marked dirty when the entry is made, which covers entries that become
- *     read-only later. A writable entry counts as dirty when it is unmapped,
- *     migrated or made present. See mm/device_entry.h.
- *   - The page is system memory. Coherent memory is migrated to system memory
- *     first, as migrate_vma_setup() passes over exclusive entries: a driver that
- *     moves its memory by address would not get it back. For private memory,
- *     the CPU's fault does it.
+ *   - An entry replaces a writable PTE of an anonymous page. The page has no
+ *     other mapping and stays anon-exclusive.
+ *   - The entry keeps the reference, the mapcount and the RSS of the PTE. The
+ *     reverse mapping finds the entry, so it does not pin the page: reclaim
+ *     swaps it out, compaction and memory offlining migrate it, memory failure
+ *     unmaps it. All of them begin an invalidation before they change the
+ *     entry, so the device has lost its access by then.
+ *   - The device may write as long as the entry is writable. Creating an entry
+ *     marks the folio dirty, which covers an entry that becomes read-only
+ *     later. A writable entry counts as dirty when it is unmapped, migrated or
+ *     made present. See mm/device_entry.h.
+ *   - The page is system memory. A coherent device page is migrated to system
+ *     memory first: migrate_vma_setup() skips device-exclusive entries, so a
+ *     driver that evicts its memory by address would not get the page back. A
+ *     device-private page is migrated by the CPU fault.
  *
- * Users of reverse mappings that have not begun an invalidation
+ * Reverse mapping without an invalidation
  *
- *   must leave the entry as it is. Those that look for the age of a page
- *   (folio_referenced(), page_idle, DAMON) ask secondary MMUs, since the entry
- *   has no accessed bit. folio_mkclean() and pfn_mkclean_range() visit shared
- *   mappings only, where there are no device-exclusive entries. memory_failure()
- *   looks up the processes to kill and then unmaps the page.
+ *   A walk of the reverse mapping that has not begun an invalidation must not
+ *   change the entry. Walks that test the age of a page, in
+ *   folio_referenced(), page_idle and DAMON, ask the secondary MMUs, because
+ *   the entry has no accessed bit. folio_mkclean() and pfn_mkclean_range() walk
+ *   shared mappings only, which have no device-exclusive entries.
+ *   memory_failure() looks up the processes to kill, and then unmaps the page.
  *
  * Large folios
  *
- *   One page of a large folio can be exclusive while the others are mapped:
- *   the mapcount is counted per page. A huge PMD is split, the folio is not.
- *   But there is one lock a folio, and make_device_exclusive_range() returns
- *   every page locked. So that form splits large folios, unless the range is
- *   one page.
+ *   One page of a large folio can be exclusive while the others are mapped,
+ *   because the mapcount is counted per page. A huge PMD is split, but not the
+ *   folio. However, a folio has one lock, and make_device_exclusive_range()
+ *   returns each page locked. It therefore splits large folios, unless the
+ *   range is one page.
  *
- * How a driver learns of the end
+ * How a driver learns that it lost a page
  *
- *   Exclusive access is announced with MMU_NOTIFY_EXCLUSIVE: with the new owner
- *   where an entry is made or passes to another owner, without an owner where
- *   a CPU fault or a driver ends it. Everything else that takes the page away
- *   announces what it does, for example MMU_NOTIFY_CLEAR.
+ *   MMU_NOTIFY_EXCLUSIVE announces a change of exclusive access. The event has
+ *   the new owner if an entry is created or handed over, and no owner if a CPU
+ *   fault or a driver ends the access. Any other change of the mapping has its
+ *   own event, such as MMU_NOTIFY_CLEAR.
  *
- *   Between make_device_exclusive() and folio_unlock() the driver programs its
- *   device. A CPU fault takes the folio lock first, so the device gets at least
- *   one access. Everything else may take the page away at any time, and
- *   mmu_interval_read_retry() tells.
+ *   The driver programs its device between make_device_exclusive() and
+ *   folio_unlock(). A CPU fault takes the folio lock first, so the device gets
+ *   at least one access. Any other change may take the page away in between;
+ *   the driver detects it by mmu_interval_read_retry().
  *
  * Locks
  *
@@ -85,37 +84,37 @@
 #include "internal.h"
 
 /**
- * enum exclusive_stop - why a walk stopped, and what its caller does
- * @EXCLUSIVE_STOP_FAULT: fault the page in, for writing
+ * enum exclusive_stop - what to do before the walk can continue
+ * @EXCLUSIVE_STOP_FAULT: fault the page in for writing
  * @EXCLUSIVE_STOP_PMD: split the huge PMD
  * @EXCLUSIVE_STOP_SPLIT: split exclusive_walk::folio
  * @EXCLUSIVE_STOP_LOCK: wait until exclusive_walk::folio is unlocked
- * @EXCLUSIVE_STOP_SYSTEM: migrate exclusive_walk::folio to system memory
- * @EXCLUSIVE_STOP_REFUSE: leave out exclusive_walk::nr_refused pages
+ * @EXCLUSIVE_STOP_MIGRATE: migrate exclusive_walk::folio to system memory
+ * @EXCLUSIVE_STOP_REFUSE: skip exclusive_walk::nr_refused pages
  */
 enum exclusive_stop {
 	EXCLUSIVE_STOP_FAULT = 1,
 	EXCLUSIVE_STOP_PMD,
 	EXCLUSIVE_STOP_SPLIT,
 	EXCLUSIVE_STOP_LOCK,
-	EXCLUSIVE_STOP_SYSTEM,
+	EXCLUSIVE_STOP_MIGRATE,
 	EXCLUSIVE_STOP_REFUSE,
 };
 
 /**
  * struct exclusive_walk - state of a request for exclusive access
- * @walk: where the walk stands
+ * @walk: position of the walk
  * @start: first address of the range
  * @end: end of the range
- * @pages: the result: a page, or ERR_PTR()
- * @owner: of the device, for the notifiers
- * @folio: what the walk stopped at, with a reference, or NULL
- * @whole: large folio that could not be split; only ever compared
- * @reach: how much one run may span (bytes)
- * @refusal: why the pages cannot be had that the walk stopped at
- * @nr_refused: how many they are
- * @wait: wait for pages that are locked, instead of leaving them out
- * @unmapped: PTEs were cleared in this page table
+ * @pages: result for each page of the range: the page or ERR_PTR()
+ * @owner: owner of the exclusive access, for the notifiers
+ * @folio: folio at which the walk stopped, with a reference, or NULL
+ * @unsplit: large folio that could not be split; compared, not dereferenced
+ * @run_size: maximum size of a run (bytes)
+ * @refusal: error for the pages at which the walk stopped
+ * @nr_refused: number of these pages
+ * @wait: wait for a locked page instead of refusing it
+ * @flush: PTEs of this page table were cleared
  */
 struct exclusive_walk {
 	struct device_walk walk;
@@ -124,12 +123,12 @@ struct exclusive_walk {
 	struct page **pages;
 	void *owner;
 	struct folio *folio;
-	struct folio *whole;
-	unsigned long reach;
+	struct folio *unsplit;
+	unsigned long run_size;
 	int refusal;
 	unsigned long nr_refused;
 	bool wait;
-	bool unmapped;
+	bool flush;
 };
 
 static inline struct exclusive_walk *to_exclusive(struct device_walk *walk)
@@ -143,60 +142,60 @@ static void exclusive_result(struct exclusive_walk *ew, unsigned long addr,
 	ew->pages[(addr - ew->start) >> PAGE_SHIFT] = page;
 }
 
-/* ---- What stands in the way of exclusive access? ---- */
+/* ---- Checks: can a page become exclusive? ---- */
 
-/* Two pages of one folio cannot be returned locked. */
-static int exclusive_judge_order(const struct exclusive_walk *ew,
+/* Two pages of one folio share the lock, so they cannot both be returned. */
+static int exclusive_check_order(const struct exclusive_walk *ew,
 				 struct folio *folio)
 {
 	if (!folio_test_large(folio) || ew->end - ew->start == PAGE_SIZE)
 		return 0;
-	return folio == ew->whole ? -EBUSY : EXCLUSIVE_STOP_SPLIT;
+	return folio == ew->unsplit ? -EBUSY : EXCLUSIVE_STOP_SPLIT;
 }
 
 /*
- * Return: 0 if the page can be had, an enum exclusive_stop to be acted upon,
- * or an error if it cannot be had.
+ * Return: 0 if the page can become exclusive, an enum exclusive_stop if
+ * something has to be done first, or the error to refuse the page with.
  */
-static int exclusive_judge_present(const struct exclusive_walk *ew, pte_t pte,
+static int exclusive_check_present(const struct exclusive_walk *ew, pte_t pte,
 				   struct folio *folio)
 {
 	int ret;
 
-	/* First, since a private mapping of a file gets a page of its own. */
+	/* Fault first: in a private file mapping it copies to an anon page. */
 	if (!pte_write(pte))
 		return EXCLUSIVE_STOP_FAULT;
 	if (!folio_test_anon(folio))
 		return -EOPNOTSUPP;
-	ret = exclusive_judge_order(ew, folio);
+	ret = exclusive_check_order(ew, folio);
 	if (ret)
 		return ret;
 	if (IS_ENABLED(CONFIG_DEVICE_MIGRATION) &&
 	    folio_is_device_coherent(folio))
-		return EXCLUSIVE_STOP_SYSTEM;
+		return EXCLUSIVE_STOP_MIGRATE;
 	if (folio_test_locked(folio))
 		return ew->wait ? EXCLUSIVE_STOP_LOCK : -EBUSY;
 	return 0;
 }
 
 /*
- * Hand an exclusive entry over in place. Revoking it first would notify its
- * owner, who would start again and revoke it from us: livelock. For the same
- * reason everybody waits for the lock of such a page, which comes first, as a
- * locked folio cannot be split. A read-only entry goes through the fault
- * handler.
+ * Hand an exclusive entry over in place. Revoking it first would notify the
+ * current owner, who would retry and revoke it from us: livelock. For the same
+ * reason, always wait for the lock of such a page instead of refusing it. Test
+ * the lock first, because a locked folio cannot be split. A read-only entry
+ * goes through the fault handler.
  */
-static int exclusive_judge_exclusive(const struct exclusive_walk *ew, pte_t pte,
+static int exclusive_check_exclusive(const struct exclusive_walk *ew, pte_t pte,
 				     struct folio *folio)
 {
 	if (!device_pte_exclusive_write(pte))
 		return EXCLUSIVE_STOP_FAULT;
 	if (folio_test_locked(folio))
 		return EXCLUSIVE_STOP_LOCK;
-	return exclusive_judge_order(ew, folio);
+	return exclusive_check_order(ew, folio);
 }
 
-static int exclusive_judge_huge(const struct exclusive_walk *ew,
+static int exclusive_check_huge(const struct exclusive_walk *ew,
 				const struct device_extent *ext)
 {
 	struct folio *folio = pfn_folio(ext->pfn);
@@ -208,12 +207,12 @@ static int exclusive_judge_huge(const struct exclusive_walk *ew,
 		return EXCLUSIVE_STOP_FAULT;
 	if (!folio_test_anon(folio))
 		return -EOPNOTSUPP;
-	ret = exclusive_judge_order(ew, folio);
+	ret = exclusive_check_order(ew, folio);
 	return ret ?: EXCLUSIVE_STOP_PMD;
 }
 
-/* Page @i of the extent. */
-static int exclusive_judge(const struct exclusive_walk *ew,
+/* Check page @i of the extent. */
+static int exclusive_check(const struct exclusive_walk *ew,
 			   const struct device_extent *ext, unsigned long i)
 {
 	struct folio *folio;
@@ -221,12 +220,12 @@ static int exclusive_judge(const struct exclusive_walk *ew,
 	switch (ext->kind) {
 	case DEVICE_EXTENT_PRESENT:
 		if (!ext->ptep)
-			return exclusive_judge_huge(ew, ext);
+			return exclusive_check_huge(ew, ext);
 		folio = pfn_folio(ext->pfn + i);
-		return exclusive_judge_present(ew, ptep_get(ext->ptep + i),
+		return exclusive_check_present(ew, ptep_get(ext->ptep + i),
 					       folio);
 	case DEVICE_EXTENT_EXCLUSIVE:
-		return exclusive_judge_exclusive(ew, ptep_get(ext->ptep),
+		return exclusive_check_exclusive(ew, ptep_get(ext->ptep),
 						 pfn_folio(ext->pfn));
 	default:
 		return EXCLUSIVE_STOP_FAULT;
@@ -240,7 +239,7 @@ static bool exclusive_is_absent(const struct device_extent *ext)
 	       ext->kind == DEVICE_EXTENT_POISON;
 }
 
-/* How many pages from @i on are refused for the same reason? */
+/* Count the pages from @i on that are refused with the same error. */
 static unsigned long exclusive_count_refused(const struct exclusive_walk *ew,
 					     const struct device_extent *ext,
 					     unsigned long i, int refusal)
@@ -251,24 +250,25 @@ static unsigned long exclusive_count_refused(const struct exclusive_walk *ew,
 		return ext->nr - i;
 	do {
 		i++;
-	} while (i < ext->nr && exclusive_judge(ew, ext, i) == refusal);
+	} while (i < ext->nr && exclusive_check(ew, ext, i) == refusal);
 	return i - first;
 }
 
-/* End the walk at page @i of the extent, because of @why. */
+/* End the walk before page @i of the extent. */
 static int exclusive_stop_at(struct exclusive_walk *ew,
-			     struct device_extent *ext, unsigned long i, int why)
+			     struct device_extent *ext, unsigned long i,
+			     int ret)
 {
-	if (why < 0) {
-		ew->nr_refused = exclusive_count_refused(ew, ext, i, why);
-		ew->refusal = why;
-		why = EXCLUSIVE_STOP_REFUSE;
-	} else if (why >= EXCLUSIVE_STOP_SPLIT) {
+	if (ret < 0) {
+		ew->nr_refused = exclusive_count_refused(ew, ext, i, ret);
+		ew->refusal = ret;
+		ret = EXCLUSIVE_STOP_REFUSE;
+	} else if (ret >= EXCLUSIVE_STOP_SPLIT) {
 		ew->folio = pfn_folio(ext->pfn + i);
 		folio_get(ew->folio);
 	}
 	ext->nr = i;
-	return why;
+	return ret;
 }
 
 static bool exclusive_skip_vma(struct device_walk *walk)
@@ -277,23 +277,23 @@ static bool exclusive_skip_vma(struct device_walk *walk)
 	       !(walk->vma->vm_flags & VM_WRITE);
 }
 
-/* ---- First walk: find a run of pages that can be had, change nothing ---- */
+/* ---- First walk: find a run of pages that can become exclusive ---- */
 
 static int exclusive_find_extent(struct device_walk *walk,
 				 struct device_extent *ext)
 {
 	struct exclusive_walk *ew = to_exclusive(walk);
 	unsigned long i;
-	int why;
+	int ret;
 
 	if (exclusive_is_absent(ext)) {
 		ext->nr = 0;
 		return -EFAULT;
 	}
 	for (i = 0; i < ext->nr; i++) {
-		why = exclusive_judge(ew, ext, i);
-		if (why)
-			return exclusive_stop_at(ew, ext, i, why);
+		ret = exclusive_check(ew, ext, i);
+		if (ret)
+			return exclusive_stop_at(ew, ext, i, ret);
 	}
 	return 0;
 }
@@ -305,9 +305,9 @@ static const struct device_walk_ops exclusive_find_ops = {
 	.skip_vma = exclusive_skip_vma,
 };
 
-/* ---- Second walk: take the run ---- */
+/* ---- Second walk: make the run exclusive ---- */
 
-/* The device is about to access the page, and its entry keeps no age. */
+/* The device is about to access the page, and its entry has no accessed bit. */
 static void exclusive_note_accessed(struct folio *folio)
 {
 	folio_clear_idle(folio);
@@ -315,7 +315,7 @@ static void exclusive_note_accessed(struct folio *folio)
 		folio_set_referenced(folio);
 }
 
-/* The reference and the mapping of the PTE become those of the entry. */
+/* The entry keeps the reference and the mapcount of the PTE. */
 static void exclusive_replace(struct vm_area_struct *vma, unsigned long addr,
 			      pte_t *ptep, struct page *page)
 {
@@ -338,7 +338,7 @@ static void exclusive_take(struct exclusive_walk *ew, struct device_extent *ext,
 	exclusive_note_accessed(page_folio(page));
 	if (ext->kind == DEVICE_EXTENT_PRESENT) {
 		exclusive_replace(ew->walk.vma, addr, ptep, page);
-		ew->unmapped = true;
+		ew->flush = true;
 	} else {
 		set_pte_at(ew->walk.mm, addr, ptep,
 			   device_pte_exclusive_hand_over(ptep_get(ptep)));
@@ -351,16 +351,16 @@ static int exclusive_take_extent(struct device_walk *walk,
 {
 	struct exclusive_walk *ew = to_exclusive(walk);
 	unsigned long i;
-	int why;
+	int ret;
 
-	/* The first walk looks into what has changed since. */
+	/* The entry has changed. Leave it to the first walk. */
 	if (!ext->ptep || exclusive_is_absent(ext)) {
 		ext->nr = 0;
 		return -EAGAIN;
 	}
 	for (i = 0; i < ext->nr; i++) {
-		why = exclusive_judge(ew, ext, i);
-		if (why || !folio_trylock(pfn_folio(ext->pfn + i))) {
+		ret = exclusive_check(ew, ext, i);
+		if (ret || !folio_trylock(pfn_folio(ext->pfn + i))) {
 			ext->nr = i;
 			return -EAGAIN;
 		}
@@ -380,9 +380,9 @@ static void exclusive_table_end(struct device_walk *walk, unsigned long start,
 	struct exclusive_walk *ew = to_exclusive(walk);
 
 	arch_leave_lazy_mmu_mode();
-	if (ew->unmapped)
+	if (ew->flush)
 		flush_tlb_range(walk->vma, start, end);
-	ew->unmapped = false;
+	ew->flush = false;
 }
 
 static const struct device_walk_ops exclusive_take_ops = {
@@ -395,8 +395,8 @@ static const struct device_walk_ops exclusive_take_ops = {
 };
 
 /*
- * Announce what changes, and nothing else: an announcement costs every mirror
- * of these addresses what it has loaded.
+ * Invalidate only the range that changes: every mirror drops its entries for
+ * it and has to load them again.
  *
  * Return: 0, or -EAGAIN if the page at @ew->walk.addr has changed.
  */
@@ -418,7 +418,7 @@ static int exclusive_take_run(struct exclusive_walk *ew, unsigned long start,
 
 /* ---- Between the walks ---- */
 
-/* If the split fails, the next walk leaves out the pages of the folio. */
+/* If the split fails, the next walk refuses the pages of the folio. */
 static int exclusive_split(struct exclusive_walk *ew)
 {
 	int ret = -EBUSY;
@@ -427,7 +427,7 @@ static int exclusive_split(struct exclusive_walk *ew)
 		ret = split_folio(ew->folio);
 		folio_unlock(ew->folio);
 	}
-	ew->whole = ret ? ew->folio : NULL;
+	ew->unsplit = ret ? ew->folio : NULL;
 	return 0;
 }
 
@@ -450,7 +450,7 @@ static int exclusive_refuse(struct exclusive_walk *ew)
 }
 
 /* The migration drops the reference. */
-static int exclusive_move_to_system(struct exclusive_walk *ew)
+static int exclusive_migrate(struct exclusive_walk *ew)
 {
 	struct folio *folio = ew->folio;
 
@@ -472,9 +472,10 @@ static int exclusive_wait(struct exclusive_walk *ew)
 	return ret;
 }
 
-static int exclusive_do(struct exclusive_walk *ew, enum exclusive_stop why)
+static int exclusive_resolve(struct exclusive_walk *ew,
+			     enum exclusive_stop stop)
 {
-	switch (why) {
+	switch (stop) {
 	case EXCLUSIVE_STOP_FAULT:
 		return fixup_user_fault(ew->walk.mm, ew->walk.addr,
 					FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE,
@@ -485,21 +486,24 @@ static int exclusive_do(struct exclusive_walk *ew, enum exclusive_stop why)
 		return exclusive_split(ew);
 	case EXCLUSIVE_STOP_LOCK:
 		return exclusive_wait(ew);
-	case EXCLUSIVE_STOP_SYSTEM:
-		return exclusive_move_to_system(ew);
+	case EXCLUSIVE_STOP_MIGRATE:
+		return exclusive_migrate(ew);
 	default:
 		return EXCLUSIVE_STOP_REFUSE;
 	}
 }
 
-static int exclusive_act(struct exclusive_walk *ew, int why)
+static int exclusive_handle_stop(struct exclusive_walk *ew, int stop)
 {
 	int ret;
 
 	cond_resched();
-	if (why <= 0)
-		return why;
-	ret = fatal_signal_pending(current) ? -EINTR : exclusive_do(ew, why);
+	if (stop <= 0)
+		return stop;
+	if (fatal_signal_pending(current))
+		ret = -EINTR;
+	else
+		ret = exclusive_resolve(ew, stop);
 	if (ew->folio)
 		folio_put(ew->folio);
 	ew->folio = NULL;
@@ -507,15 +511,16 @@ static int exclusive_act(struct exclusive_walk *ew, int why)
 }
 
 /*
- * Prepare pages from @ew->walk.addr on until one cannot be had.
+ * Prepare a run of pages from @ew->walk.addr on.
  *
- * Return: 0 if @ew->reach or @ew->end was reached; else EXCLUSIVE_STOP_REFUSE
- * or an error, and @ew->walk.addr is the page that cannot be had.
+ * Return: 0 at the end of the run or of the range. Otherwise
+ * EXCLUSIVE_STOP_REFUSE or an error, with @ew->walk.addr at the page that is
+ * refused or that failed.
  */
 static int exclusive_find_run(struct exclusive_walk *ew)
 {
 	unsigned long start = ew->walk.addr;
-	unsigned long end = start + min(ew->reach, ew->end - start);
+	unsigned long end = start + min(ew->run_size, ew->end - start);
 	int ret;
 
 	do {
@@ -525,28 +530,29 @@ static int exclusive_find_run(struct exclusive_walk *ew)
 			ew->walk.addr = end;
 			return 0;
 		}
-		ret = exclusive_act(ew, ret);
+		ret = exclusive_handle_stop(ew, ret);
 	} while (!ret);
 	return ret;
 }
 
 /*
- * Faulted pages have no reference until they are taken. If memory is short,
- * reclaim takes the first one before the last one is faulted. So retry a run
- * that took nothing with a single page. Taken pages are locked, and stay.
+ * The pages of a run have no reference until they are taken. If memory is
+ * short, reclaim may swap out the first one before the last one is faulted in.
+ * If nothing of a run could be taken, retry with a run of one page. Pages that
+ * were taken are locked and stay.
  */
 static int exclusive_take_found(struct exclusive_walk *ew, unsigned long start)
 {
 	int ret = exclusive_take_run(ew, start, ew->walk.addr);
 
 	if (ew->walk.addr == start)
-		ew->reach = PAGE_SIZE;
+		ew->run_size = PAGE_SIZE;
 	else
-		ew->reach = min(2 * ew->reach, PMD_SIZE);
+		ew->run_size = min(2 * ew->run_size, PMD_SIZE);
 	return ret;
 }
 
-/* One run, and the pages behind it that cannot be had. */
+/* Process one run and the refused pages that follow it. */
 static int exclusive_run(struct exclusive_walk *ew)
 {
 	unsigned long start = ew->walk.addr;
@@ -557,14 +563,14 @@ static int exclusive_run(struct exclusive_walk *ew)
 	return ret == EXCLUSIVE_STOP_REFUSE ? exclusive_refuse(ew) : ret;
 }
 
-/* Return: 0, or why the page at @ew->walk.addr stopped it. */
+/* Return: 0, or the error at @ew->walk.addr. */
 static int exclusive_range(struct exclusive_walk *ew)
 {
 	int ret = 0;
 
 	mmap_assert_locked(ew->walk.mm);
 	ew->walk.addr = ew->start;
-	ew->reach = PMD_SIZE;
+	ew->run_size = PMD_SIZE;
 	while (!ret && ew->walk.addr < ew->end)
 		ret = exclusive_run(ew);
 	return ret;
@@ -575,59 +581,59 @@ static int exclusive_range(struct exclusive_walk *ew)
  * @mm: address space
  * @start: first address (bytes, page aligned)
  * @end: end of the range (bytes, page aligned)
- * @pages: receives a page for each that could be had, NULL for the others
- * @owner: identifies the caller to its own notifier, and no other mirror
+ * @pages: returns for each page of the range the page, or NULL if refused
+ * @owner: identifies the caller to its own notifier, and to no other notifier
  *
  * Faults the range in for writing and replaces the PTEs of its anonymous pages
- * by device-exclusive entries. Coherent device memory is migrated to system
- * memory first. NULL is returned for pages that are locked by somebody else,
- * that are not anonymous, or that cannot be migrated to system memory. A page
- * that another owner has exclusively is handed over, and that owner is
- * notified; for the lock of such a page the call waits.
+ * by device-exclusive entries. Migrates coherent device memory to system memory
+ * first. Refuses a page that another task has locked, that is not anonymous, or
+ * that cannot be migrated to system memory. A page to which another owner has
+ * exclusive access is handed over, and that owner is notified; the call waits
+ * for the lock of such a page.
  *
  * @owner must be unique to the notifier that watches these addresses, for
  * example a pointer to the mirror of this process, not to the device. A
- * notifier takes an announcement with its own owner for that of its own call.
+ * notifier mistakes an event with its own owner for the effect of its own call.
  * If two mirrors of an address space share an owner, the one that loses a page
- * to the other is not told so.
+ * to the other does not learn about it.
  *
  * Every page is returned locked, and all pages of a large folio share one
- * lock. So a range of more than one page splits the large folios in it. NULL
- * is returned for the pages of a folio that cannot be split. A range of one
- * page takes a page of a large folio without splitting the folio, as
- * make_device_exclusive() does. The split unmaps the whole folio, with
- * MMU_NOTIFY_CLEAR, which ends exclusive access to its other pages as well,
- * in the range or not.
+ * lock. A range of more than one page therefore splits the large folios in it,
+ * and refuses the pages of a folio that cannot be split. A range of one page
+ * takes a page of a large folio without splitting the folio, as
+ * make_device_exclusive() does. The split unmaps the whole folio with
+ * MMU_NOTIFY_CLEAR. This ends exclusive access to all its other pages as well,
+ * including those outside the range.
  *
- * Pages that are locked cannot be reclaimed. If the range is larger than the
- * memory that the process may have, the call ends with the error of a page
- * fault, or with the signal of the OOM killer.
+ * Locked pages cannot be reclaimed. If the range is larger than the memory that
+ * the process may use, the call ends with the error of a page fault, or with
+ * the signal of the OOM killer.
  *
- * Only addresses whose entries change are announced with MMU_NOTIFY_EXCLUSIVE.
+ * MMU_NOTIFY_EXCLUSIVE covers only the addresses whose entries change.
  *
- * The caller programs the device under its own lock, after it has asked
- * mmu_interval_read_retry(), and then unlocks and puts each page. Until then it
- * must not take the mmap lock, begin to read another sequence, or remove a
- * notifier: a CPU fault waits for these locks with the mmap lock held. Pages
- * are faulted in and waited for while those before them are locked. Therefore
- * a driver must not fault on exclusive pages while it holds what
- * dev_pagemap_ops::migrate_to_ram() takes, and no page of an earlier call may
- * still be locked.
+ * The caller takes its own lock, calls mmu_interval_read_retry(), programs the
+ * device, and then unlocks and puts each page. Until then it must not take the
+ * mmap lock, call mmu_interval_read_begin() or remove a notifier, because a CPU
+ * fault waits for the page lock with the mmap lock held. The call faults in and
+ * waits for pages while earlier pages of the range are locked. A driver must
+ * therefore not call it with a lock held that its migrate_to_ram() takes, and
+ * must have unlocked all pages of an earlier call.
  *
- * The page lock keeps off CPU faults only. fork(), munmap() and reclaim may
- * take a page away before it is unlocked; they are announced like any other
- * change of the mapping.
+ * The page lock holds off CPU faults only. fork(), munmap() and reclaim may
+ * take a page away before it is unlocked, and notify the driver as for any
+ * other change of the mapping.
  *
- * The entry pins nothing. A driver that no longer wants a page may leave the
+ * The entry pins nothing. A driver that no longer needs a page may leave the
  * entry to the next CPU fault, or call restore_device_exclusive().
  *
- * Context: Process context. The mmap lock is held, for reading at least. May
+ * Context: Process context. The mmap lock is held, at least for reading. May
  * sleep.
- * Return: how many pages from @start on were looked at, which is how many
- * entries of @pages are valid; or, if the first page cannot be accessed,
- * -EFAULT (no memory is mapped there that can be written to), -EINTR (a fatal
- * signal is pending) or another error of the fault. -EINVAL for an absurd
- * range. The pages that are returned are locked, and have a reference.
+ * Return: the number of pages from @start on that were processed, which is the
+ * number of valid entries in @pages. The returned pages are locked and have a
+ * reference. If the first page cannot be accessed: -EFAULT if there is no
+ * memory that can be written to, -EINTR if a fatal signal is pending, or
+ * another error of the page fault. -EINVAL if the range is empty, unaligned or
+ * too large.
  */
 int make_device_exclusive_range(struct mm_struct *mm, unsigned long start,
 				unsigned long end, struct page **pages,
@@ -659,19 +665,20 @@ EXPORT_SYMBOL_GPL(make_device_exclusive_range);
  * make_device_exclusive() - give a device exclusive access to a page
  * @mm: address space
  * @addr: address in the page (bytes)
- * @owner: identifies the caller to its own notifier, and no other mirror
- * @foliop: receives the folio of the page
+ * @owner: identifies the caller to its own notifier, and to no other notifier
+ * @foliop: returns the folio of the page
  *
- * make_device_exclusive_range() for one page, but waits for its lock. A large
- * folio is not split; the page may be any page of it. When the device is
- * programmed, call folio_unlock() and folio_put() with *@foliop.
+ * Does the same as make_device_exclusive_range() for one page, but waits for
+ * the page lock. Does not split a large folio; the page may be any page of it.
+ * When the device is programmed, the caller calls folio_unlock() and
+ * folio_put() for *@foliop.
  *
- * Context: Process context. The mmap lock is held, for reading at least. May
+ * Context: Process context. The mmap lock is held, at least for reading. May
  * sleep.
- * Return: the page, its folio locked and with a reference; or ERR_PTR():
- * * -EFAULT - no memory is mapped there that can be written to
+ * Return: the page, with its folio locked and a reference held; or ERR_PTR():
+ * * -EFAULT - there is no memory that can be written to
  * * -EOPNOTSUPP - the memory is not anonymous
- * * -EBUSY - the memory is a device's and cannot be migrated to system memory
+ * * -EBUSY - device memory that cannot be migrated to system memory
  * * -EINTR - a fatal signal is pending
  */
 struct page *make_device_exclusive(struct mm_struct *mm, unsigned long addr,
@@ -688,7 +695,7 @@ struct page *make_device_exclusive(struct mm_struct *mm, unsigned long addr,
 	};
 	int ret;
 
-	/* The last page of all addresses, which no process has, ends at 0. */
+	/* The end of the last page overflows. No process can map that page. */
 	if (!ew.end)
 		return ERR_PTR(-EFAULT);
 	ret = exclusive_range(&ew);
@@ -702,15 +709,15 @@ EXPORT_SYMBOL_GPL(make_device_exclusive);
 
 /**
  * device_exclusive_restore() - make a device-exclusive entry present
- * @vma: VMA that it is in
- * @addr: its address (bytes, page aligned)
+ * @vma: VMA of the entry
+ * @addr: address of the entry (bytes, page aligned)
  * @ptep: the entry
  *
- * The reference and the mapping of the entry become those of the PTE again. The
- * folio lock is not needed: the caller has begun an invalidation that covers
- * @addr, so a driver that is just programming the page starts again.
+ * The PTE takes over the reference and the mapcount of the entry. The folio
+ * lock is not needed: the caller has begun an invalidation that covers @addr,
+ * so a driver that is programming its device for the page will retry.
  *
- * Context: page-table lock.
+ * Context: The page-table lock is held.
  */
 void device_exclusive_restore(struct vm_area_struct *vma, unsigned long addr,
 			      pte_t *ptep)
@@ -724,13 +731,13 @@ void device_exclusive_restore(struct vm_area_struct *vma, unsigned long addr,
 	update_mmu_cache(vma, addr, ptep);
 }
 
-/* Nothing is changed if the entry is no longer @orig. */
+/* Return: true if the entry was still @orig, and is present now. */
 static bool exclusive_revoke(struct vm_area_struct *vma, pmd_t *pmd,
 			     unsigned long addr, pte_t orig)
 {
 	struct mmu_notifier_range range;
 	bool same = false;
-	spinlock_t *ptl;	/* of the table that @ptep is in */
+	spinlock_t *ptl;	/* lock of the page table */
 	pte_t *ptep;
 
 	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_EXCLUSIVE, 0,
@@ -748,15 +755,16 @@ static bool exclusive_revoke(struct vm_area_struct *vma, pmd_t *pmd,
 }
 
 /**
- * device_exclusive_fault() - the CPU touched a page that a device has
- * @vmf: the fault; @vmf->orig_pte is a device-exclusive entry
+ * device_exclusive_fault() - handle a CPU fault on a device-exclusive entry
+ * @vmf: the fault; @vmf->orig_pte is the entry
  *
- * The page-table lock is not held yet, so the entry and the page behind it may
- * be gone: a reference is only tried for, and the entry compared again. The
- * folio lock lets a driver finish that is just programming the page.
+ * Without the page-table lock, the entry may change and the page may be freed
+ * at any time. Try to get a reference, and compare the entry again under the
+ * lock. Taking the folio lock lets a driver finish programming its device.
  *
- * Context: Process context, mmap or VMA lock held for reading. May sleep.
- * Return: 0, or VM_FAULT_RETRY from waiting for the folio lock.
+ * Context: Process context. The mmap lock or the VMA lock is held for reading.
+ * May sleep.
+ * Return: 0, or VM_FAULT_RETRY if the folio lock could not be taken.
  */
 vm_fault_t device_exclusive_fault(struct vm_fault *vmf)
 {
@@ -778,11 +786,11 @@ vm_fault_t device_exclusive_fault(struct vm_fault *vmf)
 	return ret;
 }
 
-static pte_t exclusive_peek(struct mm_struct *mm, pmd_t *pmd,
-			    unsigned long addr)
+static pte_t exclusive_read_pte(struct mm_struct *mm, pmd_t *pmd,
+				unsigned long addr)
 {
 	pte_t pte = __pte(0), *ptep;
-	spinlock_t *ptl;	/* of the table that @ptep is in */
+	spinlock_t *ptl;	/* lock of the page table */
 
 	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
 	if (ptep) {
@@ -793,9 +801,9 @@ static pte_t exclusive_peek(struct mm_struct *mm, pmd_t *pmd,
 }
 
 /*
- * Exclusive entries are in page tables of anonymous memory. The driver's
- * address may have become something else, and mm_find_pmd() expects no leaf of
- * a hugetlb page.
+ * The driver remembers the address, but the mapping may have changed since.
+ * Exclusive entries are in page tables of anonymous memory only, and
+ * mm_find_pmd() must not be called for a hugetlb VMA.
  */
 static pmd_t *exclusive_find_pmd(struct vm_area_struct *vma, unsigned long addr)
 {
@@ -805,23 +813,23 @@ static pmd_t *exclusive_find_pmd(struct vm_area_struct *vma, unsigned long addr)
 }
 
 /**
- * restore_device_exclusive() - give a page back that a device has exclusively
+ * restore_device_exclusive() - give up exclusive access to a page
  * @mm: address space
  * @addr: address of the page (bytes, page aligned)
  * @page: the page, locked by the caller
  *
- * For drivers that stop using a page and do not want the next CPU access to
- * fault. While the page is locked it is not handed over to another owner: a
- * driver that has locked the page and then finds that it still has it gives
- * back its own.
+ * For a driver that no longer needs the page and wants to spare the CPU a
+ * fault. A locked page is not handed over to another owner. If the driver
+ * finds, after locking the page, that it still has exclusive access, it gives
+ * up its own access.
  *
- * The end of exclusive access is announced with MMU_NOTIFY_EXCLUSIVE and no
- * owner, to the caller's notifier as well.
+ * All notifiers, including that of the caller, get MMU_NOTIFY_EXCLUSIVE without
+ * an owner.
  *
- * Context: Process context. The mmap lock is held, for reading at least. May
+ * Context: Process context. The mmap lock is held, at least for reading. May
  * sleep.
- * Return: true if @addr had a device-exclusive entry for @page, which is present
- * now; false if not, and nothing is announced.
+ * Return: true if @addr had a device-exclusive entry for @page, which is
+ * present now; otherwise false, and no notifier was called.
  */
 bool restore_device_exclusive(struct mm_struct *mm, unsigned long addr,
 			      struct page *page)
@@ -837,7 +845,7 @@ bool restore_device_exclusive(struct mm_struct *mm, unsigned long addr,
 	pmd = exclusive_find_pmd(vma, addr);
 	if (!pmd)
 		return false;
-	pte = exclusive_peek(mm, pmd, addr);
+	pte = exclusive_read_pte(mm, pmd, addr);
 	if (!is_swap_pte(pte))
 		return false;
 	entry = pte_to_swp_entry(pte);
