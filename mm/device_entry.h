@@ -372,23 +372,16 @@ static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
  * The same for PMDs.
  */
 
-static __always_inline pmd_t device_pmd_swp_marks(pmd_t new, pmd_t old)
+static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
 {
+	swp_entry_t entry = device_entry_wrprotect(pmd_to_swp_entry(old));
+	pmd_t new = swp_entry_to_pmd(entry);
+
 	if (pmd_swp_soft_dirty(old))
 		new = pmd_swp_mksoft_dirty(new);
 	if (pmd_swp_uffd_wp(old))
 		new = pmd_swp_mkuffd_wp(new);
 	return new;
-}
-
-static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
-{
-	swp_entry_t entry = pmd_to_swp_entry(old);
-
-	if (likely(!device_entry_writable(entry)))
-		return old;
-	entry = device_entry_wrprotect(entry);
-	return device_pmd_swp_marks(swp_entry_to_pmd(entry), old);
 }
 
 static inline pmd_t device_pmd_swp_mkuffd_wp(pmd_t old)
