@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * hmm-demo: one data structure, two processors.
+ * hmm-demo: a CPU and a device work on the same data structure.
  *
- * Builds a search tree of malloc'ed nodes and lets a device work on it at the
- * addresses where it lies: the device reads it through the mirror, the pages
- * move into device memory, the device writes there, and the CPU walks the tree
- * again. What the device has seen is followed by the very pointers that the
- * CPU stored.
+ * Build a search tree of malloc'ed nodes and let a device work on it at the
+ * same addresses: the device reads the tree through its mirror, the pages
+ * migrate to device memory, the device writes to them there, and the CPU walks
+ * the tree again. The device follows the pointers that the CPU has stored.
  *
- * The device is the dummy one of the kernel, /dev/hmm_dmirror0, whose engine
- * copies whole pages between a device address and a buffer. So "the device
- * walks the tree" means here: the pages as the device reads them, with the
- * pointers in them followed inside that copy.
+ * The device is the dummy device of the kernel, /dev/hmm_dmirror0. It can only
+ * copy whole pages between a device address and a buffer. Therefore a walk by
+ * the device is done in a copy of the pages that the device has read.
  *
- * Where pages are is asked of the kernel, twice: the mirror's snapshot tells
- * them apart, and /proc/self/pagemap must agree, for which a page in device
- * memory is not present. Checksums are compared after each step. The exit
- * status is 0 only if every comparison held.
+ * Two interfaces of the kernel report the location of pages: the snapshot of
+ * the mirror, and /proc/self/pagemap, where a page in device memory is not
+ * present. They must agree. Checksums are compared after each step. The exit
+ * status is 0 only if all comparisons succeed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +47,7 @@ struct node {
 	unsigned char payload[];
 };
 
-/* A run of pages, and how to see it: shift is 0 for the CPU's own view. */
+/* A range of pages, and a view of it: shift is 0 for the view of the CPU. */
 struct view {
 	uintptr_t start;
 	uintptr_t end;
@@ -84,9 +82,9 @@ struct demo {
 	size_t npages;
 	struct view cpu;
 	struct node *root;
-	unsigned char *copy;	/* what the device has read */
-	unsigned char *kinds;	/* the snapshot, a byte a page */
-	uint64_t *entries;	/* the pagemap */
+	unsigned char *copy;	/* pages read by the device */
+	unsigned char *kinds;	/* snapshot, a byte per page */
+	uint64_t *entries;	/* entries of pagemap */
 	int wrong;
 };
 
@@ -160,8 +158,8 @@ static struct node *build_tree(struct view *view)
 }
 
 /*
- * Follow a pointer as the view sees it; a pointer out of the range would mean
- * that the device has read something else than what the CPU wrote.
+ * Translate a pointer to the view. A pointer out of range means that the device
+ * did not read the data that the CPU wrote.
  */
 static struct node *seen(const struct view *view, struct node *node)
 {
@@ -186,13 +184,13 @@ static uint64_t node_hash(const struct node *node, uint64_t value)
 	return hash;
 }
 
-/* What the device does to a value; the CPU knows it only to predict the sum. */
+/* The change that the device makes; the CPU uses it to predict the sum. */
 static uint64_t device_work(uint64_t value)
 {
 	return value * 6364136223846793005ULL + 1442695040888963407ULL;
 }
 
-/* A visit to each node in order of keys: explicit stack, bounded by NODES. */
+/* Visit all nodes in the order of their keys. */
 static struct sum walk(const struct view *view, struct node *root,
 		       uint64_t (*work)(uint64_t), bool store)
 {
@@ -257,7 +255,7 @@ static struct sum device_reads(struct demo *demo, struct step *step)
 	return walk(&view, demo->root, NULL, false);
 }
 
-/* --- where the kernel says that the pages are --------------------------- */
+/* --- location of the pages ---------------------------------------------- */
 
 static struct places look(struct demo *demo)
 {
@@ -290,7 +288,7 @@ static struct places look(struct demo *demo)
 	return places;
 }
 
-/* --- the story ---------------------------------------------------------- */
+/* --- the steps ---------------------------------------------------------- */
 
 static void report(struct demo *demo, struct step *step, struct sum expect,
 		   struct places want)
@@ -308,7 +306,7 @@ static void report(struct demo *demo, struct step *step, struct sum expect,
 		demo->wrong++;
 }
 
-/* A page that is busy for a moment stays behind, so try again a few times. */
+/* A page that is temporarily in use does not migrate, so retry. */
 static void migrate_to_device(struct demo *demo, struct step *step)
 {
 	for (int i = 0; i < TRIES; i++) {
@@ -364,7 +362,7 @@ static void tell(struct demo *demo)
 	end(demo, &step);
 	report(demo, &step, before, all_device);
 
-	/* The device works on what it has read, and writes it back in place. */
+	/* The device changes the pages that it has read, and writes them back. */
 	begin(&step, "device writes, in its memory");
 	walk(&view, demo->root, device_work, true);
 	if (command(demo, HMM_DMIRROR_WRITE, demo->copy, &step))
@@ -405,7 +403,7 @@ int main(void)
 	static char out[8192];
 	struct demo demo = { .page_size = sysconf(_SC_PAGESIZE) };
 
-	/* Nothing of this program may allocate in the heap after the tree. */
+	/* Allocate nothing else on the heap after the tree. */
 	setvbuf(stdout, out, _IOLBF, sizeof(out));
 	demo.device = open("/dev/hmm_dmirror0", O_RDWR);
 	if (demo.device < 0)
@@ -430,6 +428,6 @@ int main(void)
 	       "absent", "device", "CPU", "moved", "ms");
 	tell(&demo);
 	printf("\n%s\n", demo.wrong ? "hmm-demo: FAILED" :
-	       "hmm-demo: every checksum and every place is as it must be");
+	       "hmm-demo: all checksums and page locations are correct");
 	return demo.wrong ? 1 : 0;
 }
