@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Migration between system memory and device memory: collect.
+ *
+ * What this file owns
+ *
+ *   The first step of migrate_vma_setup(): pages of the range that @args
+ *   selects are locked, their page-table entries become migration entries, and
+ *   src[] names them. Holes and zero pages get their entries, too. The one
+ *   door is migrate_vma_collect().
+ *
+ * Invariants
+ *
+ *   - An entry of src[] is 0 or what migrate_device_internal.h describes, but
+ *     its page is not isolated, and may have other mappings and pins.
+ *   - A page that is not collected has its mapping, lock and references as
+ *     before.
+ *   - Entries of src[] name base pages only: see the policy.
+ *
+ * Policy for large folios
+ *
+ *   A large folio of anonymous memory and a huge zero page that is in the
+ *   way is split, whether PMDs or PTEs map it; the walk stops for that, since
+ *   splitting sleeps. A folio that cannot be split, for instance because it is
+ *   pinned, is skipped. Large folios of files are left alone: their pages do
+ *   not go to device memory.
+ *
+ * Locks
+ *
+ *   The caller holds the mmap lock. Within it, and within an mmu notifier
+ *   range (MMU_NOTIFY_MIGRATE, owner of the caller):
+ *
+ *	page-table lock, taken and dropped by the walk
+ *	  page lock, by trylock; kept for a page that is collected
+ *
+ *   A split takes the page lock first, by trylock, and no page-table lock is
+ *   held then.
+ */
+#include <linux/ksm.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/rmap.h>
+#include <linux/swapops.h>
+#include <asm/tlbflush.h>
+
+#include "internal.h"
+#include "device_entry.h"
+#include "device_walk.h"
+#include "migrate_device_internal.h"
+
+/* Return value of a walk operation: split migrate_walk::split, then go on. */
+#define COLLECT_SPLIT	1
+
+static bool collect_selects_device(const struct migrate_vma *args,
+				   const struct folio *folio)
+{
+	if (page_pgmap(&folio->page)->owner != args->pgmap_owner)
+		return false;
+	if (folio_is_device_private(folio))
+		return args->flags & MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	if (folio_is_device_coherent(folio))
+		return args->flags & MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+	return false;
+}
+
+static __always_inline bool collect_selects(const struct migrate_vma *args,
+					    const struct folio *folio)
+{
+	if (unlikely(folio_is_zone_device(folio)))
+		return collect_selects_device(args, folio);
+	return args->flags & MIGRATE_VMA_SELECT_SYSTEM;
+}
+
+/*
+ * The PTE may have been the only record that the page is dirty. The migration
+ * entry keeps its age, see restore_note_accessed().
+ */
+static __always_inline void collect_note_dirty(struct folio *folio, pte_t pte)
+{
+	if (pte_dirty(pte))
+		device_folio_note_dirty(folio);
+}
+
+/*
+ * NUMA hinting clears the write permission with all others. Restore it as
+ * do_numa_page() does, while PG_anon_exclusive still has its value.
+ */
+static __always_inline bool collect_may_write(struct vm_area_struct *vma,
+					      unsigned long addr, pte_t pte)
+{
+	if (!pte_present(pte))
+		return is_writable_device_private_entry(pte_to_swp_entry(pte));
+	if (likely(pte_write(pte)))
+		return true;
+	if (!pte_protnone(pte))
+		return false;
+	pte = pte_modify(pte, vma->vm_page_prot);
+	if (pte_write(pte))
+		return true;
+	return vma_wants_manual_pte_write_upgrade(vma) &&
+	       can_change_pte_writable(vma, addr, pte);
+}
+
+/*
+ * Clear a present PTE and, if @exclusive, PG_anon_exclusive. The order matters:
+ * clear the PTE, check for pins, and only then install a migration entry. A
+ * device-private entry needs none of this. Its page cannot be pinned, and no
+ * CPU changes the entry without the page-table lock.
+ *
+ * Return: false if the page is pinned. It stays mapped then.
+ */
+static __always_inline bool
+collect_clear(struct vm_area_struct *vma, struct folio *folio,
+	      unsigned long addr, pte_t *ptep, bool exclusive, pte_t *old)
+{
+	flush_cache_page(vma, addr, folio_pfn(folio));
+	*old = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	if (!exclusive ||
+	    !folio_try_share_anon_rmap_pte(folio, &folio->page))
+		return true;
+	set_pte_at(vma->vm_mm, addr, ptep, *old);
+	return false;
+}
+
+/*
+ * Replace the mapping of a locked page by a migration entry.
+ *
+ * Return: the entry for src[], or 0 if the page is pinned and stays mapped.
+ */
+static __always_inline unsigned long
+collect_unmap(struct migrate_walk *mw, struct folio *folio,
+	      unsigned long addr, pte_t *ptep)
+{
+	struct vm_area_struct *vma = mw->walk.vma;
+	bool anon = folio_test_anon(folio);
+	bool exclusive = anon && small_folio_anon_exclusive(folio);
+	pte_t new, old = ptep_get(ptep);
+	bool present = pte_present(old);
+	bool write = collect_may_write(vma, addr, old);
+	unsigned long pfn = folio_pfn(folio);
+	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
+	swp_entry_t entry;
+
+	if (present &&
+	    !collect_clear(vma, folio, addr, ptep, exclusive, &old))
+		return 0;
+	if (!present && exclusive)
+		ClearPageAnonExclusive(&folio->page);
+	if (write)
+		mpfn |= MIGRATE_PFN_WRITE;
+	entry = device_entry_migration(pfn, write, exclusive);
+	if (present) {
+		collect_note_dirty(folio, old);
+		new = device_pte_present_to_migration(entry, old);
+		mw->flush = true;
+	} else {
+		new = device_pte_swp_to_migration(entry, old, folio);
+	}
+	set_pte_at(vma->vm_mm, addr, ptep, new);
+
+	mapped_remove_rmap(&mw->mapped, folio, vma);
+	if (anon && !small_folio_mapped(folio))
+		mpfn |= MIGRATE_PFN_SOLE;
+	return mpfn;
+}
+
+/*
+ * Skip KSM pages, which can be told from others under the page lock. ksmd would
+ * read the page on the device. It also maps a page before it adds the reverse
+ * mapping, so that restoring could miss an entry.
+ */
+static __always_inline unsigned long
+collect_locked(struct migrate_walk *mw, struct folio *folio,
+	       unsigned long addr, pte_t *ptep)
+{
+	if (folio_test_ksm(folio))
+		return 0;
+	return collect_unmap(mw, folio, addr, ptep);
+}
+
+static void collect_small(struct migrate_walk *mw, struct folio *folio,
+			  unsigned long addr, pte_t *ptep)
+{
+	struct migrate_vma *args = mw->args;
+	bool faulting = migrate_is_fault(args, folio);
+	unsigned long mpfn;
+
+	if (!collect_selects(args, folio) || !folio->mapping ||
+	    PageHWPoison(&folio->page))
+		return;
+	if (!faulting && !folio_trylock(folio))
+		return;
+	mpfn = collect_locked(mw, folio, addr, ptep);
+	if (mpfn) {
+		args->src[migrate_index(args, addr)] = mpfn;
+		args->cpages++;
+		mw->nr_pages++;
+	} else if (!faulting) {
+		folio_unlock(folio);
+	}
+}
+
+/* The policy, see the head of the file. */
+static int collect_large(struct migrate_walk *mw, struct folio *folio)
+{
+	if (!collect_selects(mw->args, folio) || folio == mw->whole ||
+	    !folio_test_anon(folio))
+		return 0;
+	folio_get(folio);
+	mw->split = folio;
+	return COLLECT_SPLIT;
+}
+
+static int collect_page(struct migrate_walk *mw, unsigned long addr,
+			pte_t *ptep, unsigned long pfn)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	if (folio_test_large(folio))
+		return collect_large(mw, folio);
+	collect_small(mw, folio, addr, ptep);
+	return 0;
+}
+
+/* A run of PTEs that have pages, present or device-private */
+static int collect_ptes(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+	unsigned long i;
+	int ret;
+
+	for (i = 0; i < ext->nr; i++) {
+		ret = collect_page(mw, ext->addr + (i << PAGE_SHIFT),
+				   ext->ptep + i, ext->pfn + i);
+		if (ret) {
+			ext->nr = i;
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/*
+ * The page of a PTE that can be collected without looking at its neighbours,
+ * else NULL.
+ */
+static __always_inline struct page *collect_pte_page(struct device_walk *walk,
+						     pte_t pte)
+{
+	swp_entry_t entry;
+
+	if (likely(device_pte_ordinary(walk, pte)))
+		return pte_page(pte);
+	if (!is_swap_pte(pte))
+		return NULL;
+	entry = pte_to_swp_entry(pte);
+	return is_device_private_entry(entry) ?
+	       pfn_to_page(swp_offset_pfn(entry)) : NULL;
+}
+
+/*
+ * The fast path: pages of order 0. Device memory comes from a free list, so its
+ * pages rarely form a run that is worth an extent.
+ */
+static __always_inline unsigned long
+collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+		 unsigned long max)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+	unsigned long nr;
+
+	for (nr = 0; nr < max; nr++) {
+		struct page *page = collect_pte_page(walk, ptep_get(ptep + nr));
+
+		if (!page || PageCompound(page))
+			break;
+		collect_small(mw, migrate_head_folio(page),
+			      addr + (nr << PAGE_SHIFT), ptep + nr);
+	}
+	return nr;
+}
+
+static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
+{
+	unsigned long *src = args->src + migrate_index(args, ext->addr);
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++)
+		src[i] = MIGRATE_PFN_MIGRATE;
+	args->cpages += ext->nr;
+}
+
+static int collect_huge(struct migrate_walk *mw, struct device_extent *ext)
+{
+	int ret;
+
+	/* Mapped PROT_NONE: otherwise its extent is DEVICE_EXTENT_ZERO. */
+	if (is_huge_zero_folio(pfn_folio(ext->pfn)))
+		return 0;
+	ret = collect_large(mw, pfn_folio(ext->pfn));
+	if (ret)
+		ext->nr = 0;
+	return ret;
+}
+
+static int collect_zero(struct migrate_walk *mw, struct device_extent *ext)
+{
+	if (!(mw->args->flags & MIGRATE_VMA_SELECT_SYSTEM))
+		return 0;
+	if (ext->ptep) {
+		collect_holes(mw->args, ext);
+		return 0;
+	}
+	mw->split = NULL;
+	ext->nr = 0;
+	return COLLECT_SPLIT;
+}
+
+static int collect_extent(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+
+	switch (ext->kind) {
+	case DEVICE_EXTENT_HOLE:
+		if (vma_is_anonymous(walk->vma))
+			collect_holes(mw->args, ext);
+		return 0;
+	case DEVICE_EXTENT_ZERO:
+		return collect_zero(mw, ext);
+	case DEVICE_EXTENT_PRESENT:
+	case DEVICE_EXTENT_PROTNONE:
+	case DEVICE_EXTENT_PRIVATE:
+		return ext->ptep ? collect_ptes(walk, ext) :
+				   collect_huge(mw, ext);
+	default:
+		return 0;
+	}
+}
+
+static void collect_table_end(struct device_walk *walk, unsigned long start,
+			      unsigned long end)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+
+	arch_leave_lazy_mmu_mode();
+	mapped_flush(&mw->mapped);
+	if (mw->flush)
+		flush_tlb_range(walk->vma, start, end);
+	mw->flush = false;
+	migrate_drain_mlock(walk->vma);
+}
+
+static const struct device_walk_ops collect_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.ptes = collect_ordinary,
+	.present = collect_ptes,
+	.extent = collect_extent,
+	.table_begin = migrate_table_begin,
+	.table_end = collect_table_end,
+};
+
+/* Split the folio that the walk stopped at, or have the walk skip it. */
+static void collect_split(struct migrate_walk *mw)
+{
+	struct folio *folio = mw->split;
+	bool done = false;
+
+	if (!folio) {
+		split_huge_pmd_address(mw->walk.vma, mw->walk.addr, false,
+				       NULL);
+		return;
+	}
+	if (folio_trylock(folio)) {
+		done = !split_folio(folio);
+		folio_unlock(folio);
+	}
+	mw->whole = done ? NULL : folio;
+	folio_put(folio);
+}
+
+/**
+ * migrate_vma_collect() - take the pages of a range out of its page tables
+ * @args: sane, see migrate_vma_setup(); @args->src[] is all 0
+ *
+ * Fills @args->src[] and counts in @args->cpages.
+ *
+ * Context: Process context, mmap lock held. May sleep.
+ * Return: number of pages that were collected; holes are not counted.
+ */
+unsigned long migrate_vma_collect(struct migrate_vma *args)
+{
+	struct migrate_walk mw = migrate_walk_init(args);
+	struct mmu_notifier_range range;
+
+	mw.walk.addr = args->start;
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
+				      mw.walk.mm, args->start, args->end,
+				      args->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	while (device_walk_vma(&mw.walk, mw.walk.addr, args->end,
+			       &collect_ops)) {
+		collect_split(&mw);
+		cond_resched();
+	}
+	mmu_notifier_invalidate_range_end(&range);
+	return mw.nr_pages;
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Migration between system memory and device memory: what its files share.
+ *
+ * What these files own
+ *
+ *   The pages of a migration, from the moment migration entries replace their
+ *   page-table entries until the old or the new pages are mapped again. Nothing
+ *   is kept between the calls of a driver but its struct migrate_vma with the
+ *   arrays src[] and dst[]. A migration that starts from pfns has a struct
+ *   migrate_vma on the stack, whose @vma is NULL.
+ *
+ *	migrate_device.c	interface, isolation, pins, identity, CPU fault
+ *	migrate_collect.c	setup: from page tables to src[]
+ *	migrate_populate.c	pages: map destination pages in holes
+ *	migrate_restore.c	finalize: map the old or the new pages
+ *
+ *   Each of the last three has one loop over page tables or arrays. What such a
+ *   loop does for a page is static in that file or inline here.
+ *
+ * State of an entry of src[]
+ *
+ *	0			nothing to migrate
+ *	MIGRATE			a hole of anonymous memory, or the zero page;
+ *				nothing is locked and the CPU does not wait
+ *	VALID | MIGRATE		a locked and unmapped page; the migration holds
+ *				one reference
+ *	VALID			the same, but the page will not move
+ *
+ *   A system page of an entry that migrate_vma_setup() returned is isolated
+ *   from the LRU, a device page never was on it. Within setup, an entry that
+ *   has lost MIGRATE is a system page that could not be isolated.
+ *
+ *   SOLE, with VALID: the page had one mapping, at the address of the entry.
+ *   This was found with the page locked and its mapcount at 0, and it stays
+ *   true: a second mapping needs fork(), which the mmap lock excludes, or a
+ *   fault on the swap cache or page cache, which the page lock excludes. The
+ *   page is restored by looking at that one entry, any other page by a reverse
+ *   mapping walk.
+ *
+ *   ANON_VMA, with VALID, in migrations by pfn: the migration holds a reference
+ *   to the anon_vma of the page. No mmap lock is held, so the last process that
+ *   maps the page may exit and free the anon_vma, which the reverse mapping
+ *   walk of finalize needs.
+ *
+ * State of an entry of dst[]
+ *
+ *	0			no destination
+ *	VALID			a page from the driver, locked; its reference
+ *				belongs to the migration from now on
+ *	VALID | MOVED		set by *_pages(): the page has the identity of
+ *				the source and replaces it
+ *
+ *   RESTORED, within finalize and also without VALID: the page of the entry
+ *   that stays or has moved is mapped in place and unlocked.
+ *
+ * References
+ *
+ *   Clearing a page-table entry does not drop its reference: the migration
+ *   takes it over. An entry that is restored in place takes a reference from
+ *   the migration: that of the source, or the driver's reference to the
+ *   destination. The page is unlocked before the page table is, because a zap
+ *   may free the page once the page table is unlocked.
+ *
+ *   migrate_vma::fault_page is locked and referenced by the fault path, see
+ *   migrate_device_fault(). The migration touches neither.
+ *
+ * TLB
+ *
+ *   A concurrent zap that finds a migration entry does not flush, so the TLB is
+ *   flushed for a page table before that page table is unlocked. Pages with
+ *   more mappings are unmapped in a batch, which is flushed before setup
+ *   returns; zaps check for a pending batch.
+ *
+ * Locks
+ *
+ *	mmap lock (read), from setup to finalize, for migrate_vma_*()
+ *	  page lock: trylock only, so that migrations do not deadlock
+ *	    page-table lock
+ *	    anon_vma / i_mmap locks, to split and to walk reverse mappings
+ *	      lruvec lock
+ *
+ *   The driver runs with page locks held between the steps, and under the lock
+ *   of the faulting page in dev_pagemap_ops::migrate_to_ram(). The locks that
+ *   migrate_to_ram() takes thus nest inside the page lock: a driver must not
+ *   fault on device memory, for instance by hmm_range_fault(), while it holds
+ *   one of them.
+ */
+#ifndef _MM_MIGRATE_DEVICE_INTERNAL_H
+#define _MM_MIGRATE_DEVICE_INTERNAL_H
+
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+
+#include "internal.h"
+#include "device_walk.h"
+#include "migrate_bulk.h"
+
+/* The private flags of src[] and dst[]; <linux/migrate.h> has the table. */
+#define MIGRATE_PFN_ANON_VMA	BIT(2)
+#define MIGRATE_PFN_SOLE	BIT(5)
+
+#define MIGRATE_PFN_MOVED	BIT(2)
+#define MIGRATE_PFN_RESTORED	BIT(5)
+
+/* The driver fills dst[]: these flags mean nothing before we set them. */
+#define MIGRATE_DST_PRIVATE	(MIGRATE_PFN_MOVED | MIGRATE_PFN_RESTORED)
+
+static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
+		 MIGRATE_PFN_WRITE | MIGRATE_PFN_COMPOUND) &
+		(MIGRATE_PFN_ANON_VMA | MIGRATE_PFN_SOLE |
+		 MIGRATE_DST_PRIVATE)));
+
+/* Call cond_resched() once per this number of entries. */
+#define MIGRATE_RESCHED		512
+
+/**
+ * struct migrate_walk - a page-table walk of a migration
+ * @walk: position of the walk
+ * @args: the migration
+ * @mapped: mappings added or removed in this page table, not yet counted
+ * @relist: restore: system pages mapped in this page table, not yet on the LRU
+ * @nr_mapped: populate: pages mapped in this page table, not yet in the RSS
+ * @flush: the TLB may hold PTEs that were cleared in this page table
+ * @nr_pages: collect: number of pages collected, without holes
+ * @split: collect: large folio to split, referenced; NULL for a huge zero page
+ * @whole: collect: large folio that could not be split; only compared
+ */
+struct migrate_walk {
+	struct device_walk walk;
+	struct migrate_vma *args;
+	struct migrate_mapped mapped;
+	struct migrate_relist *relist;
+	unsigned long nr_mapped;
+	bool flush;
+	unsigned long nr_pages;
+	struct folio *split;
+	struct folio *whole;
+};
+
+static inline struct migrate_walk *to_migrate_walk(struct device_walk *walk)
+{
+	return container_of(walk, struct migrate_walk, walk);
+}
+
+static inline struct migrate_walk migrate_walk_init(struct migrate_vma *args)
+{
+	return (struct migrate_walk) {
+		.walk.mm = args->vma->vm_mm,
+		.walk.vma = args->vma,
+		.args = args,
+	};
+}
+
+static inline void migrate_table_begin(struct device_walk *walk)
+{
+	arch_enter_lazy_mmu_mode();
+}
+
+/*
+ * Mapping and unmapping in a VM_LOCKED VMA leave references in a batch of this
+ * CPU, which look like pins. Drain the batch before the page table is unlocked:
+ * after that the task may run on another CPU.
+ */
+static inline void migrate_drain_mlock(const struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & VM_LOCKED)
+		mlock_drain_local();
+}
+
+static inline unsigned long migrate_index(const struct migrate_vma *args,
+					  unsigned long addr)
+{
+	return (addr - args->start) >> PAGE_SHIFT;
+}
+
+/* @i increases by one or by MIGRATE_LRU_BATCH. */
+static __always_inline void migrate_resched(unsigned long i)
+{
+	BUILD_BUG_ON(MIGRATE_RESCHED % MIGRATE_LRU_BATCH);
+	if (!(i % MIGRATE_RESCHED))
+		cond_resched();
+}
+
+/*
+ * The folio of a page that is no tail page. Saves the test of page_folio(),
+ * which each step would repeat for each page.
+ */
+static __always_inline struct folio *migrate_head_folio(struct page *page)
+{
+	return container_of(page, struct folio, page);
+}
+
+/*
+ * The folio of an entry of src[], or of an entry of dst[] that has MOVED: they
+ * never name a tail page.
+ */
+static __always_inline struct folio *migrate_entry_folio(unsigned long mpfn)
+{
+	if (!(mpfn & MIGRATE_PFN_VALID))
+		return NULL;
+	return migrate_head_folio(pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT));
+}
+
+/* An entry of dst[] as the driver wrote it may name any page of any folio. */
+static __always_inline struct folio *migrate_dst_folio(unsigned long mpfn)
+{
+	if (!(mpfn & MIGRATE_PFN_VALID))
+		return NULL;
+	return pfn_folio(mpfn >> MIGRATE_PFN_SHIFT);
+}
+
+static __always_inline bool migrate_entry_is_hole(unsigned long mpfn)
+{
+	return (mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE)) ==
+	       MIGRATE_PFN_MIGRATE;
+}
+
+/*
+ * Has the destination replaced the source? A VALID entry of dst[] does not say
+ * so: the driver may call finalize without migrate_vma_pages().
+ */
+static __always_inline bool migrate_moved(const struct migrate_vma *args,
+					  unsigned long i)
+{
+	return args->dst[i] & MIGRATE_PFN_MOVED;
+}
+
+static __always_inline bool migrate_is_fault(const struct migrate_vma *args,
+					     const struct folio *folio)
+{
+	return &folio->page == args->fault_page;
+}
+
+static __always_inline void migrate_unlock(const struct migrate_vma *args,
+					   struct folio *folio)
+{
+	if (!migrate_is_fault(args, folio))
+		folio_unlock(folio);
+}
+
+/* Device memory that processes may map, as opposed to DAX and P2PDMA */
+static __always_inline bool migrate_is_device(const struct folio *folio)
+{
+	return folio_is_device_private(folio) ||
+	       folio_is_device_coherent(folio);
+}
+
+unsigned long migrate_vma_collect(struct migrate_vma *args);
+void migrate_vma_populate(struct migrate_vma *args);
+void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
+			     struct folio *folio);
+void migrate_restore_in_place(struct migrate_vma *args);
+void migrate_finish(struct migrate_vma *args);
+
+#endif /* _MM_MIGRATE_DEVICE_INTERNAL_H */

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Migration between system memory and device memory: populate.
+ *
+ * What this file owns
+ *
+ *   The part of migrate_vma_pages() that maps destination pages where setup
+ *   found a hole or a zero page. The one door is migrate_vma_populate().
+ *
+ * Invariants
+ *
+ *   - Nothing was locked where nothing was mapped. What setup found is checked
+ *     again under the page-table lock; a hole that was filled in the meantime
+ *     loses MIGRATE.
+ *   - The CPU can access a page as soon as its entry is set. The page is
+ *     charged and up to date before.
+ *   - An entry of src[] that is still a hole on return has its destination
+ *     mapped, with a reference of its own. The driver's reference stays with
+ *     the migration and is dropped by migrate_finish().
+ *
+ * Locks
+ *
+ *   The caller holds the mmap lock and the locks of the destination pages.
+ *   Within them, and within an mmu notifier range (MMU_NOTIFY_MIGRATE, owner of
+ *   the caller), the walk takes the page-table lock.
+ */
+#include <linux/ksm.h>
+#include <linux/memcontrol.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/oom.h>
+#include <linux/pagevec.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/userfaultfd_k.h>
+#include <asm/tlbflush.h>
+
+#include "internal.h"
+#include "device_entry.h"
+#include "device_walk.h"
+#include "migrate_device_internal.h"
+
+/* Return value of a walk operation: allocate a page table, then go on. */
+#define POPULATE_ALLOC	1
+
+/*
+ * Charge the destination pages.
+ */
+
+/**
+ * struct migrate_charge - destination pages to be charged together
+ * @args: the migration
+ * @fbatch: the pages
+ * @index: their entries
+ */
+struct migrate_charge {
+	struct migrate_vma *args;
+	struct folio_batch fbatch;
+	unsigned long index[PAGEVEC_SIZE];
+};
+
+/*
+ * The batch as a whole is over the limit. Charge folio by folio until the limit
+ * is hit.
+ */
+static void charge_singly(struct migrate_charge *charge)
+{
+	struct migrate_vma *args = charge->args;
+	unsigned int i;
+
+	for (i = 0; i < folio_batch_count(&charge->fbatch); i++)
+		if (mem_cgroup_charge(charge->fbatch.folios[i],
+				      args->vma->vm_mm, GFP_KERNEL))
+			args->src[charge->index[i]] = 0;
+}
+
+static void charge_flush(struct migrate_charge *charge)
+{
+	if (mem_cgroup_charge_folios(&charge->fbatch,
+				     charge->args->vma->vm_mm, GFP_KERNEL))
+		charge_singly(charge);
+	folio_batch_reinit(&charge->fbatch);
+}
+
+static void charge_hole(struct migrate_charge *charge, unsigned long index)
+{
+	struct folio *folio = migrate_dst_folio(charge->args->dst[index]);
+
+	if (folio_test_large(folio) ||
+	    (folio_is_zone_device(folio) && !migrate_is_device(folio))) {
+		charge->args->src[index] = 0;
+		return;
+	}
+	__folio_mark_uptodate(folio);
+	charge->index[folio_batch_count(&charge->fbatch)] = index;
+	if (!folio_batch_add(&charge->fbatch, folio))
+		charge_flush(charge);
+}
+
+/* Return: the first hole that can be populated, @args->npages if none. */
+static unsigned long populate_charge(struct migrate_vma *args)
+{
+	bool possible = vma_is_anonymous(args->vma) &&
+			!anon_vma_prepare(args->vma);
+	struct migrate_charge charge = { .args = args };
+	unsigned long i, first = args->npages;
+
+	folio_batch_init(&charge.fbatch);
+	for (i = 0; i < args->npages; i++) {
+		if (!migrate_entry_is_hole(args->src[i]))
+			continue;
+		if (!possible) {
+			args->src[i] = 0;
+			continue;
+		}
+		charge_hole(&charge, i);
+		first = min(first, i);
+	}
+	if (folio_batch_count(&charge.fbatch))
+		charge_flush(&charge);
+	return first;
+}
+
+/*
+ * Map the destination pages.
+ */
+
+static void populate_refuse(struct migrate_walk *mw, unsigned long addr,
+			    unsigned long nr)
+{
+	unsigned long *src = mw->args->src + migrate_index(mw->args, addr);
+	unsigned long i;
+
+	for (i = 0; i < nr; i++)
+		if (migrate_entry_is_hole(src[i]))
+			src[i] = 0;
+}
+
+static bool populate_allowed(struct device_walk *walk)
+{
+	return !userfaultfd_missing(walk->vma) &&
+	       !check_stable_address_space(walk->mm);
+}
+
+/* The device may have written to new memory that is writable. */
+static __always_inline pte_t populate_pte(struct vm_area_struct *vma,
+					  struct folio *folio)
+{
+	bool write = vma->vm_flags & VM_WRITE;
+	pte_t pte;
+
+	if (folio_is_device_private(folio))
+		return device_pte_new_private(folio_pfn(folio), write);
+	pte = mk_pte(&folio->page, vma->vm_page_prot);
+	return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
+}
+
+static __always_inline void populate_one(struct migrate_walk *mw,
+					 unsigned long addr, pte_t *ptep,
+					 struct folio *folio)
+{
+	struct vm_area_struct *vma = mw->walk.vma;
+
+	folio_get(folio);
+	mapped_add_new_rmap(&mw->mapped, folio, vma, addr);
+	if (!folio_is_zone_device(folio))
+		folio_add_lru_vma(folio, vma);
+	mw->nr_mapped++;
+	set_pte_at(vma->vm_mm, addr, ptep, populate_pte(vma, folio));
+	update_mmu_cache(vma, addr, ptep);
+}
+
+/*
+ * The zero page must leave the TLBs before the CPU can access the new page:
+ * otherwise one CPU could write to the new page while another still reads
+ * zeroes. A device-private entry gives no access, so one flush for the page
+ * table is enough.
+ *
+ * Return: false if userfaultfd write-protects the zero page, which stays then.
+ */
+static bool populate_zap_zero(struct migrate_walk *mw, unsigned long addr,
+			      pte_t *ptep, struct folio *folio)
+{
+	struct vm_area_struct *vma = mw->walk.vma;
+	pte_t pte = ptep_get(ptep);
+
+	if (pte_uffd_wp(pte))
+		return false;
+	ksm_might_unmap_zero_page(vma->vm_mm, pte);
+	flush_cache_page(vma, addr, pte_pfn(pte));
+	if (folio_is_device_private(folio)) {
+		ptep_get_and_clear(vma->vm_mm, addr, ptep);
+		mw->flush = true;
+	} else {
+		ptep_clear_flush(vma, addr, ptep);
+	}
+	return true;
+}
+
+static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
+{
+	unsigned long index = migrate_index(mw->args, ext->addr);
+	unsigned long *src = mw->args->src + index;
+	unsigned long i, addr = ext->addr;
+
+	for (i = 0; i < ext->nr; i++, addr += PAGE_SIZE) {
+		struct folio *folio;
+
+		if (!migrate_entry_is_hole(src[i]))
+			continue;
+		folio = migrate_entry_folio(mw->args->dst[index + i]);
+		if (ext->kind == DEVICE_EXTENT_ZERO &&
+		    !populate_zap_zero(mw, addr, ext->ptep + i, folio)) {
+			src[i] = 0;
+			continue;
+		}
+		populate_one(mw, addr, ext->ptep + i, folio);
+	}
+}
+
+/* A hole without a page table: stop at the first page to be mapped. */
+static int populate_find_page(struct migrate_walk *mw,
+			      struct device_extent *ext)
+{
+	unsigned long *src = mw->args->src + migrate_index(mw->args, ext->addr);
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++) {
+		if (migrate_entry_is_hole(src[i])) {
+			ext->nr = i;
+			return POPULATE_ALLOC;
+		}
+	}
+	return 0;
+}
+
+static int populate_extent(struct device_walk *walk, struct device_extent *ext)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+	bool hole = ext->kind == DEVICE_EXTENT_HOLE;
+
+	if (hole && !ext->ptep)
+		return populate_find_page(mw, ext);
+	if (ext->ptep && (hole || ext->kind == DEVICE_EXTENT_ZERO) &&
+	    populate_allowed(walk))
+		populate_run(mw, ext);
+	else
+		populate_refuse(mw, ext->addr, ext->nr);
+	return 0;
+}
+
+static void populate_table_end(struct device_walk *walk, unsigned long start,
+			       unsigned long end)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+
+	arch_leave_lazy_mmu_mode();
+	mapped_flush(&mw->mapped);
+	add_mm_counter(walk->mm, MM_ANONPAGES, mw->nr_mapped);
+	if (mw->flush)
+		flush_tlb_range(walk->vma, start, end);
+	mw->nr_mapped = 0;
+	mw->flush = false;
+}
+
+static const struct device_walk_ops populate_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.present = populate_extent,
+	.extent = populate_extent,
+	.table_begin = migrate_table_begin,
+	.table_end = populate_table_end,
+};
+
+static bool populate_alloc_table(struct mm_struct *mm, unsigned long addr)
+{
+	p4d_t *p4dp = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+	pud_t *pudp = p4dp ? pud_alloc(mm, p4dp, addr) : NULL;
+	pmd_t *pmdp = pudp ? pmd_alloc(mm, pudp, addr) : NULL;
+
+	return pmdp && !pte_alloc(mm, pmdp);
+}
+
+static void populate_range(struct migrate_vma *args, unsigned long start)
+{
+	struct migrate_walk mw = migrate_walk_init(args);
+	struct device_walk *walk = &mw.walk;
+	unsigned long end = args->end;
+
+	walk->addr = start;
+	while (device_walk_vma(walk, walk->addr, end, &populate_ops)) {
+		if (!populate_alloc_table(walk->mm, walk->addr)) {
+			populate_refuse(&mw, walk->addr,
+					(end - walk->addr) >> PAGE_SHIFT);
+			return;
+		}
+	}
+}
+
+/**
+ * migrate_vma_populate() - map destination pages where nothing was mapped
+ * @args: entries of @args->src[] that are holes have a destination
+ *
+ * Clears the entry of @args->src[] where that is not possible.
+ *
+ * Context: Process context, mmap lock held. May sleep.
+ */
+void migrate_vma_populate(struct migrate_vma *args)
+{
+	unsigned long first = populate_charge(args);
+	unsigned long start = args->start + (first << PAGE_SHIFT);
+	struct mmu_notifier_range range;
+
+	if (first == args->npages)
+		return;
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
+				      args->vma->vm_mm, start, args->end,
+				      args->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	populate_range(args, start);
+	mmu_notifier_invalidate_range_end(&range);
+}

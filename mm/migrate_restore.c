@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Migration between system memory and device memory: restore.
+ *
+ * What this file owns
+ *
+ *   The last step of a migration: each migration entry becomes a mapping of the
+ *   destination, if that has MOVED, or of the source; both pages are unlocked
+ *   and released, and system pages go back to the LRU. There are three ways:
+ *
+ *	migrate_restore_in_place()	pages with SOLE, by a walk of the range
+ *	migrate_finish()		all that is left, entry by entry
+ *	migrate_restore_by_rmap()	one page, wherever it was mapped
+ *
+ * Invariants
+ *
+ *   - The new PTE is made from the entry as it is now: it may have been
+ *     protected, cleaned or copied by fork() since setup.
+ *   - RESTORED in dst[] separates the first way from the second. It is set
+ *     under the page-table lock, with the page mapped and unlocked, and
+ *     cleared before finalize returns.
+ *   - A page goes to an LRU list before the migration drops its reference.
+ *
+ * Locks
+ *
+ *   The pages are locked. In place, the mmap lock is held and the walk takes
+ *   the page-table lock; without a VMA, the reference to the anon_vma keeps the
+ *   reverse mapping alive. The lruvec lock is innermost.
+ */
+#include <linux/memcontrol.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pagevec.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+
+#include "internal.h"
+#include "device_entry.h"
+#include "device_walk.h"
+#include "migrate_device_internal.h"
+
+/* The page that is mapped again: the destination or the source, or NULL */
+static __always_inline struct folio *
+restore_folio(const struct migrate_vma *args, unsigned long i)
+{
+	return migrate_entry_folio(migrate_moved(args, i) ? args->dst[i] :
+							    args->src[i]);
+}
+
+/*
+ * In place.
+ */
+
+/*
+ * A device-private entry has no accessed bit, so set the folio's. Only do so
+ * for a page that moves: a page that stays, or that moves to memory with PTEs,
+ * gets a young PTE and must not age twice.
+ */
+static __always_inline void restore_note_accessed(struct folio *folio,
+						  pte_t old)
+{
+	if (is_migration_entry_young(pte_to_swp_entry(old)))
+		device_folio_note_young(folio);
+}
+
+static __always_inline void
+restore_pte(struct migrate_walk *mw, struct folio *folio,
+	    unsigned long addr, pte_t *ptep, pte_t old)
+{
+	struct vm_area_struct *vma = mw->walk.vma;
+	rmap_t rmap = RMAP_EXCLUSIVE;
+	pte_t pte;
+
+	if (is_readable_migration_entry(pte_to_swp_entry(old)))
+		rmap = RMAP_NONE;
+	if (folio_is_device_private(folio)) {
+		restore_note_accessed(folio, old);
+		pte = device_pte_migration_to_private(folio_pfn(folio), old);
+	} else {
+		pte = device_pte_migration_to_present(vma, folio, &folio->page,
+						      old);
+	}
+	mapped_add_rmap(&mw->mapped, folio, vma, rmap);
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	update_mmu_cache(vma, addr, ptep);
+}
+
+/*
+ * Restore one migration entry. The page table is still locked when the page is
+ * unlocked: the reference now belongs to the entry, and the page may be freed
+ * as soon as the page table is unlocked.
+ */
+static __always_inline void
+restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
+	    pte_t *ptep, pte_t old)
+{
+	struct migrate_vma *args = mw->args;
+	struct folio *folio = restore_folio(args, i);
+
+	if (!folio_is_zone_device(folio))
+		relist_add(mw->relist, folio, mw->walk.vma);
+	restore_pte(mw, folio, addr, ptep, old);
+	migrate_unlock(args, folio);
+	args->dst[i] |= MIGRATE_PFN_RESTORED;
+}
+
+/* Is this still the entry that setup installed for the page? */
+static __always_inline bool restore_due(unsigned long mpfn, swp_entry_t entry)
+{
+	return is_migration_entry(entry) &&
+	       swp_offset_pfn(entry) == mpfn >> MIGRATE_PFN_SHIFT;
+}
+
+static __always_inline unsigned long
+restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+	     unsigned long max)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+	unsigned long first = migrate_index(mw->args, addr);
+	unsigned long i;
+
+	for (i = 0; i < max; i++, addr += PAGE_SIZE) {
+		unsigned long mpfn = mw->args->src[first + i];
+		pte_t pte = ptep_get(ptep + i);
+
+		if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
+			continue;
+		if (restore_due(mpfn, pte_to_swp_entry(pte)))
+			restore_one(mw, first + i, addr, ptep + i, pte);
+	}
+	return max;
+}
+
+/* Larger leaves and missing page tables: nothing was collected there. */
+static int restore_nothing(struct device_walk *walk, struct device_extent *ext)
+{
+	return 0;
+}
+
+static void restore_table_end(struct device_walk *walk, unsigned long start,
+			      unsigned long end)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+
+	arch_leave_lazy_mmu_mode();
+	mapped_flush(&mw->mapped);
+	relist_flush(mw->relist);
+	migrate_drain_mlock(walk->vma);
+}
+
+static const struct device_walk_ops restore_ops = {
+	.mode = DEVICE_WALK_LOCKED,
+	.ptes = restore_ptes,
+	.present = restore_nothing,
+	.extent = restore_nothing,
+	.table_begin = migrate_table_begin,
+	.table_end = restore_table_end,
+};
+
+/* Holes need no restoring, and shared pages are restored by rmap. */
+static unsigned long restore_first(const struct migrate_vma *args)
+{
+	unsigned long i;
+
+	for (i = 0; i < args->npages; i++)
+		if (args->src[i] & MIGRATE_PFN_SOLE)
+			break;
+	return i;
+}
+
+/**
+ * migrate_restore_in_place() - restore pages that had one mapping
+ * @args: a migration of a VMA, after setup
+ *
+ * Sets MIGRATE_PFN_RESTORED in @args->dst[] for each page that it restored.
+ *
+ * Context: Process context, mmap lock held. May sleep.
+ */
+void migrate_restore_in_place(struct migrate_vma *args)
+{
+	unsigned long first = restore_first(args);
+	struct migrate_walk mw = migrate_walk_init(args);
+	struct migrate_relist relist;
+
+	if (first == args->npages)
+		return;
+	relist.nr = 0;
+	mw.relist = &relist;
+	device_walk_vma(&mw.walk, args->start + (first << PAGE_SHIFT),
+			args->end, &restore_ops);
+}
+
+/*
+ * By reverse mapping, and the end of each entry.
+ */
+
+/**
+ * migrate_restore_by_rmap() - map a page wherever the source was mapped
+ * @args: the migration
+ * @i: entry of the source
+ * @folio: folio to map, locked: the source, or the destination that has moved
+ *
+ * Context: Process context. May sleep.
+ */
+void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
+			     struct folio *folio)
+{
+	struct folio *src = migrate_entry_folio(args->src[i]);
+
+	remove_migration_ptes(src, folio, 0);
+	if (args->src[i] & MIGRATE_PFN_ANON_VMA) {
+		args->src[i] &= ~MIGRATE_PFN_ANON_VMA;
+		put_anon_vma(folio_anon_vma(src));
+	}
+}
+
+/*
+ * restore_one() has unlocked the page that is mapped and given its reference to
+ * the entry. Drop the other page.
+ */
+static __always_inline void
+finish_restored(struct migrate_vma *args, unsigned long i,
+		struct folio_batch *unused)
+{
+	struct folio *src, *dst;
+
+	if (migrate_moved(args, i)) {
+		src = migrate_entry_folio(args->src[i]);
+		migrate_unlock(args, src);
+		migrate_free_put(unused, src);
+		return;
+	}
+	dst = migrate_dst_folio(args->dst[i]);
+	if (dst) {
+		folio_unlock(dst);
+		migrate_free_put(unused, dst);
+	}
+}
+
+/*
+ * Add the pages from entry @start on to LRU lists, before they are mapped. A
+ * batch shares the lruvec lock and the statistics. Each page is locked and
+ * referenced. folio_add_lru() handles pages of files, whose list may depend on
+ * the mapping.
+ *
+ * Return: the entry to start from next.
+ */
+static unsigned long finish_relist(struct migrate_vma *args,
+				   unsigned long start)
+{
+	unsigned long i, end = min(start + MIGRATE_LRU_BATCH, args->npages);
+	struct migrate_relist relist;
+
+	relist.nr = 0;
+	for (i = start; i < end; i++) {
+		struct folio *folio = restore_folio(args, i);
+
+		if (!folio || (args->dst[i] & MIGRATE_PFN_RESTORED) ||
+		    folio_is_zone_device(folio))
+			continue;
+		if (folio_test_anon(folio))
+			relist_add_locked(&relist, folio);
+		else
+			folio_add_lru(folio);
+	}
+	relist_flush(&relist);
+	return end;
+}
+
+/*
+ * Restore by rmap unless the page was to be restored in place: a page with SOLE
+ * that gets here was zapped, and has no PTE to restore. Then drop both pages.
+ */
+static void finish_other(struct migrate_vma *args, unsigned long i,
+			 struct folio_batch *unused)
+{
+	struct folio *src = migrate_entry_folio(args->src[i]);
+	struct folio *dst = migrate_dst_folio(args->dst[i]);
+
+	if (src) {
+		if (!args->vma || !(args->src[i] & MIGRATE_PFN_SOLE))
+			migrate_restore_by_rmap(args, i,
+						restore_folio(args, i));
+		migrate_unlock(args, src);
+		migrate_free_put(unused, src);
+	}
+	if (dst) {
+		folio_unlock(dst);
+		migrate_free_put(unused, dst);
+	}
+}
+
+/**
+ * migrate_finish() - restore what is left and drop all pages
+ * @args: the migration, after migrate_restore_in_place() if it has a VMA
+ *
+ * A page that was zapped since setup may still be in the swap cache, so it goes
+ * back to the LRU as well. That also clears the flags of the list it was on.
+ *
+ * Context: Process context. May sleep.
+ */
+void migrate_finish(struct migrate_vma *args)
+{
+	unsigned long i, relisted = 0;
+	struct folio_batch unused;
+
+	folio_batch_init(&unused);
+	for (i = 0; i < args->npages; i++) {
+		migrate_resched(i);
+		if (args->dst[i] & MIGRATE_PFN_RESTORED) {
+			finish_restored(args, i, &unused);
+		} else {
+			if ((args->src[i] & MIGRATE_PFN_VALID) && i >= relisted)
+				relisted = finish_relist(args, i);
+			finish_other(args, i, &unused);
+		}
+		args->dst[i] &= ~MIGRATE_DST_PRIVATE;
+	}
+	if (folio_batch_count(&unused))
+		free_unref_folios(&unused);
+}
