@@ -913,6 +913,34 @@ static void a_large_destination_is_refused(struct kunit *test)
 	md_expect_contents(md, addr, 1);
 }
 
+/* Page 0 and hole 2 with the flag, page 1 and hole 3 without */
+static void compound_destination_is_refused(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = kunit_mm_map(md->km, 4, PROT_READ | PROT_WRITE);
+	unsigned long i;
+
+	for (i = 0; i < 2; i++)
+		md_write_word(md, addr + (i << PAGE_SHIFT), md_pattern(i));
+	mmap_read_lock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
+					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_copy(md, 4, true, MD_MOVES_ALL);
+	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
+	md->dst[0] |= MIGRATE_PFN_COMPOUND;
+	md->dst[2] |= MIGRATE_PFN_COMPOUND;
+	KUNIT_EXPECT_EQ(test, 2UL, md_finish(md));
+	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
+	md_expect_on_device(md, addr, 1, false);
+	md_expect_on_device(md, addr + PAGE_SIZE, 1, true);
+	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 2)));
+	md_expect_on_device(md, addr + 3 * PAGE_SIZE, 1, true);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] & MIGRATE_PFN_MIGRATE);
+	KUNIT_EXPECT_EQ(test, 0UL, md->src[2] & MIGRATE_PFN_MIGRATE);
+	md_expect_contents(md, addr, 2);
+}
+
 static void a_locked_page_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1143,6 +1171,9 @@ static void absurd_arguments_are_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
 	args = good;
 	args.fault_page = pfn_to_page(kunit_mm_pfn(md->km, addr));
+	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
+	args = good;
+	args.flags = MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_COMPOUND;
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
 }
 
@@ -3463,6 +3494,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(setup_finds_a_reference),
 	KUNIT_CASE(a_reference_that_came_between_keeps_the_page),
 	KUNIT_CASE(a_large_destination_is_refused),
+	KUNIT_CASE(compound_destination_is_refused),
 	KUNIT_CASE(a_locked_page_stays),
 	KUNIT_CASE(a_poisoned_page_stays),
 	KUNIT_CASE(private_copies_of_a_file_move),
