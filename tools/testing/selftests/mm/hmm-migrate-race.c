@@ -379,35 +379,49 @@ static void choose_sizes(void)
 		race_note_huge_size(huge);
 }
 
-int main(int argc, char **argv)
+/* Which scenarios to run: with part of a name, on kinds of devices */
+struct choice {
+	const char *only;
+	const char *kinds;
+};
+
+static struct choice parse(int argc, char **argv)
 {
-	const char *only = NULL, *kinds = "pc";
-	bool private, with_coherent;
+	struct choice choice = { .kinds = "pc" };
 	int opt;
 
-	ksft_print_header();
-	seed = time(NULL);
 	while ((opt = getopt(argc, argv, "n:s:t:k:T:")) != -1) {
 		if (opt == 'n')
 			iterations = strtoul(optarg, NULL, 0);
 		else if (opt == 's')
 			seed = strtoull(optarg, NULL, 0);
 		else if (opt == 't')
-			only = optarg;
+			choice.only = optarg;
 		else if (opt == 'k')
-			kinds = optarg;
+			choice.kinds = optarg;
 		else if (opt == 'T')
 			limit = strtoul(optarg, NULL, 0);
 		else
 			ksft_exit_fail_msg(USAGE, argv[0]);
 	}
-	if (!iterations || !limit || !count_scenarios(only))
+	if (!iterations || !limit || !count_scenarios(choice.only))
 		ksft_exit_fail_msg("nothing to do\n");
+	return choice;
+}
+
+int main(int argc, char **argv)
+{
+	bool private, with_coherent;
+	struct choice choice;
+
+	ksft_print_header();
+	seed = time(NULL);
+	choice = parse(argc, argv);
 	choose_sizes();
 	private = !access("/dev/hmm_dmirror1", R_OK | W_OK) &&
-		  strchr(kinds, 'p');
+		  strchr(choice.kinds, 'p');
 	with_coherent = !access("/dev/hmm_dmirror3", R_OK | W_OK) &&
-			strchr(kinds, 'c');
+			strchr(choice.kinds, 'c');
 	if (!private && !with_coherent)
 		ksft_exit_skip("no /dev/hmm_dmirror*: load test_hmm\n");
 	control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE,
@@ -416,10 +430,10 @@ int main(int argc, char **argv)
 		ksft_exit_fail_msg("no memory\n");
 	ksft_print_msg("seed %llu, %lu iterations, a hang is %u s without progress\n",
 		       (unsigned long long)seed, iterations, limit);
-	ksft_set_plan(count_scenarios(only) * (private + with_coherent));
+	ksft_set_plan(count_scenarios(choice.only) * (private + with_coherent));
 	if (private)
-		run_kind(0, only);
+		run_kind(0, choice.only);
 	if (with_coherent)
-		run_kind(2, only);
+		run_kind(2, choice.only);
 	ksft_finished();
 }
