@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Trackers of writes see what a device has written.
+ * Trackers of writes see the writes of a device.
  *
- * A table: each tracker, times each kind of page-table entry, times each event
- * that replaces or changes entries. One test goes like this:
+ * The tests are a table of trackers, kinds of page-table entries, and events
+ * that replace or change entries. A test goes like this:
  *
- *	the tracker starts; the page is at its place, or is brought there
+ *	the pages are moved to their place, and the tracker starts before or after
  *	the device writes the pages of group 0
  *	the event happens to all pages
- *	the device writes group 2, the CPU group 3; nobody writes group 1
- *	all pages are brought back to system memory
+ *	the device writes group 2, the CPU writes group 3, group 1 is not written
+ *	all pages return to system memory
  *
- * After each step, the tracker must report the pages that were written, and no
- * others, and the device must not be told that it may write to a page that is
- * reported as not written.
+ * After each step, the tracker must report the written pages and no others, and
+ * the device must have no write permission for pages that are reported as not
+ * written.
  *
- * Each test is a process of its own, since clear_refs affects a whole process.
+ * More tests let events happen during eviction, and everything at once. Planted
+ * failures show that each kind of test notices a tracker that misses writes.
+ *
+ * Each test is a process of its own, because clear_refs affects a process.
  */
 #define _GNU_SOURCE
 #include <linux/fs.h>
@@ -23,8 +26,8 @@
 #include <pthread.h>
 #include <sys/syscall.h>
 
+#include "hmm_test_child.h"
 #include "hmm_test_common.h"
-#include "../kselftest.h"
 
 #define GROUP		2		/* pages of a group */
 #define GROUPS		4
@@ -35,12 +38,9 @@
 #define BUSY_SECONDS	5
 #define NR_BUSY		3		/* trackers that need no handler */
 
-/* Status of a process that ran a test */
-enum { PASS, FAIL, SKIP };
-
 /*
- * HUGE is a huge page that the tracker has found whole. FROM_HUGE is the same,
- * whose pages have gone to the device since. SHARED is memory of a file.
+ * HUGE is a THP that was mapped by a PMD when the tracker started. FROM_HUGE is
+ * the same, and its pages moved to the device since. SHARED is memory of a file.
  */
 enum place {
 	PRESENT,
@@ -56,8 +56,8 @@ enum place {
 enum order { TRACK_FIRST, PLACE_FIRST, NR_ORDERS };
 
 static const char *const place_names[] = {
-	"present", "present in a huge page", "shared", "private",
-	"private from a huge page", "coherent", "exclusive",
+	"present", "present in a THP", "shared", "private",
+	"private from a THP", "coherent", "exclusive",
 };
 
 static const char *const order_names[] = {
@@ -65,17 +65,17 @@ static const char *const order_names[] = {
 };
 
 /**
- * struct cell - one test
- * @tracker: of writes
- * @place: where the pages are
- * @device: that has them there, and writes
+ * struct cell - the state of a test
+ * @tracker: the tracker of writes
+ * @place: the place of the pages
+ * @device: the device that writes, and that holds the pages if they are on one
  * @area: the pages
- * @uffd: the userfaultfd, -1 if none is needed
- * @handler: reads the events of @uffd, and resolves its faults
- * @resolved: how many faults it has resolved
- * @evicting: the device is giving up its memory
- * @over: threads shall end
- * @child: of a fork
+ * @uffd: the userfaultfd, or -1
+ * @handler: a thread that reads the events of @uffd and resolves its faults
+ * @resolved: the number of faults that it resolved
+ * @evicting: eviction has started
+ * @over: threads have to end
+ * @child: the child of a fork
  */
 struct cell {
 	const struct tracker *tracker;
@@ -91,12 +91,13 @@ struct cell {
 };
 
 /**
- * struct tracker - a way to learn which pages were written
+ * struct tracker - an interface that tells which pages were written
  * @name: for messages
- * @uffd: features of the userfaultfd that it needs
- * @start: forget what was written so far
+ * @uffd: the features of the userfaultfd that it needs
+ * @start: forget all earlier writes
  * @written: Return: a bit for each page that was written since
- * @sync: somebody has to resolve each write
+ * @sync: a handler has to resolve each write
+ * @blind: a planted failure: no write is ever reported
  */
 struct tracker {
 	const char *name;
@@ -104,22 +105,23 @@ struct tracker {
 	void (*start)(struct cell *cell);
 	unsigned int (*written)(struct cell *cell);
 	bool sync;
+	bool blind;
 };
 
-/* What an event does to the pages, for a tracker */
+/* The effect of an event on the report of a tracker */
 enum effect { NOTHING, WRITES, FORGETS, IMPOSSIBLE };
 
 /**
- * struct event - something that happens to the pages
+ * struct event - an event that affects the pages
  * @name: for messages
  * @happen: the event
  * @soft_dirty: its effect for soft-dirty
- * @async: the same for userfaultfd that resolves by itself, and PAGEMAP_SCAN
+ * @async: the same for asynchronous userfaultfd and PAGEMAP_SCAN
  * @sync: the same for userfaultfd with a handler
- * @end: after the last check, or NULL
+ * @end: called after the last check, or NULL
  * @races: it can happen during eviction, too
- * @anonymous: it happens to anonymous memory only, or shared memory has no marks
- *	after it
+ * @anonymous: for anonymous memory only: the event does not affect shared memory,
+ *	or shared memory loses its marks
  */
 struct event {
 	const char *name;
@@ -136,14 +138,6 @@ struct event {
 #define UFFD_FEATURES	(UFFD_FEATURE_WP_UNPOPULATED |			\
 			 UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP)
 
-#define expect(cond, format, ...) do {					\
-	if (!(cond)) {							\
-		race_note("line %d: " format "\n", __LINE__,		\
-			  ##__VA_ARGS__);				\
-		exit(FAIL);						\
-	}								\
-} while (0)
-
 /*
  * The trackers
  */
@@ -153,7 +147,7 @@ static unsigned int pages_with(struct cell *cell, uint64_t bit)
 	unsigned int pages = 0;
 
 	for (size_t i = 0; i < PAGES; i++)
-		if (pagemap_of(getpid(), area_page(&cell->area, i)) & bit)
+		if (pagemap_entry(area_page(&cell->area, i)) & bit)
 			pages |= 1U << i;
 	return pages;
 }
@@ -168,20 +162,16 @@ static unsigned int soft_dirty_written(struct cell *cell)
 	return pages_with(cell, PAGEMAP_SOFT_DIRTY);
 }
 
-static int protect(int uffd, const void *at, size_t pages, uint64_t mode)
-{
-	struct uffdio_writeprotect args = {
-		.range = { .start = (uintptr_t)at, .len = pages * PAGE },
-		.mode = mode,
-	};
-
-	return ioctl(uffd, UFFDIO_WRITEPROTECT, &args) ? -errno : 0;
-}
-
 static void uffd_start(struct cell *cell)
 {
-	expect(!protect(cell->uffd, cell->area.at, cell->area.pages,
-			UFFDIO_WRITEPROTECT_MODE_WP), "cannot protect");
+	expect(!userfault_protect(cell->uffd, &cell->area, 0, cell->area.pages,
+				  UFFDIO_WRITEPROTECT_MODE_WP), "cannot protect");
+}
+
+static void uffd_end(struct cell *cell)
+{
+	expect(!userfault_protect(cell->uffd, &cell->area, 0, cell->area.pages,
+				  0), "cannot unprotect");
 }
 
 static unsigned int uffd_written(struct cell *cell)
@@ -189,7 +179,7 @@ static unsigned int uffd_written(struct cell *cell)
 	return ALL & ~pages_with(cell, PAGEMAP_UFFD_WP);
 }
 
-/* Return: how many regions of pages were written, or -errno. */
+/* Return: the number of written regions, or -errno. */
 static long scan(const struct area *area, uint64_t flags,
 		 struct page_region *regions, size_t nr)
 {
@@ -233,13 +223,20 @@ static unsigned int scan_written(struct cell *cell)
 	return pages;
 }
 
-/* For areas of any size: how many pages the tracker reports */
+static unsigned int written_pages(struct cell *cell)
+{
+	return cell->tracker->blind ? 0 : cell->tracker->written(cell);
+}
+
+/* For areas of any size: the number of pages that the tracker reports */
 static unsigned int count_written(struct cell *cell)
 {
 	static struct page_region regions[RACE_PAGES];
 	unsigned int pages = 0;
 	long nr;
 
+	if (cell->tracker->blind)
+		return 0;
 	if (!cell->tracker->uffd)
 		return pagemap_count(&cell->area, PAGEMAP_SOFT_DIRTY);
 	nr = scan(&cell->area, 0, regions, RACE_PAGES);
@@ -273,36 +270,39 @@ static const struct tracker trackers[] = {
 	},
 };
 
-static int uffd_open(uint64_t features, const struct area *area)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	struct uffdio_register args = {
-		.range = {
-			.start = (uintptr_t)area->at,
-			.len = area->pages * PAGE,
-		},
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+/* A planted failure: a tracker that misses all writes */
+static const struct tracker blind_tracker = {
+	.name = "blind tracker",
+	.start = soft_dirty_start,
+	.blind = true,
+};
 
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) ||
-	    ioctl(uffd, UFFDIO_REGISTER, &args))
-		exit(SKIP);
+static int track_by_uffd(uint64_t features, const struct area *area)
+{
+	int uffd = userfault_open(features);
+
+	if (uffd < 0)
+		skip_child("no userfaultfd: %s", strerror(errno));
+	fcntl(uffd, F_SETFL, 0);
+	if (userfault_register(uffd, area, UFFDIO_REGISTER_MODE_WP))
+		skip_child("no write protection by userfaultfd");
 	return uffd;
 }
 
 static void resolve(struct cell *cell, const struct uffd_msg *message)
 {
-	uintptr_t at = message->arg.pagefault.address & ~(PAGE - 1);
+	uintptr_t at = message->arg.pagefault.address;
+	size_t page = (at - (uintptr_t)cell->area.at) / PAGE;
 
-	expect(cell->tracker->sync, "a fault that is resolved by itself");
+	expect(cell->tracker->sync, "a fault that needs no handler");
 	expect(message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP,
 	       "a fault that is no write to a protected page");
 	cell->resolved++;
-	expect(!protect(cell->uffd, (void *)at, 1, 0), "cannot unprotect");
+	expect(!userfault_protect(cell->uffd, &cell->area, page, 1, 0),
+	       "cannot unprotect");
 }
 
-/* fork() and mremap() wait until their events have been read. */
+/* fork() and mremap() wait until their events are read. */
 static void *handle_events(void *data)
 {
 	struct cell *cell = data;
@@ -317,7 +317,7 @@ static void *handle_events(void *data)
 static void track(struct cell *cell)
 {
 	if (cell->tracker->uffd) {
-		cell->uffd = uffd_open(cell->tracker->uffd, &cell->area);
+		cell->uffd = track_by_uffd(cell->tracker->uffd, &cell->area);
 		expect(!pthread_create(&cell->handler, NULL, handle_events,
 				       cell), "no thread");
 	}
@@ -325,7 +325,7 @@ static void track(struct cell *cell)
 }
 
 /*
- * What the events do
+ * The events
  */
 
 static bool lives_on_device(const struct cell *cell)
@@ -340,8 +340,7 @@ static void go_to(struct cell *cell)
 		expect(to_device(&cell->device, &cell->area) == PAGES,
 		       "pages do not go to the device");
 	if (cell->place == EXCLUSIVE)
-		expect(!mirror_call(&cell->device, HMM_DMIRROR_EXCLUSIVE,
-				    cell->area.at, PAGES, cell->area.buffer),
+		expect(!make_exclusive(&cell->device, &cell->area),
 		       "no exclusive access");
 }
 
@@ -350,8 +349,8 @@ static void happen_nothing(struct cell *cell)
 }
 
 /*
- * To the other side, and back if the pages were there. A page to which the
- * device has exclusive access may stay.
+ * Move the pages to the other kind of memory, and back if they came from the
+ * device. A page that is exclusive may stay.
  */
 static void happen_migration(struct cell *cell)
 {
@@ -377,7 +376,7 @@ static void fail_to_move(struct cell *cell, size_t page)
 						HMM_DMIRROR_MIGRATE_TO_DEV,
 			 area_page(&cell->area, page), 1, cell->area.buffer);
 	expect(held_part(&cell->device, &cell->area, page, 1) == there,
-	       "page %zu has moved without memory", page);
+	       "page %zu moved without a new page", page);
 	flags.npages = 0;
 	expect(!ioctl(cell->device.fd, HMM_DMIRROR_FLAGS, &flags), "no flags");
 }
@@ -388,13 +387,13 @@ static void happen_failed_migration(struct cell *cell)
 		fail_to_move(cell, i);
 }
 
-/* The device gives up all its memory, without a look at page tables. */
+/* The device evicts all of its memory, by pfn. */
 static void happen_eviction(struct cell *cell)
 {
-	struct hmm_dmirror_cmd cmd = { .npages = 1 };
+	int ret = mirror_call_once(&cell->device, HMM_DMIRROR_RELEASE, NULL, 1,
+				   NULL);
 
-	expect(!ioctl(cell->device.fd, HMM_DMIRROR_RELEASE, &cmd),
-	       "cannot evict: %s", strerror(errno));
+	expect(!ret, "cannot evict: %d", ret);
 	expect(!held(&cell->device, &cell->area), "pages stay");
 }
 
@@ -406,14 +405,12 @@ static void happen_cpu_reads(struct cell *cell)
 
 static void happen_mprotect(struct cell *cell)
 {
-	size_t size = cell->area.pages * PAGE;
-
-	expect(!mprotect(cell->area.at, size, PROT_READ), "mprotect");
-	expect(!mprotect(cell->area.at, size, PROT_READ | PROT_WRITE),
+	expect(!area_protect(&cell->area, PROT_READ), "mprotect");
+	expect(!area_protect(&cell->area, PROT_READ | PROT_WRITE),
 	       "mprotect back");
 }
 
-/* The child has the marks of its parent, but fork() copies no shared memory. */
+/* The child inherits marks, but fork() copies no entries of shared memory. */
 static void child_lives(struct cell *cell, unsigned int before)
 {
 	unsigned int written = count_written(cell);
@@ -424,7 +421,7 @@ static void child_lives(struct cell *cell, unsigned int before)
 			  written);
 	peer_tell(&cell->child);
 	peer_hear(&cell->child);
-	_exit(ok ? PASS : FAIL);
+	_exit(ok ? KSFT_PASS : KSFT_FAIL);
 }
 
 static void happen_fork(struct cell *cell)
@@ -434,7 +431,7 @@ static void happen_fork(struct cell *cell)
 	expect(!peer_fork(&cell->child), "fork");
 	if (!cell->child.pid)
 		child_lives(cell, before);
-	expect(peer_hear(&cell->child), "the child has died");
+	expect(peer_hear(&cell->child), "the child died");
 }
 
 static void end_fork(struct cell *cell)
@@ -450,13 +447,10 @@ static void happen_fork_and_exit(struct cell *cell)
 
 static void happen_mremap(struct cell *cell)
 {
-	size_t size = cell->area.pages * PAGE;
-	void *to = area_reserve(cell->area.pages);
+	struct area to = { .at = area_reserve(cell->area.pages) };
 
-	to = mremap(cell->area.at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		    to);
-	expect(to != MAP_FAILED, "mremap: %s", strerror(errno));
-	cell->area.at = to;
+	expect(!area_move(&cell->area, &to), "mremap: %s", strerror(errno));
+	cell->area.at = to.at;
 }
 
 /* Start a second time: earlier writes no longer count. */
@@ -465,52 +459,48 @@ static void happen_restart(struct cell *cell)
 	cell->tracker->start(cell);
 }
 
-/* A tracker that does not concern the one that is tested */
+/* Another tracker, which must not affect the one that is tested */
 static void happen_other_tracker(struct cell *cell)
 {
 	if (cell->tracker->uffd) {
 		soft_dirty_start(cell);
 		return;
 	}
-	cell->uffd = uffd_open(UFFD_FEATURE_WP_UNPOPULATED, &cell->area);
+	cell->uffd = track_by_uffd(UFFD_FEATURE_WP_UNPOPULATED, &cell->area);
 	uffd_start(cell);
-	expect(!protect(cell->uffd, cell->area.at, PAGES, 0), "unprotect");
-}
-
-/* For userfaultfd: nothing is tracked from then on. */
-static void happen_unprotect(struct cell *cell)
-{
-	expect(!protect(cell->uffd, cell->area.at, cell->area.pages, 0),
-	       "unprotect");
+	uffd_end(cell);
 }
 
 static void happen_exclusive(struct cell *cell)
 {
-	expect(!mirror_call(&cell->device, HMM_DMIRROR_EXCLUSIVE,
-			    cell->area.at, PAGES, cell->area.buffer),
+	expect(!make_exclusive(&cell->device, &cell->area),
 	       "no exclusive access");
 }
 
-/* Another device takes it over. */
-static void happen_hand_over(struct cell *cell)
+static struct mirror open_other_device(void)
 {
 	struct mirror other;
 
-	happen_exclusive(cell);
 	if (mirror_open(&other, 1))
-		exit(SKIP);
-	expect(!mirror_call(&other, HMM_DMIRROR_EXCLUSIVE, cell->area.at,
-			    PAGES, cell->area.buffer), "no hand-over");
+		skip_child("no second device");
+	return other;
 }
 
-/* The same contents, written by a device that has no page of its own here. */
+/* Another device takes exclusive access over. */
+static void happen_hand_over(struct cell *cell)
+{
+	struct mirror other = open_other_device();
+
+	happen_exclusive(cell);
+	expect(!make_exclusive(&other, &cell->area), "no hand-over");
+}
+
+/* Another device, which has none of the pages, writes the same contents. */
 static void happen_other_writes(struct cell *cell)
 {
 	struct area *area = &cell->area;
-	struct mirror other;
+	struct mirror other = open_other_device();
 
-	if (mirror_open(&other, 1))
-		exit(SKIP);
 	expect(!mirror_call(&cell->device, HMM_DMIRROR_READ, area->at, PAGES,
 			    area->buffer), "device read");
 	expect(!mirror_call(&other, cell->tracker->sync ?
@@ -522,7 +512,7 @@ static void happen_other_writes(struct cell *cell)
 
 static void happen_pageout(struct cell *cell)
 {
-	madvise(cell->area.at, PAGES * PAGE, MADV_PAGEOUT);
+	area_advise(&cell->area, MADV_PAGEOUT);
 }
 
 static const struct event events[] = {
@@ -547,11 +537,11 @@ static const struct event events[] = {
 	},
 	{ .name = "other tracker", .happen = happen_other_tracker },
 	{
-		.name = "unprotect", .happen = happen_unprotect,
+		.name = "unprotect", .happen = uffd_end,
 		.soft_dirty = IMPOSSIBLE, .async = WRITES, .sync = WRITES,
 		.races = true,
 	}, {
-		/* Nobody waits for a handler: -EFAULT with uffd-wp sync */
+		/* does not wait for a handler: -EFAULT with uffd-wp sync */
 		.name = "exclusive access", .happen = happen_exclusive,
 		.soft_dirty = WRITES, .async = WRITES, .sync = IMPOSSIBLE,
 		.anonymous = true,
@@ -577,7 +567,7 @@ static enum effect effect_of(const struct event *event,
 }
 
 /*
- * One test
+ * A test of the table
  */
 
 static unsigned int group_pages(unsigned int group)
@@ -585,7 +575,7 @@ static unsigned int group_pages(unsigned int group)
 	return ((1U << GROUP) - 1) << group * GROUP;
 }
 
-/* The device must fault before it writes to a page that is not written. */
+/* The device must have no write permission for a page that is not written. */
 static void check_write_access(struct cell *cell, unsigned int written,
 			       const char *when)
 {
@@ -597,14 +587,14 @@ static void check_write_access(struct cell *cell, unsigned int written,
 		place = mirror_place(&cell->device, area_page(&cell->area, i));
 		expect(place >= 0 && (place == HMM_DMIRROR_PROT_ERROR ||
 				      !(place & HMM_DMIRROR_PROT_WRITE)),
-		       "%s: the device may write to page %zu: %#x", when, i,
+		       "%s: the device may write page %zu: %#x", when, i,
 		       place);
 	}
 }
 
 static void check(struct cell *cell, unsigned int written, const char *when)
 {
-	unsigned int found = cell->tracker->written(cell);
+	unsigned int found = written_pages(cell);
 
 	expect(found == written, "%s: written %#x, reported %#x", when, written,
 	       found);
@@ -637,33 +627,34 @@ static void check_contents(struct cell *cell)
 	for (unsigned int i = 0; i < GROUPS; i++) {
 		expect(!device_wrong_part(&cell->device, &cell->area,
 					  i * GROUP, GROUP, contents[i]),
-		       "the device reads something else in group %u", i);
+		       "the device reads wrong data in group %u", i);
 		expect(!cpu_wrong_part(&cell->area, i * GROUP, GROUP,
 				       contents[i]),
-		       "the CPU reads something else in group %u", i);
+		       "the CPU reads wrong data in group %u", i);
 	}
 }
 
 static void map_memory(struct cell *cell)
 {
-	bool huge = cell->place == HUGE || cell->place == FROM_HUGE;
-	size_t pages = huge ? HUGE_PAGES : PAGES;
-	int ret;
+	struct area *area = &cell->area;
 
+	if (cell->place == HUGE || cell->place == FROM_HUGE) {
+		skip_child_for(map_thp(area, 1));
+		return;
+	}
 	if (cell->place == SHARED)
-		ret = area_map_file(&cell->area, pages, PROT_READ | PROT_WRITE,
-				    MAP_SHARED | MAP_ANONYMOUS, -1);
+		expect(!area_map_file(area, PAGES, PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_ANONYMOUS, -1),
+		       "no memory");
 	else
-		ret = area_map(&cell->area, pages);
-	expect(!ret, "no memory");
-	madvise(cell->area.at, pages * PAGE,
-		huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+		expect(!area_map(area, PAGES), "no memory");
+	area_advise(area, MADV_NOHUGEPAGE);
+	area_fill(area, 1);
 }
 
 static void set_up(struct cell *cell, enum order order)
 {
 	map_memory(cell);
-	area_fill(&cell->area, 1);
 	if (order == TRACK_FIRST)
 		track(cell);
 	cell->area.pages = PAGES;
@@ -684,7 +675,7 @@ static void run_cell(struct cell *cell, const struct event *event,
 	written |= group_pages(0);
 	if (lives_on_device(cell) && !cell->tracker->sync)
 		expect(held(&cell->device, &cell->area) == PAGES,
-		       "the device has lost the pages that it has written");
+		       "pages left the device when it wrote them");
 	check(cell, written, "written by the device");
 	event->happen(cell);
 	if (effect != NOTHING)
@@ -706,11 +697,11 @@ static void run_cell(struct cell *cell, const struct event *event,
 }
 
 /**
- * struct test - a place in the table
- * @tracker: of writes
- * @place: where the pages are
- * @order: whether the tracker starts before they are there
- * @event: what happens to them
+ * struct test - a position in the table
+ * @tracker: the tracker of writes
+ * @event: the event
+ * @place: the place of the pages
+ * @order: the tracker starts before or after the pages move there
  */
 struct test {
 	const struct tracker *tracker;
@@ -721,12 +712,12 @@ struct test {
 
 static bool test_exists(const struct test *test)
 {
-	/* Exclusive access is a write: it comes before the tracker starts. */
+	/* Exclusive access counts as a write: it precedes the tracker. */
 	if (test->place == EXCLUSIVE && test->order == TRACK_FIRST)
 		return false;
 	if (test->place == FROM_HUGE && test->order == PLACE_FIRST)
 		return false;
-	/* Soft-dirty is that of the whole huge page. */
+	/* A THP has one soft-dirty bit for all of its pages. */
 	if (test->place == HUGE &&
 	    (test->order == PLACE_FIRST || !test->tracker->uffd))
 		return false;
@@ -735,51 +726,38 @@ static bool test_exists(const struct test *test)
 	return effect_of(test->event, test->tracker) != IMPOSSIBLE;
 }
 
-static void run_in_child(const struct test *test)
+static void open_device(struct cell *cell, unsigned int nr)
 {
+	if (mirror_open(&cell->device, nr))
+		skip_child("no /dev/hmm_dmirror%u", nr);
+}
+
+static void run_table_test(const void *data)
+{
+	const struct test *test = data;
 	struct cell cell = {
 		.tracker = test->tracker,
 		.place = test->place,
 		.uffd = -1,
 	};
 
-	if (mirror_open(&cell.device, test->place == COHERENT ? 2 : 0))
-		exit(SKIP);
+	open_device(&cell, test->place == COHERENT ? 2 : 0);
 	run_cell(&cell, test->event, test->order);
-	exit(PASS);
 }
 
-static void report(int status, const char *name)
+static void report_table_test(const struct test *test)
 {
-	if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP)
-		ksft_test_result_skip("%s\n", name);
-	else
-		ksft_test_result(WIFEXITED(status) && !WEXITSTATUS(status),
-				 "%s\n", name);
-}
-
-static void run_test(const struct test *test)
-{
-	int status = -1;
 	char name[120];
-	pid_t pid;
 
 	snprintf(name, sizeof(name), "%s, %s, %s: %s", test->tracker->name,
 		 place_names[test->place], order_names[test->order],
 		 test->event->name);
-	fflush(stdout);
-	pid = fork();
-	if (!pid) {
-		alarm(120);
-		run_in_child(test);
-	}
-	waitpid(pid, &status, 0);
-	report(status, name);
+	child_report(child_run(run_table_test, test, 120), name);
 }
 
 /*
- * Events while device memory is evicted, that is, while pages have migration
- * entries and no lock of the process is held.
+ * Events during eviction, that is, while pages have migration entries and no
+ * lock of the process is held
  */
 
 static void *evict(void *data)
@@ -832,49 +810,41 @@ static void race_round(struct cell *cell, const struct event *event,
 	if (effect != NOTHING)
 		written = effect == WRITES ? RACE_PAGES : 0;
 	found = count_written(cell);
-	expect(found == written, "round %u: %u pages are written, %u reported",
+	expect(found == written, "round %u: %u pages written, %u reported",
 	       round, written, found);
 	area_fill(&cell->area, 3);
 	found = count_written(cell);
-	expect(found == RACE_PAGES, "round %u: %u of %d writes are seen",
+	expect(found == RACE_PAGES, "round %u: %u of %d writes reported",
 	       round, found, RACE_PAGES);
 	if (event->end)
 		event->end(cell);
 }
 
-static void run_race(const struct tracker *tracker, const struct event *event)
+static void run_race(const void *data)
 {
-	struct cell cell = { .tracker = tracker, .uffd = -1 };
+	const struct test *test = data;
+	struct cell cell = { .tracker = test->tracker, .uffd = -1 };
 
-	if (mirror_open(&cell.device, 0))
-		exit(SKIP);
+	open_device(&cell, 0);
 	expect(!area_map(&cell.area, RACE_PAGES), "no memory");
-	madvise(cell.area.at, RACE_PAGES * PAGE, MADV_NOHUGEPAGE);
+	area_advise(&cell.area, MADV_NOHUGEPAGE);
 	track(&cell);
 	for (unsigned int i = 0; i < RACE_ROUNDS; i++)
-		race_round(&cell, event, i);
-	exit(PASS);
+		race_round(&cell, test->event, i);
 }
 
-static void test_race(const struct tracker *tracker, const struct event *event)
+static void report_race(const struct tracker *tracker,
+			const struct event *event)
 {
-	int status = -1;
+	struct test test = { .tracker = tracker, .event = event };
 	char name[80];
-	pid_t pid;
 
 	snprintf(name, sizeof(name), "%s, during eviction: %s", tracker->name,
 		 event->name);
-	fflush(stdout);
-	pid = fork();
-	if (!pid) {
-		alarm(300);
-		run_race(tracker, event);
-	}
-	waitpid(pid, &status, 0);
-	report(status, name);
+	child_report(child_run(run_race, &test, 300), name);
 }
 
-/* Those that keep pages in place, and trackers that do not need a handler */
+/* Events that do not move pages, and trackers without a handler */
 static bool race_exists(const struct tracker *tracker, const struct event *event)
 {
 	return event->races && !tracker->sync &&
@@ -891,23 +861,18 @@ static unsigned int count_races(void)
 	return nr;
 }
 
-static void test_races(const struct tracker *tracker)
+static void report_races(const struct tracker *tracker)
 {
 	for (size_t e = 0; e < ARRAY_SIZE(events); e++)
 		if (race_exists(tracker, &events[e]))
-			test_race(tracker, &events[e]);
+			report_race(tracker, &events[e]);
 }
 
 /*
- * Everything at once: the device writes to the first half of the pages, the CPU
- * to the other half, and pages move. What changes between the start of a tracker
- * and its report must be in the report.
+ * Everything at once: the device writes one half of the pages, the CPU writes the
+ * other half, and pages move. A change between the start of the tracker and its
+ * report must be in the report.
  */
-
-static bool busy_goes_on(struct cell *cell)
-{
-	return !cell->over;
-}
 
 static uint64_t *busy_word(struct cell *cell, size_t page)
 {
@@ -919,7 +884,7 @@ static void *busy_device(void *data)
 	struct cell *cell = data;
 	uint64_t *buffer = calloc(PAGES / 2, PAGE);
 
-	while (busy_goes_on(cell)) {
+	while (!cell->over) {
 		for (size_t i = 0; i < PAGES / 2; i++)
 			buffer[i * WORDS]++;
 		mirror_call(&cell->device, HMM_DMIRROR_WRITE, cell->area.at,
@@ -933,7 +898,7 @@ static void *busy_cpu(void *data)
 {
 	struct cell *cell = data;
 
-	for (size_t i = 0; busy_goes_on(cell); i++)
+	for (size_t i = 0; !cell->over; i++)
 		__atomic_fetch_add(busy_word(cell, PAGES / 2 + i % (PAGES / 2)),
 				   1, __ATOMIC_RELAXED);
 	return NULL;
@@ -941,64 +906,63 @@ static void *busy_cpu(void *data)
 
 static void *busy_mover(void *data)
 {
-	struct hmm_dmirror_cmd cmd = { .npages = 1 };
 	struct cell *cell = data;
 	struct area area = cell->area;
 
 	area.buffer = calloc(PAGES, PAGE);
-	for (size_t i = 0; busy_goes_on(cell); i++) {
+	for (size_t i = 0; !cell->over; i++) {
 		ask_to_device(&cell->device, &area, 0, PAGES);
 		if (i & 1)
-			ioctl(cell->device.fd, HMM_DMIRROR_RELEASE, &cmd);
+			mirror_call_once(&cell->device, HMM_DMIRROR_RELEASE,
+					 NULL, 1, NULL);
 	}
 	free(area.buffer);
 	return NULL;
 }
 
-static void busy_look(struct cell *cell, uint64_t *values)
+static void busy_read(struct cell *cell, uint64_t *values)
 {
 	for (size_t i = 0; i < PAGES; i++)
 		values[i] = __atomic_load_n(busy_word(cell, i),
 					    __ATOMIC_RELAXED);
 }
 
-/* Return: how many changes there were. */
+/* Return: the number of pages that changed. */
 static unsigned int busy_round(struct cell *cell)
 {
 	uint64_t before[PAGES], after[PAGES];
 	unsigned int written, changed = 0;
 
 	cell->tracker->start(cell);
-	busy_look(cell, before);
+	busy_read(cell, before);
 	race_pause_ms(1);
-	busy_look(cell, after);
-	written = cell->tracker->written(cell);
+	busy_read(cell, after);
+	written = written_pages(cell);
 	for (size_t i = 0; i < PAGES; i++) {
 		if (before[i] == after[i])
 			continue;
 		changed++;
-		expect(written & 1U << i, "page %zu: %llu to %llu, not written",
+		expect(written & 1U << i, "page %zu: %llu to %llu, not reported",
 		       i, (unsigned long long)before[i],
 		       (unsigned long long)after[i]);
 	}
 	return changed;
 }
 
-static void run_busy(const struct tracker *tracker)
+static void run_busy(const void *data)
 {
 	static void *(*const work[])(void *) = {
 		busy_device, busy_cpu, busy_mover,
 	};
-	struct cell cell = { .tracker = tracker, .uffd = -1 };
+	struct cell cell = { .tracker = data, .uffd = -1 };
 	pthread_t threads[ARRAY_SIZE(work)];
 	time_t end = time(NULL) + BUSY_SECONDS;
 	unsigned long changed = 0;
 
-	if (mirror_open(&cell.device, 0))
-		exit(SKIP);
+	open_device(&cell, 0);
 	expect(!area_map(&cell.area, PAGES), "no memory");
-	madvise(cell.area.at, PAGES * PAGE, MADV_NOHUGEPAGE);
-	memset(cell.area.at, 0, PAGES * PAGE);
+	area_advise(&cell.area, MADV_NOHUGEPAGE);
+	area_fill(&cell.area, 0);
 	track(&cell);
 	for (size_t i = 0; i < ARRAY_SIZE(work); i++)
 		expect(!pthread_create(&threads[i], NULL, work[i], &cell),
@@ -1008,25 +972,47 @@ static void run_busy(const struct tracker *tracker)
 	cell.over = true;
 	for (size_t i = 0; i < ARRAY_SIZE(work); i++)
 		pthread_join(threads[i], NULL);
-	expect(changed, "nothing has changed");
-	exit(PASS);
+	expect(changed, "no page changed");
 }
 
-static void test_busy(const struct tracker *tracker)
+static void report_busy(const struct tracker *tracker)
 {
-	int status = -1;
 	char name[80];
-	pid_t pid;
 
 	snprintf(name, sizeof(name), "%s, everything at once", tracker->name);
-	fflush(stdout);
-	pid = fork();
-	if (!pid) {
-		alarm(120);
-		run_busy(tracker);
-	}
-	waitpid(pid, &status, 0);
-	report(status, name);
+	child_report(child_run(run_busy, tracker, 120), name);
+}
+
+/*
+ * Planted failures: each kind of test has to fail with the blind tracker. The
+ * failure is printed as a comment.
+ */
+
+static void report_planted(void (*run)(const void *test), const void *test,
+			   const char *name)
+{
+	int status = child_run(run, test, 120);
+
+	if (status == KSFT_SKIP)
+		child_report(status, name);
+	else
+		child_report(status == KSFT_FAIL ? KSFT_PASS : KSFT_FAIL, name);
+}
+
+#define NR_PLANTED	3
+
+static void report_all_planted(void)
+{
+	static const struct test test = {
+		.tracker = &blind_tracker,
+		.event = &events[0],
+		.place = PRIVATE,
+	};
+
+	report_planted(run_table_test, &test, "planted failure in the table");
+	report_planted(run_race, &test, "planted failure during eviction");
+	report_planted(run_busy, &blind_tracker,
+		       "planted failure with everything at once");
 }
 
 #define NR_CELLS	(ARRAY_SIZE(trackers) * ARRAY_SIZE(events) *	\
@@ -1034,7 +1020,7 @@ static void test_busy(const struct tracker *tracker)
 
 static struct test tests[NR_CELLS];
 
-/* Return: how many tests there are. */
+/* Return: the number of tests. */
 static unsigned int list_tests(void)
 {
 	unsigned int nr = 0;
@@ -1053,14 +1039,13 @@ static unsigned int list_tests(void)
 	return nr;
 }
 
-/* A kernel without soft-dirty has nothing to show in a quarter of the table. */
 static bool has_soft_dirty(void)
 {
 	char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	*page = 1;
-	return pagemap_of(getpid(), page) & PAGEMAP_SOFT_DIRTY;
+	return pagemap_entry(page) & PAGEMAP_SOFT_DIRTY;
 }
 
 int main(void)
@@ -1068,19 +1053,20 @@ int main(void)
 	unsigned int nr = list_tests();
 	bool our_swap;
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
+	child_init();
 	ksft_print_header();
 	if (!has_soft_dirty())
 		ksft_exit_skip("the kernel has no soft-dirty\n");
-	ksft_set_plan(nr + count_races() + NR_BUSY);
+	ksft_set_plan(nr + count_races() + NR_BUSY + NR_PLANTED);
 	race_swap_begin(&our_swap);
 	for (unsigned int i = 0; i < nr; i++)
-		run_test(&tests[i]);
+		report_table_test(&tests[i]);
 	for (size_t t = 0; t < ARRAY_SIZE(trackers); t++) {
-		test_races(&trackers[t]);
+		report_races(&trackers[t]);
 		if (!trackers[t].sync)
-			test_busy(&trackers[t]);
+			report_busy(&trackers[t]);
 	}
+	report_all_planted();
 	race_swap_end(our_swap);
 	ksft_finished();
 }

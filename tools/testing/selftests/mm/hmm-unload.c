@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The module of the dummy device (lib/test_hmm.c) is removed while processes
- * have memory on its devices: every page comes home first.
+ * have memory on its devices. First, all pages return to system memory.
  *
- * Nobody has a file of a device open any more, or the module could not go. So
- * the processes cannot ask it for the place of their pages: they look before
- * they close the file, and afterwards ask the kernel alone.
+ * An open file of a device would keep the module. So the processes read the
+ * place of their pages from the device before they close the file, and only from
+ * the kernel afterwards.
  *
- * Who is at work on each device:
- *   - one process leaves its memory alone
- *   - one uses all of it, from the moment that the device goes
- *   - one has given the device exclusive access to half of it
+ * Each device has three processes:
+ *   - one does not access its memory
+ *   - one uses all of it, from the start of the removal
+ *   - one gave the device exclusive access to half of it
  *
- * The module is loaded again afterwards with the parameters that it had, from
- * the file that is named below. Without that file there is one test only, and
- * the module is gone.
+ * Afterwards the module is loaded again with the same parameters, from
+ * MODULE_FILE. Without this file there is one test only, and the module stays
+ * removed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +39,7 @@
 #define ALL		(2 * HALF)
 
 enum use {
-	LEFT_ALONE,
+	UNUSED,
 	USED_BY_THE_CPU,
 	EXCLUSIVE,
 	USES,
@@ -49,7 +49,7 @@ enum use {
  * struct user - a process with memory on a device
  * @peer: the process
  * @device: the number of the device
- * @use: what it does with its memory
+ * @use: the use of the memory
  * @area: the memory
  * @rss: the pages that the process had before
  */
@@ -65,7 +65,7 @@ FIXTURE(removal)
 {
 	struct user users[DEVICES * USES];
 	size_t nr;
-	atomic_bool *gone;	/* of the module, for all processes */
+	atomic_bool *gone;	/* the module, shared with the processes */
 	char parameters[128];
 };
 
@@ -115,7 +115,7 @@ static bool device_exists(unsigned int nr)
 	return !access(path, F_OK);
 }
 
-/* Return: whether the kernel's list of memory has some of the devices'. */
+/* Return: true if memory of a device is still in /proc/iomem. */
 static bool memory_is_claimed(void)
 {
 	FILE *file = fopen("/proc/iomem", "r");
@@ -131,32 +131,17 @@ static bool memory_is_claimed(void)
 
 /* The processes */
 
-static long rss_now(void)
-{
-	return race_read_number("/proc/self/status", "RssAnon") / 4;
-}
-
-/* The counters are kept by CPU: they may be off by some pages for each. */
-static bool rss_has_grown_by(const struct user *user, long pages)
-{
-	long slack = 64 * sysconf(_SC_NPROCESSORS_CONF);
-
-	return labs(rss_now() - user->rss - pages) <= slack;
-}
-
 static void give_exclusively(struct __test_metadata *_metadata,
 			     struct mirror *m, struct area *area)
 {
 	size_t i;
 
-	ASSERT_EQ(0, mirror_call(m, HMM_DMIRROR_EXCLUSIVE, area->at, HALF,
-				 area->buffer));
+	ASSERT_EQ(0, make_exclusive_part(m, area, 0, HALF));
 	for (i = 0; i < HALF; i++)
-		ASSERT_EQ(-EPERM, mirror_call(m, HMM_DMIRROR_CHECK_EXCLUSIVE,
-					      area_page(area, i), 1, NULL));
+		ASSERT_EQ(-EPERM, check_exclusive(m, area, i, 1));
 }
 
-/* Fill memory, move it to the device, and leave it there. */
+/* Fill memory and move it to the device. */
 static void user_begin(struct __test_metadata *_metadata, struct user *user)
 {
 	struct area *area = &user->area;
@@ -174,7 +159,7 @@ static void user_begin(struct __test_metadata *_metadata, struct user *user)
 	mirror_close(&m);
 }
 
-/* Write what is there: pages are shared with nobody, and keep their contents. */
+/* Read and write each page, without a change of the contents. */
 static long use_once(struct area *area)
 {
 	volatile uint64_t *word;
@@ -189,7 +174,7 @@ static long use_once(struct area *area)
 	return wrong;
 }
 
-/* What the device has loses its node first, and then its pages. */
+/* The removal deletes the node of a device first, and then evicts its pages. */
 static void use_while_it_goes(struct __test_metadata *_metadata,
 			      struct user *user, atomic_bool *gone)
 {
@@ -203,7 +188,10 @@ static void use_while_it_goes(struct __test_metadata *_metadata,
 	EXPECT_EQ(0, wrong);
 }
 
-/* From @first on, in one go; all of them if the kernel does not say. */
+/*
+ * Return: the number of pages from @first on that are not present. They are read
+ * at once; on an error all count as not present.
+ */
 static long pages_away(const struct area *area, size_t first)
 {
 	size_t nr = ALL - first, size = nr * sizeof(uint64_t), i;
@@ -224,15 +212,15 @@ static void user_end(struct __test_metadata *_metadata, struct user *user)
 {
 	struct area *area = &user->area;
 
-	/* what the device had exclusively is not on it, and waits for the CPU */
+	/* exclusive pages are in system memory, but not present until a fault */
 	EXPECT_EQ(0, pages_away(area, user->use == EXCLUSIVE ? HALF : 0));
-	EXPECT_TRUE(rss_has_grown_by(user, ALL));
+	EXPECT_TRUE(rss_is(user->rss + ALL));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 	area_fill(area, 2);
 	EXPECT_EQ(0, cpu_wrong(area, 2));
 	EXPECT_EQ(0, pages_away(area, 0));
 	EXPECT_EQ(ALL, smaps_pages(area->at, "Anonymous"));
-	EXPECT_TRUE(rss_has_grown_by(user, ALL));
+	EXPECT_TRUE(rss_is(user->rss + ALL));
 }
 
 static void user_run(struct __test_metadata *_metadata, struct user *user,
@@ -308,12 +296,12 @@ static void remove_while_in_use(struct __test_metadata *_metadata,
 	}
 }
 
-TEST_F(removal, brings_every_page_home)
+TEST_F(removal, removal_brings_every_page_back)
 {
 	remove_while_in_use(_metadata, self);
 }
 
-TEST_F(removal, leaves_nothing_behind)
+TEST_F(removal, removal_leaves_nothing_behind)
 {
 	unsigned int round;
 
