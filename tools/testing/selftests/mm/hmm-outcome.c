@@ -1,371 +1,284 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a migration to a device, or exclusive access of one, does to memory
- * that the rest of mm has its hands on: pages in the swap cache, pages merged
- * by KSM, pages that are to be reclaimed; and what the memory controller counts
- * for each outcome.
+ * Migration to a device, and exclusive access, of memory that is swapped, merged
+ * or reclaimed, and the charges of the memory controller.
  *
- * Nothing races here. Each test is a process of its own, sets up one state,
- * makes sure of it by /proc/kpageflags or the like, and looks at the outcome.
- * All are done with both kinds of device memory.
+ * There are no races here. Each test is a process of its own: it sets up a
+ * state, verifies the state by /proc/kpageflags or the like, and checks the
+ * outcome. All tests run with both kinds of device memory.
  */
 #define _GNU_SOURCE
 #include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include "hmm_race_common.h"
-#include "../kselftest.h"
+#include "hmm_test_child.h"
+#include "hmm_test_common.h"
 
 #define PAGES		64
 #define MANY		2048
 #define CGROUP		"/sys/fs/cgroup/hmm-outcome"
-#define KSM		"/sys/kernel/mm/ksm/"
 
-/* Bits of /proc/kpageflags and /proc/self/pagemap. */
+/* Bits of /proc/kpageflags */
 #define KPF_SWAPCACHE	13
 #define KPF_MLOCKED	33
+/* the type of a swap entry in pagemap */
 #define PM_SWAP_TYPE	0x1fULL
-#define PM_SWAP		62
-#define PM_PRESENT	63
-#define PM_PFN		((1ULL << 55) - 1)
 
-static struct {
-	unsigned char place;	/* in a snapshot, of a page that moved */
-	int fd;
-	size_t page_size;
-	void *buffer;		/* of MANY pages */
-} device;
+/* The device of the test */
+static struct mirror device;
+static unsigned int device_nr;
 
-/* Status of a process that ran a test. */
-enum { PASS, FAIL, SKIP };
-
-#define expect(cond, ...) do {						\
-	if (!(cond)) {							\
-		ksft_print_msg("line %d: ", __LINE__);			\
-		printf(__VA_ARGS__);					\
-		printf("\n");						\
-		fflush(stdout);						\
-		exit(FAIL);						\
-	}								\
-} while (0)
-
-static char *page_of(char *area, size_t i)
+static struct area map(size_t pages)
 {
-	return area + i * device.page_size;
-}
+	struct area area;
 
-static char *map(size_t pages)
-{
-	char *area = mmap(NULL, pages * device.page_size,
-			  PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			  -1, 0);
-
-	expect(area != MAP_FAILED, "no memory");
-	madvise(area, pages * device.page_size, MADV_NOHUGEPAGE);
+	expect(!area_map(&area, pages), "no memory");
+	area_advise(&area, MADV_NOHUGEPAGE);
 	return area;
 }
 
-static uint64_t word_of(size_t i)
+static struct area map_filled(size_t pages)
 {
-	return race_mix(i + 1);
-}
+	struct area area = map(pages);
 
-static void fill(char *area, size_t pages)
-{
-	for (size_t i = 0; i < pages; i++)
-		*(uint64_t *)page_of(area, i) = word_of(i);
-}
-
-static char *map_filled(size_t pages)
-{
-	char *area = map(pages);
-
-	fill(area, pages);
+	area_fill(&area, 1);
 	return area;
 }
 
-static void check_word(const char *who, size_t i, uint64_t word)
+static struct area part_of(const struct area *area, size_t page, size_t pages)
 {
-	expect(word == word_of(i), "%s reads %#llx in page %zu", who,
-	       (unsigned long long)word, i);
+	struct area part = *area;
+
+	part.at = area_page(area, page);
+	part.pages = pages;
+	return part;
 }
 
-static void check_by_device(char *area, size_t pages)
+static void unmap(const struct area *area)
 {
-	expect(!race_device(device.fd, HMM_DMIRROR_READ, area, pages,
-			    device.buffer),
-	       "device read: %s", strerror(errno));
-	for (size_t i = 0; i < pages; i++)
-		check_word("the device", i,
-			   *(uint64_t *)page_of(device.buffer, i));
+	munmap(area->at, area_size(area));
+	munmap(area->buffer, area_size(area));
 }
 
-static void check_by_cpu(char *area, size_t pages)
+static void check_by_device(struct area *area)
 {
-	for (size_t i = 0; i < pages; i++)
-		check_word("the CPU", i, *(uint64_t *)page_of(area, i));
+	long wrong = device_wrong(&device, area, 1);
+
+	expect(!wrong, "device read: %ld", wrong);
 }
 
-static unsigned char seen[MANY];
-
-static size_t on_device(char *area, size_t pages)
+static void check_by_cpu(const struct area *area)
 {
-	expect(pages <= sizeof(seen), "too many pages");
-	return race_count_pages(device.fd, area, pages, device.place, seen);
+	long wrong = cpu_wrong(area, 1);
+
+	expect(!wrong, "the CPU reads wrong data in %ld pages", wrong);
 }
 
-/* Return: how many of the pages are on the device then. */
-static size_t to_device(char *area, size_t pages)
+/* Try once. Return: the number of pages on the device. */
+static long try_to_device(struct area *area)
 {
-	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV, area, pages,
-		    device.buffer);
-	return on_device(area, pages);
+	ask_to_device(&device, area, 0, area->pages);
+	return held(&device, area);
 }
 
-static void to_system(char *area, size_t pages)
+static void all_to_system(struct area *area)
 {
-	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_SYS, area, pages,
-		    device.buffer);
-	expect(!on_device(area, pages), "pages are still on the device");
+	expect(!to_system(&device, area), "pages are still on the device");
 }
 
-static uint64_t read_word(const char *path, uint64_t index)
+static uint64_t pfn_of(const void *at)
 {
-	int fd = open(path, O_RDONLY);
-	uint64_t word = 0;
+	return pagemap_entry(at) & PAGEMAP_PFN;
+}
 
-	expect(fd >= 0, "%s: %s", path, strerror(errno));
-	if (pread(fd, &word, sizeof(word), index * sizeof(word)) !=
-	    sizeof(word))
-		word = 0;
+static bool pfn_has_flag(uint64_t pfn, unsigned int flag)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags = 0;
+
+	expect(fd >= 0, "/proc/kpageflags: %s", strerror(errno));
+	if (pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) !=
+	    sizeof(flags))
+		flags = 0;
 	close(fd);
-	return word;
+	return flags >> flag & 1;
 }
 
-static uint64_t pagemap_entry(char *addr)
-{
-	return read_word("/proc/self/pagemap",
-			 (uintptr_t)addr / device.page_size);
-}
-
-static bool page_has_flag(char *addr, unsigned int flag)
-{
-	uint64_t entry = pagemap_entry(addr);
-
-	if (!(entry >> PM_PRESENT & 1))
-		return false;
-	return read_word("/proc/kpageflags", entry & PM_PFN) >> flag & 1;
-}
-
-static size_t count_flag(char *area, size_t pages, unsigned int flag)
+static size_t count_in_swap_cache(const struct area *area)
 {
 	size_t found = 0;
 
-	for (size_t i = 0; i < pages; i++)
-		found += page_has_flag(page_of(area, i), flag);
+	for (size_t i = 0; i < area->pages; i++) {
+		uint64_t entry = pagemap_entry(area_page(area, i));
+
+		found += entry & PAGEMAP_PRESENT &&
+			 pfn_has_flag(entry & PAGEMAP_PFN, KPF_SWAPCACHE);
+	}
 	return found;
 }
 
-/* Entries of devices look like swap of a type behind those of swap files. */
-static bool is_swapped(char *addr)
-{
-	uint64_t entry = pagemap_entry(addr);
-
-	return entry >> PM_SWAP & 1 && !(entry & PM_SWAP_TYPE);
-}
-
-static size_t count_swapped(char *area, size_t pages)
+/* Entries of devices look like swap entries, of types above those of files. */
+static size_t count_swapped(const struct area *area)
 {
 	size_t found = 0;
 
-	for (size_t i = 0; i < pages; i++)
-		found += is_swapped(page_of(area, i));
+	for (size_t i = 0; i < area->pages; i++) {
+		uint64_t entry = pagemap_entry(area_page(area, i));
+
+		found += entry & PAGEMAP_SWAP && !(entry & PM_SWAP_TYPE);
+	}
 	return found;
 }
 
-static void page_out(char *area, size_t pages)
+static void page_out(const struct area *area)
 {
-	for (int i = 0; i < 50; i++) {
-		madvise(area, pages * device.page_size, MADV_PAGEOUT);
-		if (count_swapped(area, pages) == pages)
-			return;
-		race_pause_elsewhere(20);
-	}
-	expect(false, "%zu of %zu pages are swapped out",
-	       count_swapped(area, pages), pages);
-}
-
-/* A child that has what its parent has, until it is told to end. */
-struct keeper {
-	pid_t pid;
-	int fd;
-};
-
-static struct keeper keep_alive(void)
-{
-	struct keeper keeper;
-	int fds[2];
-	char byte;
-
-	expect(!pipe(fds), "pipe: %s", strerror(errno));
-	keeper.pid = fork();
-	expect(keeper.pid >= 0, "fork: %s", strerror(errno));
-	if (!keeper.pid) {
-		close(fds[1]);
-		_exit(read(fds[0], &byte, 1) != 0);
-	}
-	close(fds[0]);
-	keeper.fd = fds[1];
-	return keeper;
-}
-
-static void let_end(struct keeper keeper)
-{
-	close(keeper.fd);
-	waitpid(keeper.pid, NULL, 0);
+	eventually((area_advise(area, MADV_PAGEOUT),
+		    count_swapped(area) == area->pages));
+	expect(count_swapped(area) == area->pages,
+	       "%zu of %zu pages are swapped out", count_swapped(area),
+	       area->pages);
 }
 
 /*
- * Swap. A page whose swap somebody else needs stays, with nothing lost; one
- * whose swap is just a copy gives it up and moves.
+ * Swap
  */
-static void swap_cache(void)
-{
-	char *area = map_filled(PAGES);
-	struct keeper child;
-	size_t cached;
 
-	page_out(area, PAGES);
-	child = keep_alive();
-	check_by_cpu(area, PAGES);
-	cached = count_flag(area, PAGES, KPF_SWAPCACHE);
-	expect(cached == PAGES, "%zu pages are in the swap cache", cached);
-	expect(!to_device(area, PAGES), "pages moved whose swap is in use");
-	expect(count_flag(area, PAGES, KPF_SWAPCACHE) == PAGES,
+/* A page that others need in swap stays; otherwise it leaves swap and moves. */
+static void page_moves_once_its_swap_is_unused(void)
+{
+	struct area area = map_filled(PAGES);
+	struct peer child;
+
+	page_out(&area);
+	expect(!peer_fork(&child), "fork: %s", strerror(errno));
+	if (!child.pid)
+		_exit(peer_hear(&child));
+	check_by_cpu(&area);
+	expect(count_in_swap_cache(&area) == PAGES,
+	       "%zu pages are in the swap cache", count_in_swap_cache(&area));
+	expect(!try_to_device(&area), "pages moved whose swap is in use");
+	expect(count_in_swap_cache(&area) == PAGES,
 	       "pages have left the swap cache");
-	check_by_device(area, PAGES);
-	check_by_cpu(area, PAGES);
+	check_by_device(&area);
+	check_by_cpu(&area);
 
-	let_end(child);
-	cached = count_flag(area, PAGES, KPF_SWAPCACHE);
-	expect(cached == PAGES, "%zu pages are still in the swap cache",
-	       cached);
-	expect(to_device(area, PAGES) == PAGES,
-	       "pages stay whose swap nobody needs");
-	check_by_device(area, PAGES);
-	to_system(area, PAGES);
-	expect(!count_flag(area, PAGES, KPF_SWAPCACHE),
-	       "pages came back with swap");
-	check_by_cpu(area, PAGES);
+	peer_end(&child);
+	expect(count_in_swap_cache(&area) == PAGES,
+	       "%zu pages are still in the swap cache",
+	       count_in_swap_cache(&area));
+	expect(to_device(&device, &area) == PAGES,
+	       "pages stay whose swap is unused");
+	check_by_device(&area);
+	all_to_system(&area);
+	expect(!count_in_swap_cache(&area), "pages returned with swap");
+	check_by_cpu(&area);
 }
 
-/* The child that needs the swap finds its own contents there. */
-static void swap_of_a_child(void)
+static void child_finds_its_contents_in_swap(void)
 {
-	char *area = map_filled(PAGES);
-	int status;
-	pid_t pid;
+	struct area area = map_filled(PAGES);
+	struct peer child;
 
-	page_out(area, PAGES);
-	pid = fork();
-	expect(pid >= 0, "fork: %s", strerror(errno));
-	if (!pid) {
-		usleep(200000);
-		check_by_cpu(area, PAGES);
-		_exit(PASS);
+	page_out(&area);
+	expect(!peer_fork(&child), "fork: %s", strerror(errno));
+	if (!child.pid) {
+		peer_hear(&child);
+		check_by_cpu(&area);
+		_exit(KSFT_PASS);
 	}
-	check_by_cpu(area, PAGES);
-	to_device(area, PAGES);
-	memset(area, 0x55, PAGES * device.page_size);
-	waitpid(pid, &status, 0);
-	expect(WIFEXITED(status) && !WEXITSTATUS(status),
-	       "the child does not find its memory");
+	check_by_cpu(&area);
+	try_to_device(&area);
+	area_fill(&area, 2);
+	peer_tell(&child);
+	expect(!peer_end(&child), "the child does not find its contents");
 }
 
-/* What is swapped out does not move, and is not lost by the attempt. */
-static void swapped_out(void)
+static void swapped_page_does_not_move(void)
 {
-	char *area = map_filled(PAGES);
+	struct area area = map_filled(PAGES);
 
-	page_out(area, PAGES);
-	race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV, area, PAGES,
-		    device.buffer);
-	expect(!on_device(area, PAGES), "swap was migrated");
-	check_by_cpu(area, PAGES);
-	expect(to_device(area, PAGES) == PAGES, "pages do not move");
-	check_by_cpu(area, PAGES);
+	page_out(&area);
+	expect(!try_to_device(&area), "swap was migrated");
+	check_by_cpu(&area);
+	expect(to_device(&device, &area) == PAGES, "pages do not move");
+	check_by_cpu(&area);
 }
 
-/* KSM */
+/*
+ * KSM
+ */
 
-static void fill_alike(char *area)
+/* Odd pages are alike. */
+static unsigned char byte_of(size_t page)
 {
-	for (size_t i = 0; i < PAGES; i++)
-		memset(page_of(area, i), i & 1 ? 0x77 : i + 1,
-		       device.page_size);
+	return page & 1 ? 0x77 : page + 1;
 }
 
-static void check_alike(char *area)
+static void fill_alike(const struct area *area)
 {
-	for (size_t i = 0; i < PAGES; i++) {
-		unsigned char byte = i & 1 ? 0x77 : i + 1;
-
-		expect((unsigned char)page_of(area, i)[i] == byte,
-		       "page %zu is not what it was", i);
-	}
+	for (size_t i = 0; i < area->pages; i++)
+		memset(area_page(area, i), byte_of(i), PAGE);
 }
 
-/* Pages 1, 3 and so on, if they are all the same page. */
-static bool is_merged(char *area)
+static void check_alike(const struct area *area)
 {
-	uint64_t pfn = pagemap_entry(page_of(area, 1)) & PM_PFN;
+	for (size_t i = 0; i < area->pages; i++)
+		expect(area_page(area, i)[i] == byte_of(i),
+		       "page %zu has other contents", i);
+}
 
-	for (size_t i = 1; i < PAGES; i += 2)
-		if (!(pagemap_entry(page_of(area, i)) >> PM_PRESENT & 1) ||
-		    (pagemap_entry(page_of(area, i)) & PM_PFN) != pfn)
+/* Odd pages are mapped to one page. */
+static bool is_merged(const struct area *area)
+{
+	uint64_t first = pagemap_entry(area_page(area, 1));
+
+	if (!(first & PAGEMAP_PRESENT))
+		return false;
+	for (size_t i = 1; i < area->pages; i += 2)
+		if ((pagemap_entry(area_page(area, i)) ^ first) &
+		    (PAGEMAP_PRESENT | PAGEMAP_PFN))
 			return false;
 	return true;
 }
 
-static void merge_by_ksm(char *area)
+static void merge_by_ksm(const struct area *area)
 {
-	expect(!madvise(area, PAGES * device.page_size, MADV_MERGEABLE),
-	       "MADV_MERGEABLE: %s", strerror(errno));
-	race_write_file(KSM "sleep_millisecs", "1");
-	race_write_file(KSM "pages_to_scan", "2000");
-	race_write_file(KSM "run", "1");
+	expect(!area_advise(area, MADV_MERGEABLE), "MADV_MERGEABLE: %s",
+	       strerror(errno));
+	race_run_ksm("1");
 	for (int i = 0; i < 600 && !is_merged(area); i++)
 		usleep(20000);
-	race_write_file(KSM "run", "0");
+	race_run_ksm("0");
 	expect(is_merged(area), "KSM does not merge the pages");
 }
 
-/* Every second page is merged: those stay, the others go. */
-static void merged_pages(void)
+/* Every second page is merged and stays; the others move. */
+static void merged_page_does_not_move(void)
 {
-	char *area = map(PAGES);
-	size_t moved;
+	struct area area = map(PAGES);
 
-	fill_alike(area);
-	merge_by_ksm(area);
-	moved = to_device(area, PAGES);
-	expect(moved == PAGES / 2, "%zu pages moved", moved);
-	expect(is_merged(area), "pages are not merged any more");
-	check_alike(area);
-	memset(area, 1, PAGES * device.page_size);
-	moved = to_device(area, PAGES);
-	expect(moved == PAGES, "%zu pages moved that are unmerged", moved);
-	race_write_file(KSM "run", "2");
+	fill_alike(&area);
+	merge_by_ksm(&area);
+	expect(eventually(try_to_device(&area) == PAGES / 2), "%ld pages moved",
+	       held(&device, &area));
+	expect(is_merged(&area), "pages are no longer merged");
+	check_alike(&area);
+	memset(area.at, 1, area_size(&area));
+	expect(to_device(&device, &area) == PAGES,
+	       "only %ld pages moved that are not merged",
+	       held(&device, &area));
+	/* unmerge all pages */
+	race_run_ksm("2");
+	race_run_ksm("0");
 }
 
-/* The memory controller */
+/*
+ * The memory controller
+ */
 
 #define ROUNDS		8
-/* what the CPUs may hold in stock, and what page tables take */
+/* the stock of the CPUs, and page tables */
 #define SLACK		(2L << 20)
 
 struct charged {
@@ -373,26 +286,25 @@ struct charged {
 	long current;
 };
 
-/*
- * memory.stat is brought up to date when it is read only if much has changed
- * since the last time, so something has to.
- */
+/* A read updates memory.stat only if enough has changed since the last one. */
 #define CHURN	1024
 
 static struct charged charged_now(void)
 {
-	munmap(map_filled(CHURN), CHURN * device.page_size);
+	struct area area = map_filled(CHURN);
+
+	unmap(&area);
 	return (struct charged) {
 		race_read_number(CGROUP "/memory.stat", "anon"),
 		race_read_number(CGROUP "/memory.current", NULL),
 	};
 }
 
-/* Anonymous memory is counted to the page, what is charged with some slack. */
+/* Anonymous memory is counted exactly, and charged with some slack. */
 static void check_charged(const char *when, struct charged before, long pages)
 {
 	struct charged now = charged_now();
-	long bytes = pages * (long)device.page_size;
+	long bytes = pages * (long)PAGE;
 	long extra = now.current - before.current - bytes;
 
 	expect(now.anon - before.anon == bytes,
@@ -403,176 +315,177 @@ static void check_charged(const char *when, struct charged before, long pages)
 	       now.current - before.current, bytes);
 }
 
-/* Each page that the test itself needs is its own before it counts. */
-static void warm_up(void)
-{
-	char *area = map_filled(1);
-
-	memset(seen, 1, sizeof(seen));
-	memset(device.buffer, 1, MANY * device.page_size);
-	to_device(area, 1);
-	to_system(area, 1);
-	check_by_cpu(area, 1);
-	munmap(area, device.page_size);
-	charged_now();
-}
-
 static void enter_cgroup(void)
 {
 	char pid[16];
 
 	race_write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	if (mkdir(CGROUP, 0755) && errno != EEXIST)
-		exit(SKIP);
+		skip_child("no cgroup can be made: %s", strerror(errno));
 	snprintf(pid, sizeof(pid), "%d", getpid());
 	if (race_write_file(CGROUP "/cgroup.procs", pid) ||
 	    charged_now().current < 0)
-		exit(SKIP);
-	warm_up();
+		skip_child("no memory controller");
 }
 
-static void charges_of_moves(void)
+/* Heap and stack are charged, too. */
+static void touch_heap_and_stack(void)
 {
-	struct charged before;
-	char *area;
+	unsigned char stack[65536], *heap = malloc(sizeof(stack));
 
-	enter_cgroup();
-	before = charged_now();
-	for (int i = 0; i < ROUNDS; i++) {
-		area = map_filled(MANY);
-		check_charged("touched", before, MANY);
-		expect(to_device(area, MANY) == MANY, "pages do not move");
-		check_charged("on the device", before, MANY);
-		to_system(area, MANY / 2);
-		check_charged("half of it back", before, MANY);
-		check_by_cpu(area, MANY);
-		check_charged("all of it back", before, MANY);
-		munmap(area, MANY * device.page_size);
-		check_charged("unmapped", before, 0);
-	}
+	expect(heap, "no memory");
+	explicit_bzero(heap, sizeof(stack));
+	explicit_bzero(stack, sizeof(stack));
+	free(heap);
 }
-
-static void charges_of_holes(void)
-{
-	struct charged before;
-	char *area;
-
-	enter_cgroup();
-	before = charged_now();
-	for (int i = 0; i < ROUNDS; i++) {
-		area = map(MANY);
-		expect(to_device(area, MANY) == MANY, "holes do not move");
-		check_charged("populated", before, MANY);
-		madvise(area, MANY / 2 * device.page_size, MADV_DONTNEED);
-		check_charged("half of it discarded", before, MANY / 2);
-		to_system(area, MANY);
-		check_charged("the rest back", before, MANY / 2);
-		munmap(area, MANY * device.page_size);
-		check_charged("unmapped", before, 0);
-	}
-}
-
-#define CHUNK	(256UL << 20)	/* of coherent memory, in all */
 
 /*
- * A device that has room for some only: moved or not, pages stay charged. For
- * coherent memory alone, since the dummy device gets more of the private kind
- * when it is full.
+ * Map memory whose buffer is charged already, and run the code that the test
+ * uses, so that only the area itself is charged afterwards.
  */
-static void charges_where_some_move(void)
+static struct area map_to_charge(size_t pages)
 {
-	size_t all = CHUNK / device.page_size, left = MANY / 4, moved;
-	char *filler, *area, *holes;
+	struct area area = map(pages);
+
+	touch_heap_and_stack();
+	memset(area.buffer, 1, area_size(&area));
+	try_to_device(&area);
+	all_to_system(&area);
+	area_advise(&area, MADV_DONTNEED);
+	charged_now();
+	return area;
+}
+
+static void moved_page_stays_charged(void)
+{
 	struct charged before;
+	struct area area;
 
-	filler = map(all);
-	for (size_t i = 0; i < all - left; i += MANY)
-		race_device(device.fd, HMM_DMIRROR_MIGRATE_TO_DEV,
-			    page_of(filler, i),
-			    i + MANY > all - left ? all - left - i : MANY,
-			    device.buffer);
 	enter_cgroup();
+	area = map_to_charge(MANY);
 	before = charged_now();
-	area = map_filled(MANY);
-	moved = to_device(area, MANY);
-	expect(moved == left, "%zu pages moved where there was room for %zu",
-	       moved, left);
-	check_charged("some on the device", before, MANY);
-	check_by_cpu(area, MANY);
-	to_system(area, MANY);
-	check_charged("back", before, MANY);
-	holes = map(MANY);
-	moved = to_device(holes, MANY);
-	expect(moved == left, "%zu holes were filled where there was room for %zu",
-	       moved, left);
-	check_charged("holes", before, MANY + moved);
-	munmap(area, MANY * device.page_size);
-	munmap(holes, MANY * device.page_size);
-	check_charged("unmapped", before, 0);
-}
-
-/* Exclusive access */
-
-static bool has_exclusively(char *addr)
-{
-	return race_device(device.fd, HMM_DMIRROR_CHECK_EXCLUSIVE, addr, 1,
-			   NULL) && errno == EPERM;
-}
-
-static void make_exclusive(char *area, size_t pages)
-{
-	expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, area, pages,
-			    device.buffer),
-	       "exclusive access: %s", strerror(errno));
-	for (size_t i = 0; i < pages; i++) {
-		check_word("the device", i,
-			   *(uint64_t *)page_of(device.buffer, i));
-		expect(has_exclusively(page_of(area, i)),
-		       "page %zu is not exclusive", i);
+	for (int i = 0; i < ROUNDS; i++) {
+		area_fill(&area, 1);
+		check_charged("touched", before, MANY);
+		expect(to_device(&device, &area) == MANY, "pages do not move");
+		check_charged("on the device", before, MANY);
+		expect(!to_system_part(&device, &area, 0, MANY / 2),
+		       "pages are still on the device");
+		check_charged("half of it back", before, MANY);
+		check_by_cpu(&area);
+		check_charged("all of it back", before, MANY);
+		area_advise(&area, MADV_DONTNEED);
+		check_charged("discarded", before, 0);
 	}
 }
 
-/* What the device writes into page @i, and the CPU never did. */
-static uint64_t device_word_of(size_t i)
+static void populated_hole_is_charged(void)
 {
-	return ~word_of(i);
+	struct charged before;
+	struct area area;
+
+	enter_cgroup();
+	area = map_to_charge(MANY);
+	before = charged_now();
+	for (int i = 0; i < ROUNDS; i++) {
+		expect(to_device(&device, &area) == MANY, "holes do not move");
+		check_charged("populated", before, MANY);
+		area_advise_part(&area, 0, MANY / 2, MADV_DONTNEED);
+		check_charged("half of it discarded", before, MANY / 2);
+		all_to_system(&area);
+		check_charged("the rest back", before, MANY / 2);
+		area_advise(&area, MADV_DONTNEED);
+		check_charged("discarded", before, 0);
+	}
 }
 
-static void device_writes(char *area, size_t pages)
+/*
+ * A device with room for some pages only: all pages stay charged. For coherent
+ * memory, because the dummy device adds private memory when it is full.
+ */
+static void page_without_room_stays_charged(void)
 {
-	for (size_t i = 0; i < pages; i++)
-		*(uint64_t *)page_of(device.buffer, i) = device_word_of(i);
-	expect(!race_device(device.fd, HMM_DMIRROR_WRITE, area, pages,
-			    device.buffer),
-	       "device write: %s", strerror(errno));
-	for (size_t i = 0; i < pages; i++)
-		expect(has_exclusively(page_of(area, i)),
-		       "page %zu is not exclusive after the device wrote", i);
+	size_t all = DEVICE_BYTES / PAGE, left = MANY / 4;
+	struct area filler = map(all), area, holes;
+	struct charged before;
+	long moved;
+
+	for (size_t i = 0; i < all - left; i += MANY)
+		ask_to_device(&device, &filler, i,
+			      i + MANY > all - left ? all - left - i : MANY);
+	enter_cgroup();
+	area = map_to_charge(MANY);
+	holes = map_to_charge(MANY);
+	before = charged_now();
+	area_fill(&area, 1);
+	moved = try_to_device(&area);
+	expect(moved == (long)left,
+	       "%ld pages moved where there was room for %zu", moved, left);
+	check_charged("some on the device", before, MANY);
+	check_by_cpu(&area);
+	all_to_system(&area);
+	check_charged("back", before, MANY);
+	moved = try_to_device(&holes);
+	expect(moved == (long)left,
+	       "%ld holes were filled where there was room for %zu", moved,
+	       left);
+	check_charged("holes", before, MANY + moved);
+	area_advise(&area, MADV_DONTNEED);
+	area_advise(&holes, MADV_DONTNEED);
+	check_charged("discarded", before, 0);
 }
 
-static void check_device_writes(char *area, size_t pages)
+/*
+ * Exclusive access
+ */
+
+static bool is_exclusive(const struct area *area, size_t page)
 {
-	for (size_t i = 0; i < pages; i++)
-		expect(*(uint64_t *)page_of(area, i) == device_word_of(i),
-		       "what the device wrote to page %zu is lost", i);
+	return check_exclusive(&device, area, page, 1) == -EPERM;
 }
 
-static size_t count_exclusive(char *area, size_t pages)
+static size_t count_exclusive(const struct area *area)
 {
 	size_t found = 0;
 
-	for (size_t i = 0; i < pages; i++)
-		found += has_exclusively(page_of(area, i));
+	for (size_t i = 0; i < area->pages; i++)
+		found += is_exclusive(area, i);
 	return found;
 }
 
-static size_t count_present(char *area, size_t pages)
+static void check_all_exclusive(const struct area *area, const char *when)
 {
-	size_t found = 0;
+	size_t found = count_exclusive(area);
 
-	for (size_t i = 0; i < pages; i++)
-		found += pagemap_entry(page_of(area, i)) >> PM_PRESENT & 1;
-	return found;
+	expect(found == area->pages, "%s: %zu of %zu pages are exclusive", when,
+	       found, area->pages);
+}
+
+/* Call the device, which has to read contents 1. */
+static void take(struct area *area)
+{
+	int ret = make_exclusive(&device, area);
+
+	expect(!ret, "exclusive access: %d", ret);
+	expect(!contents_wrong(area->buffer, 0, area->pages, 1),
+	       "the device reads wrong data");
+	check_all_exclusive(area, "exclusive access");
+}
+
+/* Contents 2 are what the device writes, and the CPU never does. */
+static void device_writes(struct area *area)
+{
+	int ret = device_fill(&device, area, 2);
+
+	expect(!ret, "device write: %d", ret);
+	check_all_exclusive(area, "device write");
+}
+
+static void check_device_writes(const struct area *area)
+{
+	long wrong = cpu_wrong(area, 2);
+
+	expect(!wrong, "the device's writes to %ld pages are lost", wrong);
 }
 
 /* @how is "hard" or "soft". */
@@ -583,358 +496,280 @@ static void offline_page(const char *how, uint64_t pfn)
 	snprintf(path, sizeof(path),
 		 "/sys/devices/system/memory/%s_offline_page", how);
 	snprintf(text, sizeof(text), "%#llx",
-		 (unsigned long long)(pfn * device.page_size));
+		 (unsigned long long)(pfn * PAGE));
 	if (access(path, W_OK))
-		exit(SKIP);
+		skip_child("no %s", path);
 	expect(!race_write_file(path, text), "%s: %s", path, strerror(errno));
 }
 
-/* The device wrote last: it loses the pages, and they go to swap. */
-static void exclusive_and_reclaim(void)
+/* The device loses pages that it has written, and they go to swap. */
+static void exclusive_page_is_reclaimed(void)
 {
-	char *area;
+	struct area area;
 
 	enter_cgroup();
 	area = map_filled(PAGES);
-	make_exclusive(area, PAGES);
-	device_writes(area, PAGES);
-	for (int i = 0; i < 50 && count_swapped(area, PAGES) < PAGES; i++)
+	take(&area);
+	device_writes(&area);
+	for (int i = 0; i < 50 && count_swapped(&area) < PAGES; i++)
 		race_write_file(CGROUP "/memory.reclaim", "16M");
-	expect(count_swapped(area, PAGES) == PAGES,
-	       "only %zu of %d pages were swapped out",
-	       count_swapped(area, PAGES), PAGES);
-	expect(!count_exclusive(area, PAGES),
+	expect(count_swapped(&area) == PAGES,
+	       "only %zu of %d pages were swapped out", count_swapped(&area),
+	       PAGES);
+	expect(!count_exclusive(&area),
 	       "the device still has pages that are swapped out");
-	check_device_writes(area, PAGES);
-	page_out(area, PAGES);
-	check_device_writes(area, PAGES);
+	check_device_writes(&area);
+	page_out(&area);
+	check_device_writes(&area);
 }
 
-/* More memory than there may be, all of it exclusive, with the file open. */
-static void exclusive_under_a_limit(void)
+/* All of the memory is exclusive, and more than the limit. */
+static void exclusive_pages_keep_the_limit(void)
 {
 	size_t chunk = MANY / 4, chunks = 16;
-	char *area;
+	struct area area;
 
 	enter_cgroup();
 	expect(!race_write_file(CGROUP "/memory.max", "24M"),
 	       "memory.max: %s", strerror(errno));
 	area = map(chunk * chunks);
 	for (size_t i = 0; i < chunks; i++) {
-		char *part = page_of(area, i * chunk);
-
-		fill(part, chunk);
-		expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, part,
-				    chunk, device.buffer),
-		       "exclusive access: %s", strerror(errno));
+		area_fill_part(&area, i * chunk, chunk, 1);
+		expect(!make_exclusive_part(&device, &area, i * chunk, chunk),
+		       "exclusive access to chunk %zu", i);
 	}
-	for (size_t i = 0; i < chunks; i++)
-		check_by_cpu(page_of(area, i * chunk), chunk);
+	check_by_cpu(&area);
 }
 
-static int open_device(bool coherent)
+/*
+ * Exit with 0 if the device got all pages, with 1 if it got fewer. The OOM killer
+ * may kill this process.
+ */
+static void take_at_once(size_t pages)
 {
-	device.place = coherent ? HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL :
-				  HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
-	device.fd = race_open_device(coherent ? 2 : 0);
-	return device.fd;
-}
+	struct mirror m;
+	struct area area;
 
-/* Exits with 0 if there were all pages, with 1 if fewer. It may be killed. */
-static void take_at_once(bool coherent, size_t pages)
-{
-	struct hmm_dmirror_cmd cmd = { .npages = pages };
-
-	expect(open_device(coherent) >= 0, "the device: %s", strerror(errno));
+	expect(!mirror_open(&m, device_nr), "no device");
 	enter_cgroup();
-	munmap(device.buffer, MANY * device.page_size);
 	expect(!race_write_file(CGROUP "/memory.max", "8M"),
 	       "memory.max: %s", strerror(errno));
-	cmd.addr = (uintptr_t)map(pages);
-	exit(ioctl(device.fd, HMM_DMIRROR_EXCLUSIVE_AT_ONCE, &cmd) ||
-	     cmd.cpages < pages);
+	area = map(pages);
+	exit(mirror_call_once(&m, HMM_DMIRROR_EXCLUSIVE_AT_ONCE, area.at, pages,
+			      NULL) || m.pages < pages);
 }
 
-/* Return: the status of the process when it has ended, or -1. */
-static int wait_for(pid_t pid, int seconds)
-{
-	int status;
-
-	for (int i = 0; i < seconds * 10; i++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
-		usleep(100000);
-	}
-	kill(pid, SIGKILL);
-	waitpid(pid, &status, 0);
-	return -1;
-}
-
+/* Return: the status of the process, or -1 if it does not end. */
 static int status_at_once(size_t pages)
 {
+	int status;
 	pid_t pid;
 
 	fflush(stdout);
 	pid = fork();
 	expect(pid >= 0, "fork: %s", strerror(errno));
 	if (!pid)
-		take_at_once(device.place == HMM_DMIRROR_PROT_DEV_COHERENT_LOCAL,
-			     pages);
-	return wait_for(pid, 120);
+		take_at_once(pages);
+	if (race_wait_child(pid, 120, &status))
+		return status;
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	return -1;
 }
 
 /*
- * Pages that are taken are locked until the call returns. If not all of them
- * fit, it must end, with fewer pages or by the OOM killer.
+ * The pages are locked until the call returns. If they do not fit into the limit,
+ * the call must end with fewer pages, or by the OOM killer.
  */
-static void exclusive_at_once_under_a_limit(void)
+static void exclusive_call_ends_at_the_limit(void)
 {
 	int status = status_at_once(MANY / 2);
 
 	expect(status >= 0 && WIFEXITED(status) && !WEXITSTATUS(status),
-	       "status %#x where the range is within the limit", status);
+	       "status %#x for a range within the limit", status);
 	expect(status_at_once(2 * MANY) > 0,
-	       "the call does not end, or locks more than there may be");
+	       "the call does not end, or exceeds the limit");
 }
 
-/* Each file gives back its own pages, and none of the other. */
-static void exclusive_and_close(void)
+/* A file gives up its own pages, and none of other files. */
+static void close_ends_access_of_one_file(void)
 {
-	char *area = map_filled(PAGES), *half = page_of(area, PAGES / 2);
-	int second = race_open_device(0);
+	struct area area = map_filled(PAGES);
+	struct area first = part_of(&area, 0, PAGES / 2);
+	struct area half = part_of(&area, PAGES / 2, PAGES / 2);
+	struct mirror second;
 
-	expect(second >= 0, "a second device file: %s", strerror(errno));
-	expect(!race_device(second, HMM_DMIRROR_EXCLUSIVE, area, PAGES,
-			    device.buffer),
-	       "exclusive access: %s", strerror(errno));
-	expect(!race_device(device.fd, HMM_DMIRROR_EXCLUSIVE, half, PAGES / 2,
-			    device.buffer),
-	       "exclusive access: %s", strerror(errno));
-	close(second);
-	expect(count_present(area, PAGES / 2) == PAGES / 2,
-	       "%zu of %d pages are present after close()",
-	       count_present(area, PAGES / 2), PAGES / 2);
-	expect(count_exclusive(half, PAGES / 2) == PAGES / 2,
+	expect(!mirror_open(&second, 0), "a second file of the device");
+	expect(!make_exclusive(&second, &area), "exclusive access");
+	expect(!make_exclusive(&device, &half), "exclusive access");
+	mirror_close(&second);
+	expect(pagemap_count(&first, PAGEMAP_PRESENT) == PAGES / 2,
+	       "%ld of %d pages are present after close()",
+	       pagemap_count(&first, PAGEMAP_PRESENT), PAGES / 2);
+	expect(count_exclusive(&half) == PAGES / 2,
 	       "close() took pages of another file");
-	check_by_cpu(area, PAGES);
+	check_by_cpu(&area);
 }
 
-/* A poisoned page has no user left. */
-static void exclusive_and_poison(void)
+static void poisoned_exclusive_page_has_no_user(void)
 {
-	uint64_t pfn;
-	char *area = map_filled(2);
-	int status;
-	pid_t pid;
+	struct area area = map_filled(2);
+	uint64_t pfn = pfn_of(area.at);
 
-	pfn = pagemap_entry(area) & PM_PFN;
-	make_exclusive(area, 2);
+	take(&area);
 	offline_page("hard", pfn);
-	expect(!has_exclusively(area), "the device has a poisoned page");
-	expect(race_device(device.fd, HMM_DMIRROR_READ, area, 1,
-			   device.buffer) && errno == EFAULT,
+	expect(!is_exclusive(&area, 0), "the device has a poisoned page");
+	expect(device_wrong_part(&device, &area, 0, 1, 1) == -EFAULT,
 	       "the device reads a poisoned page");
-	pid = fork();
-	expect(pid >= 0, "fork: %s", strerror(errno));
-	if (!pid)
-		_exit(*(volatile char *)area == 0);
-	waitpid(pid, &status, 0);
-	expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS,
+	expect(cpu_try(area.at, CPU_READ) == SIGBUS,
 	       "the CPU reads a poisoned page");
-	check_word("the CPU", 1, *(uint64_t *)page_of(area, 1));
+	expect(!cpu_wrong_part(&area, 1, 1, 1), "the next page is lost");
 }
 
-static void exclusive_and_soft_offline(void)
+static void exclusive_page_moves_by_soft_offline(void)
 {
-	char *area = map_filled(PAGES);
-	uint64_t pfn = pagemap_entry(area) & PM_PFN;
+	struct area area = map_filled(PAGES);
+	uint64_t pfn = pfn_of(area.at);
 
-	make_exclusive(area, PAGES);
-	device_writes(area, PAGES);
+	take(&area);
+	device_writes(&area);
 	offline_page("soft", pfn);
-	expect(!has_exclusively(area), "the device has a page that moved");
-	expect(count_exclusive(area, PAGES) == PAGES - 1,
+	expect(!is_exclusive(&area, 0), "the device has a page that moved");
+	expect(count_exclusive(&area) == PAGES - 1,
 	       "other pages were taken from the device");
-	check_device_writes(area, PAGES);
-	expect((pagemap_entry(area) & PM_PFN) != pfn, "the page did not move");
+	check_device_writes(&area);
+	expect(pfn_of(area.at) != pfn, "the page did not move");
 }
 
-/* kB in the line @key of smaps for the mapping that begins at @area, or -1 */
-static long smaps_kb(const char *area, const char *key)
+static void smaps_counts_exclusive_pages(void)
 {
-	FILE *file = fopen("/proc/self/smaps", "r");
-	bool inside = false;
-	char line[512];
-	long kb = -1;
+	static const char *const fields[] = { "Rss", "Pss", "Private_Dirty" };
+	struct area area = map_filled(PAGES);
 
-	expect(file, "smaps: %s", strerror(errno));
-	while (kb < 0 && fgets(line, sizeof(line), file)) {
-		unsigned long start, end;
-
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			inside = start == (uintptr_t)area;
-		else if (inside && !strncmp(line, key, strlen(key)))
-			kb = atol(line + strlen(key));
-	}
-	fclose(file);
-	return kb;
+	take(&area);
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		expect(smaps_pages(area.at, fields[i]) == PAGES, "%s: %ld pages",
+		       fields[i], smaps_pages(area.at, fields[i]));
+	expect(!smaps_pages(area.at, "Swap"), "Swap: %ld pages",
+	       smaps_pages(area.at, "Swap"));
 }
 
-static void exclusive_and_smaps(void)
+/* munlock() finds pages that are mapped but not present. */
+static void exclusive_page_is_munlocked(void)
 {
-	long size = PAGES * device.page_size / 1024;
-	char *area = map_filled(PAGES);
+	struct area area = map_filled(PAGES);
+	uint64_t pfn = pfn_of(area.at);
 
-	/* a mapping of its own */
-	madvise(area, PAGES * device.page_size, MADV_DONTDUMP);
-	make_exclusive(area, PAGES);
-	expect(smaps_kb(area, "Rss:") == size, "Rss: %ld kB",
-	       smaps_kb(area, "Rss:"));
-	expect(smaps_kb(area, "Pss:") == size, "Pss: %ld kB",
-	       smaps_kb(area, "Pss:"));
-	expect(smaps_kb(area, "Private_Dirty:") == size,
-	       "Private_Dirty: %ld kB", smaps_kb(area, "Private_Dirty:"));
-	expect(!smaps_kb(area, "Swap:"), "Swap: %ld kB",
-	       smaps_kb(area, "Swap:"));
-}
-
-/* munlock() finds pages that are mapped without being present. */
-static void exclusive_and_mlock(void)
-{
-	size_t size = PAGES * device.page_size;
-	char *area = map_filled(PAGES);
-	uint64_t pfn = pagemap_entry(area) & PM_PFN;
-
-	expect(!mlock(area, size), "mlock: %s", strerror(errno));
-	expect(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1,
-	       "the page is not mlocked");
-	make_exclusive(area, PAGES);
-	expect(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1,
-	       "exclusive access ends mlock()");
-	expect(!munlock(area, size), "munlock: %s", strerror(errno));
-	expect(!(read_word("/proc/kpageflags", pfn) >> KPF_MLOCKED & 1),
+	expect(!mlock(area.at, area_size(&area)), "mlock: %s", strerror(errno));
+	expect(pfn_has_flag(pfn, KPF_MLOCKED), "the page is not mlocked");
+	take(&area);
+	expect(pfn_has_flag(pfn, KPF_MLOCKED), "exclusive access ends mlock()");
+	expect(!munlock(area.at, area_size(&area)), "munlock: %s",
+	       strerror(errno));
+	expect(!pfn_has_flag(pfn, KPF_MLOCKED),
 	       "the page is mlocked after munlock()");
-	expect(count_exclusive(area, PAGES) == PAGES,
-	       "munlock() took pages from the device");
-	check_by_cpu(area, PAGES);
+	check_all_exclusive(&area, "munlock()");
+	check_by_cpu(&area);
 }
 
-static void exclusive_and_swapped_out(void)
+static void swapped_page_becomes_exclusive(void)
 {
-	char *area = map_filled(PAGES);
+	struct area area = map_filled(PAGES);
 
-	page_out(area, PAGES);
-	make_exclusive(area, PAGES);
-	check_by_cpu(area, PAGES);
+	page_out(&area);
+	take(&area);
+	check_by_cpu(&area);
 }
 
-static void exclusive_and_mremap(void)
+/* After @area has moved to the addresses of @to. */
+static void check_moved(const struct area *area, struct area *to)
 {
-	size_t size = PAGES * device.page_size;
-	char *area = map_filled(PAGES), *to = map(PAGES), *moved;
-
-	make_exclusive(area, PAGES);
-	moved = mremap(area, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-	expect(moved == to, "mremap: %s", strerror(errno));
-	for (size_t i = 0; i < PAGES; i++)
-		expect(!has_exclusively(page_of(area, i)),
-		       "page %zu is exclusive where it was", i);
-	check_by_cpu(to, PAGES);
-	make_exclusive(to, PAGES);
-	check_by_cpu(to, PAGES);
+	expect(!count_exclusive(area), "pages are exclusive where they were");
+	check_by_cpu(to);
+	take(to);
+	check_by_cpu(to);
 }
 
-static int open_uffd(void)
+static void exclusive_page_moves_by_mremap(void)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_MOVE,
-	};
-	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct area area = map_filled(PAGES), to = map(PAGES);
 
-	expect(uffd >= 0, "userfaultfd: %s", strerror(errno));
-	expect(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API: %s",
-	       strerror(errno));
-	return uffd;
+	take(&area);
+	expect(!area_move(&area, &to), "mremap: %s", strerror(errno));
+	check_moved(&area, &to);
 }
 
-/* The pages move as if the CPU had them. */
-static void exclusive_and_uffdio_move(void)
+/* The pages move as if they were present. */
+static void exclusive_page_moves_by_uffdio_move(void)
 {
-	size_t size = PAGES * device.page_size;
-	char *area = map_filled(PAGES), *to = map(PAGES);
-	struct uffdio_register reg = {
-		.range = { .start = (unsigned long)to, .len = size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
+	struct area area = map_filled(PAGES), to = map(PAGES);
 	struct uffdio_move move = {
-		.dst = (unsigned long)to,
-		.src = (unsigned long)area,
-		.len = size,
+		.dst = (uintptr_t)to.at,
+		.src = (uintptr_t)area.at,
+		.len = area_size(&area),
 	};
-	int uffd = open_uffd();
+	int uffd = userfault_open(UFFD_FEATURE_MOVE);
 
-	expect(!ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER: %s",
-	       strerror(errno));
-	make_exclusive(area, PAGES);
+	if (uffd < 0)
+		skip_child("no UFFDIO_MOVE: %s", strerror(errno));
+	expect(!userfault_register(uffd, &to, UFFDIO_REGISTER_MODE_MISSING),
+	       "UFFDIO_REGISTER: %s", strerror(errno));
+	take(&area);
 	expect(!ioctl(uffd, UFFDIO_MOVE, &move), "UFFDIO_MOVE: %s, moved %lld",
 	       strerror(errno), (long long)move.move);
-	for (size_t i = 0; i < PAGES; i++)
-		expect(!has_exclusively(page_of(area, i)),
-		       "page %zu is exclusive where it was", i);
-	check_by_cpu(to, PAGES);
 	close(uffd);
-	make_exclusive(to, PAGES);
-	check_by_cpu(to, PAGES);
+	check_moved(&area, &to);
 }
 
-/* Pages that compaction moves are no longer the device's. */
-static void exclusive_and_compaction(void)
+/* The device loses the pages that compaction moves. */
+static void exclusive_page_is_compacted(void)
 {
-	char *area = map_filled(PAGES);
+	struct area area = map_filled(PAGES);
 
-	make_exclusive(area, PAGES);
-	device_writes(area, PAGES);
+	take(&area);
+	device_writes(&area);
 	race_write_file("/proc/sys/vm/compact_memory", "1");
 	for (size_t i = 0; i < PAGES; i++)
-		expect(has_exclusively(page_of(area, i)) ==
-		       !count_present(page_of(area, i), 1),
+		expect(is_exclusive(&area, i) ==
+		       !(pagemap_entry(area_page(&area, i)) & PAGEMAP_PRESENT),
 		       "the device and the CPU have page %zu", i);
-	check_device_writes(area, PAGES);
-	fill(area, PAGES);
-	expect(to_device(area, PAGES) == PAGES, "pages do not move afterwards");
-	make_exclusive(area, PAGES);
-	check_by_cpu(area, PAGES);
+	check_device_writes(&area);
+	area_fill(&area, 1);
+	expect(to_device(&device, &area) == PAGES,
+	       "pages do not move afterwards");
+	take(&area);
+	check_by_cpu(&area);
 }
 
 #define NEEDS_SWAP	1
 #define ONLY_COHERENT	2
+
+#define TEST(name, flags)	{ #name, name, flags }
 
 static const struct outcome_test {
 	const char *name;
 	void (*body)(void);
 	unsigned int flags;
 } tests[] = {
-	{ "swap cache", swap_cache, NEEDS_SWAP },
-	{ "swap that a child needs", swap_of_a_child, NEEDS_SWAP },
-	{ "swapped out", swapped_out, NEEDS_SWAP },
-	{ "merged pages", merged_pages, 0 },
-	{ "charges of moves", charges_of_moves, 0 },
-	{ "charges of holes", charges_of_holes, 0 },
-	{ "charges where some move", charges_where_some_move, ONLY_COHERENT },
-	{ "exclusive and reclaim", exclusive_and_reclaim, NEEDS_SWAP },
-	{ "exclusive and swapped out", exclusive_and_swapped_out, NEEDS_SWAP },
-	{ "exclusive and mremap", exclusive_and_mremap, 0 },
-	{ "exclusive and UFFDIO_MOVE", exclusive_and_uffdio_move, 0 },
-	{ "exclusive and compaction", exclusive_and_compaction, 0 },
-	{ "exclusive under a limit", exclusive_under_a_limit, NEEDS_SWAP },
-	{ "exclusive at once under a limit", exclusive_at_once_under_a_limit,
-	  NEEDS_SWAP },
-	{ "exclusive and close", exclusive_and_close, 0 },
-	{ "exclusive and poison", exclusive_and_poison, 0 },
-	{ "exclusive and soft offline", exclusive_and_soft_offline, 0 },
-	{ "exclusive and smaps", exclusive_and_smaps, 0 },
-	{ "exclusive and mlock", exclusive_and_mlock, 0 },
+	TEST(page_moves_once_its_swap_is_unused, NEEDS_SWAP),
+	TEST(child_finds_its_contents_in_swap, NEEDS_SWAP),
+	TEST(swapped_page_does_not_move, NEEDS_SWAP),
+	TEST(merged_page_does_not_move, 0),
+	TEST(moved_page_stays_charged, 0),
+	TEST(populated_hole_is_charged, 0),
+	TEST(page_without_room_stays_charged, ONLY_COHERENT),
+	TEST(exclusive_page_is_reclaimed, NEEDS_SWAP),
+	TEST(swapped_page_becomes_exclusive, NEEDS_SWAP),
+	TEST(exclusive_page_moves_by_mremap, 0),
+	TEST(exclusive_page_moves_by_uffdio_move, 0),
+	TEST(exclusive_page_is_compacted, 0),
+	TEST(exclusive_pages_keep_the_limit, NEEDS_SWAP),
+	TEST(exclusive_call_ends_at_the_limit, NEEDS_SWAP),
+	TEST(close_ends_access_of_one_file, 0),
+	TEST(poisoned_exclusive_page_has_no_user, 0),
+	TEST(exclusive_page_moves_by_soft_offline, 0),
+	TEST(smaps_counts_exclusive_pages, 0),
+	TEST(exclusive_page_is_munlocked, 0),
 };
 
 #define NR_TESTS	ARRAY_SIZE(tests)
@@ -944,40 +779,31 @@ static bool test_exists(const struct outcome_test *test, bool coherent)
 	return coherent || !(test->flags & ONLY_COHERENT);
 }
 
-static void run(const struct outcome_test *test, bool coherent)
-{
-	const char *kind = coherent ? "coherent" : "private";
-	int status = 0;
-	pid_t pid;
+static const char *no_swap;
 
-	fflush(stdout);
-	pid = fork();
-	if (!pid) {
-		if (open_device(coherent) < 0)
-			exit(SKIP);
-		device.buffer = map(MANY);
-		test->body();
-		exit(PASS);
-	}
-	waitpid(pid, &status, 0);
-	rmdir(CGROUP);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP)
-		ksft_test_result_skip("%s %s\n", kind, test->name);
-	else
-		ksft_test_result(WIFEXITED(status) && !WEXITSTATUS(status),
-				 "%s %s\n", kind, test->name);
+static void run(const void *data)
+{
+	const struct outcome_test *test = data;
+
+	if (test->flags & NEEDS_SWAP)
+		skip_child_for(no_swap);
+	if (mirror_open(&device, device_nr))
+		skip_child("no /dev/hmm_dmirror%u", device_nr);
+	test->body();
 }
 
-static void run_all(bool coherent, const char *no_swap)
+static void run_all(bool coherent)
 {
+	char name[80];
+
+	device_nr = coherent ? 2 : 0;
 	for (size_t i = 0; i < NR_TESTS; i++) {
 		if (!test_exists(&tests[i], coherent))
 			continue;
-		if (no_swap && tests[i].flags & NEEDS_SWAP)
-			ksft_test_result_skip("%s: %s\n", tests[i].name,
-					      no_swap);
-		else
-			run(&tests[i], coherent);
+		snprintf(name, sizeof(name), "%s.%s",
+			 coherent ? "coherent" : "private", tests[i].name);
+		child_report(child_run(run, &tests[i], 900), name);
+		rmdir(CGROUP);
 	}
 }
 
@@ -993,16 +819,14 @@ static unsigned int count_tests(void)
 
 int main(void)
 {
-	const char *no_swap;
 	bool our_swap;
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
+	child_init();
 	ksft_print_header();
 	ksft_set_plan(count_tests());
-	device.page_size = sysconf(_SC_PAGESIZE);
 	no_swap = race_swap_begin(&our_swap);
-	run_all(false, no_swap);
-	run_all(true, no_swap);
+	run_all(false);
+	run_all(true);
 	race_swap_end(our_swap);
 	ksft_finished();
 }
