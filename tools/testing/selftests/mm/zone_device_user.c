@@ -9,16 +9,15 @@
  * check	write by the CPU, read back through a second mapping
  * direct	O_DIRECT from the mapping to OTHER and from OTHER to the mapping
  * truncate	shrink and grow the file under O_DIRECT out of its mapping
- * hold-map	touch, wait for SIGUSR1, touch again: must be SIGBUS by then
- * keep-map	the same, but the memory must be as it was
- * hold-pipe	keep pages in a pipe until SIGUSR1, then read them from there
- * hold-pin	keep a long-term pin until SIGUSR1, then read the pages by it
- * load		O_DIRECT from OTHER until the memory or OTHER is gone
- * slow		one large O_DIRECT from OTHER, which had better be slow
+ * hold-map	access, wait for SIGUSR1, access again: must be SIGBUS then
+ * keep-map	the same, but the memory must have its contents
+ * hold-pipe	hold pages in a pipe until SIGUSR1, then read them from the pipe
+ * hold-pin	hold a long-term pin until SIGUSR1, then read the pages by it
+ * load		O_DIRECT from OTHER until the memory or OTHER is removed
+ * slow		one large O_DIRECT from OTHER, which should be a slow device
  *
- * Commands that wait print "ready" once they hold what they are to hold. The
- * exit status is 0 if all was as it should be, 4 if the file or the kernel
- * cannot do it, and 1 otherwise.
+ * Commands that wait print "ready" once they hold the pages. The exit status is
+ * 0 on success, 4 if the file or the kernel lacks something, and 1 otherwise.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,7 +40,7 @@
 #include <mm/gup_test.h>
 
 #define MAP_BYTES	(2UL << 20)	/* fits every alignment of device DAX */
-#define PIPE_BYTES	(8UL << 12)
+#define PIPE_BYTES	(8 * page_bytes)
 #define CHUNK_BYTES	(128UL << 10)
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 
@@ -58,6 +57,7 @@ struct user {
 	unsigned char *plain;		/* ordinary memory of the same size */
 };
 
+static size_t page_bytes;
 static sigjmp_buf on_sigbus;
 
 static void fail(int status, const char *fmt, ...)
@@ -122,7 +122,7 @@ static void open_user(struct user *u)
 		      u->fd, 0);
 	if (u->map == MAP_FAILED)
 		fail(4, "mmap %s", u->file);
-	if (posix_memalign((void **)&u->plain, 4096, MAP_BYTES))
+	if (posix_memalign((void **)&u->plain, page_bytes, MAP_BYTES))
 		fail(4, "memory");
 	if (!u->other)
 		return;
@@ -137,7 +137,7 @@ static void need(ssize_t got, size_t want, const char *what)
 		fail(1, "%s: %zd of %zu bytes", what, got, want);
 }
 
-/* Only an access goes back; that the memory is about to go is mere news. */
+/* Ignore the notice that memory failed; return only from an access. */
 static void sigbus(int sig, siginfo_t *info, void *context)
 {
 	if (info->si_code != BUS_MCEERR_AO)
@@ -166,7 +166,7 @@ static void ready_until_usr1(void)
 		;
 }
 
-/* ---- commands ---- */
+/* The commands */
 
 static void check(struct user *u)
 {
@@ -174,13 +174,13 @@ static void check(struct user *u)
 
 	fill(u->map, MAP_BYTES, 1);
 	again = mmap(NULL, MAP_BYTES, PROT_READ, MAP_SHARED, u->fd, 0);
-	/* each mapping of peer-to-peer memory is an allocation of its own */
+	/* each mapping of peer-to-peer memory is a new allocation */
 	if (again == MAP_FAILED)
 		fail(1, "second mapping");
 	if (!filled(u->map, MAP_BYTES, 1))
-		fail(1, "the mapping lost what was written");
+		fail(1, "the mapping has other contents");
 	if (!strstr(u->file, "p2pmem") && !filled(again, MAP_BYTES, 1))
-		fail(1, "the second mapping differs");
+		fail(1, "the second mapping has other contents");
 	munmap(again, MAP_BYTES);
 }
 
@@ -208,7 +208,7 @@ static void *direct_thread(void *arg)
 	struct user *u = arg;
 	long done = 0;
 
-	/* -EFAULT wherever the file was too short at the moment */
+	/* -EFAULT while the file is too short */
 	while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST))
 		done += pread(u->other_fd, u->map, CHUNK_BYTES, 0) > 0;
 	return (void *)done;
@@ -225,7 +225,7 @@ static void truncate_file(struct user *u)
 	if (pthread_create(&thread, NULL, direct_thread, u))
 		fail(1, "thread");
 	for (i = 0; i < 60; i++) {
-		if (ftruncate(u->fd, (i % 7) << 14) ||
+		if (ftruncate(u->fd, i % 7 * 4 * page_bytes) ||
 		    ftruncate(u->fd, MAP_BYTES))
 			fail(1, "truncate");
 		usleep(i % 5 * 1000);
@@ -233,7 +233,7 @@ static void truncate_file(struct user *u)
 	__atomic_store_n(&stop, true, __ATOMIC_SEQ_CST);
 	pthread_join(thread, &done);
 	if (!done)
-		fail(1, "no transfer hit the mapping");
+		fail(1, "no transfer reached the mapping");
 
 	if (ftruncate(u->fd, 0))
 		fail(1, "truncate");
@@ -249,7 +249,7 @@ static void hold_map(struct user *u)
 	fill(u->map, MAP_BYTES, 5);
 	ready_until_usr1();
 	if (!sigsetjmp(on_sigbus, 1)) {
-		get_byte(u->map + 4096);
+		get_byte(u->map + page_bytes);
 		fail(1, "memory of a removed device is still mapped");
 	}
 }
@@ -259,22 +259,22 @@ static void keep_map(struct user *u)
 	fill(u->map, MAP_BYTES, 9);
 	ready_until_usr1();
 	if (!filled(u->map, MAP_BYTES, 9))
-		fail(1, "mapped memory has changed");
+		fail(1, "mapped memory has other contents");
 }
 
 static void hold_pipe(struct user *u)
 {
-	struct iovec iov = { u->map + 4096, PIPE_BYTES };
+	struct iovec iov = { u->map + page_bytes, PIPE_BYTES };
 	int ends[2];
 
-	fill(u->map + 4096, PIPE_BYTES, 6);
+	fill(u->map + page_bytes, PIPE_BYTES, 6);
 	if (pipe(ends))
 		fail(4, "pipe");
 	need(vmsplice(ends[1], &iov, 1, 0), PIPE_BYTES, "vmsplice");
 	ready_until_usr1();
 	need(read(ends[0], u->plain, PIPE_BYTES), PIPE_BYTES, "pipe");
 	if (!filled(u->plain, PIPE_BYTES, 6))
-		fail(1, "pages held by a pipe have changed");
+		fail(1, "pages in a pipe have other contents");
 }
 
 static void hold_pin(struct user *u)
@@ -296,12 +296,12 @@ static void hold_pin(struct user *u)
 	if (ioctl(gup, PIN_LONGTERM_TEST_READ, &to))
 		fail(1, "read by the pin");
 	if (!filled(u->plain, PIPE_BYTES, 7))
-		fail(1, "pinned pages have changed");
+		fail(1, "pinned pages have other contents");
 	if (ioctl(gup, PIN_LONGTERM_TEST_STOP))
 		fail(1, "unpin");
 }
 
-/* Ends well only by the removal of what it works on. */
+/* Ends only when the memory or the other device is removed. */
 static void load(struct user *u)
 {
 	static long done;
@@ -354,6 +354,7 @@ int main(int argc, char **argv)
 	static size_t i;
 	sigset_t set;
 
+	page_bytes = sysconf(_SC_PAGESIZE);
 	if (argc < 3)
 		fail(4, "usage: zone_device_user COMMAND FILE [OTHER]");
 	u.file = argv[2];

@@ -3,17 +3,17 @@
 #
 # The users of device memory other than migration: file system DAX, device DAX
 # and PCI peer-to-peer memory. Each is bound, used, removed while it is in use,
-# and bound again. Wherever a page is held, removal must wait for it, say so
-# in the log, and then finish.
+# and bound again. While a page is held, the removal must wait, report that in
+# the log, and then finish.
 #
-# It takes devices away, so it is for a virtual machine of its own, with
+# The script removes devices, so it needs a virtual machine with
 #	an NVDIMM without labels, of 512 MiB or more
-#	an NVMe with serial number "cmb" that has a controller memory buffer
-#	an NVMe with serial number "plain", whose contents get lost
-#	an NVMe with serial number "slow", limited to some 64 KiB a second
+#	an NVMe with serial number "cmb" and a controller memory buffer
+#	an NVMe with serial number "plain", whose contents are lost
+#	an NVMe with serial number "slow", limited to about 64 KiB a second
 #
 # Usage: zone_device_users.sh {fsdax|devdax|p2pdma}...
-# The program zone_device_user lies beside this script or in PATH.
+# The program zone_device_user is in the directory of this script or in PATH.
 
 PATH=$(dirname "$0"):$PATH
 TMP=${TMPDIR:-/tmp}/zone_device.$$
@@ -45,7 +45,7 @@ bail() {
 
 # ---- processes ----
 
-run() {		# NAME COMMAND FILE [OTHER]: a user from beginning to end
+run() {		# NAME COMMAND FILE [OTHER]: run a user to its end
 	name=$1
 	shift
 	zone_device_user "$@" >"$TMP/user.out" 2>&1
@@ -78,15 +78,15 @@ ends_within() {	# PID SECONDS
 unbind() { echo "$2" >"/sys/bus/$1/unbind"; }
 bind() { echo "$2" >"/sys/bus/$1/bind"; }
 
-# What the log must say while a removal has waited for long.
+# The log must report a removal that waits, and the page.
 log_names_user() {
 	dmesg | sed -n '/removal under a user begins/,$p' >"$TMP/log"
 	grep -q 'memremap: .*removal waits' "$TMP/log" &&
 		grep -qE 'memremap: +pfn 0x[0-9a-f]+: .*refcount' "$TMP/log"
 }
 
-# The report comes while the remover still waits, if late on a slow machine.
-log_gets_to_name_user() {
+# The report comes during the wait, but late on a slow machine.
+log_will_name_user() {
 	i=0
 	while ! log_names_user; do
 		i=$((i + 1))
@@ -96,7 +96,7 @@ log_gets_to_name_user() {
 }
 
 # removal_waits NAME DRIVER DEVICE COMMAND FILE [OTHER]
-# A user holds pages; the device is removed under it.
+# The device is removed while a user holds pages.
 removal_waits() {
 	name=$1 driver=$2 device=$3
 	shift 3
@@ -107,11 +107,11 @@ removal_waits() {
 	remover=$!
 	! ends_within $remover 13
 	result $? "$name: removal waits"
-	log_gets_to_name_user
+	log_will_name_user
 	result $? "$name: the log names the page"
 	kill -USR1 $USER_PID
 	wait $USER_PID
-	result $? "$name: the pages are whole at the end"
+	result $? "$name: the pages have their contents"
 	ends_within $remover 20
 	result $? "$name: removal finishes"
 	wait $remover
@@ -122,14 +122,14 @@ removal_unmaps() {
 	name=$1 driver=$2 device=$3
 	shift 3
 	start_user "$@"
-	result $? "$name: a user has mapped it"
+	result $? "$name: a user maps the memory"
 	unbind "$driver" "$device" &
 	remover=$!
 	ends_within $remover 60
 	result $? "$name: removal finishes"
 	kill -USR1 $USER_PID 2>/dev/null
 	wait $USER_PID
-	result $? "$name: the user is told"
+	result $? "$name: the user gets SIGBUS"
 	wait $remover
 }
 
@@ -158,7 +158,7 @@ fsdax_mount() {	# FILE-SYSTEM [OPTION...]
 		mount -t $fs -o dax=always /dev/pmem0 "$MNT"
 }
 
-# knows which files its blocks belong to, so it lets go when the device does
+# With its reverse map, XFS finds the mappings of files when the device goes.
 fsdax_mount_rmap() { fsdax_mount xfs -f -m rmapbt=1; }
 
 fsdax_truncate_waits() {
@@ -167,12 +167,12 @@ fsdax_truncate_waits() {
 	truncate -s 0 "$MNT/t" &
 	shrink=$!
 	! ends_within $shrink 3
-	result $? "fsdax: truncation waits for them"
+	result $? "fsdax: truncation waits for the pages"
 	kill -USR1 $USER_PID
 	wait $USER_PID
-	result $? "fsdax: they are whole at the end"
+	result $? "fsdax: the pages have their contents"
 	ends_within $shrink 10
-	result $? "fsdax: truncation is woken"
+	result $? "fsdax: truncation finishes"
 }
 
 fsdax_memory_map() {	# mem|dev
@@ -213,7 +213,7 @@ fsdax_keeps_files() {	# FILE-SYSTEM [OPTION...]
 	fsdax_mount "$@"
 	result $? "$name: mounted"
 	start_user keep-map "$MNT/f"
-	result $? "$name: a user has mapped it"
+	result $? "$name: a user maps the memory"
 	unbind nd/drivers/nd_pmem "$dev" &
 	remover=$!
 	! ends_within $remover 3
