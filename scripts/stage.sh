@@ -9,12 +9,12 @@ set -euo pipefail
 RESULTS=${RESULTS:-/dev/stdout}
 STAGE=${0##*/}
 
-# The kernel that the stages test unless they say which one, and where the
-# programs for it are. `make test-distro` and `make test-arm64` take others.
+# The kernel that a stage tests unless it names another, and the programs for it.
+# `make test-distro` and `make test-arm64` set other kernels.
 TEST_KERNEL=${TEST_KERNEL:-test}
 BASE_PROGRAMS=$BUILD/selftests/base OWN_PROGRAMS=$BUILD/selftests/own
 
-# The dummy device's parameters for the memory that scripts/vm sets aside.
+# Parameters of the dummy device: the memory that scripts/vm reserves
 SPM_ARGS='spm_addr_dev0=0x110000000 spm_addr_dev1=0x120000000'
 case $TEST_KERNEL in
 arm64-*)
@@ -40,8 +40,8 @@ kernel() {
 	done
 }
 
-# vm NAME OPTION... -- COMMAND: a VM whose output goes to build/log/NAME.out;
-# a sign of life while it runs; the status in VM_STATUS, never a failure.
+# vm NAME OPTION... -- COMMAND: run a VM with its output in build/log/NAME.out,
+# and print its progress. The status goes to VM_STATUS and does not end the stage.
 vm() {
 	local name=$1 start=$SECONDS next=30 pid
 
@@ -63,9 +63,9 @@ vm() {
 	VM_TIME=$((SECONDS - start))
 }
 
-# The VM itself is a result: it must end with a status and a clean console.
-# A failing program's own status is reported by its TAP output; a program
-# without one says --status.
+# The VM itself is a result: it must end with a status and a clean console. The
+# TAP output of a program reports its failures; with --status, its exit status is
+# a result, too.
 vm_verdict() {	# NAME [--status]
 	local why
 
@@ -81,7 +81,7 @@ vm_verdict() {	# NAME [--status]
 	fi
 }
 
-# tap NAME FILE [OPTION...]: take the results from a log
+# tap NAME FILE [OPTION...]: add the results in a log
 tap() {
 	local name=$1 log=$2 tmp=$LOG/$1.results
 
@@ -98,7 +98,7 @@ tap() {
 	say "   [$(span "$VM_TIME")] $name: $(grep -c '^pass' "$tmp") ok, $(grep -c '^fail' "$tmp") failed, $(grep -cE '^(skip|known)' "$tmp") skipped or known"
 }
 
-# Names with a common first part on one line, as wide as a terminal.
+# Print names with a common prefix on one line, as wide as a terminal.
 fold_names() {
 	awk '{
 		n = split($0, part, "."); last = part[n]
