@@ -6,8 +6,8 @@
  *
  *   The first step of migrate_vma_setup(): pages of the range that @args
  *   selects are locked, their page-table entries become migration entries, and
- *   src[] names them. Holes and zero pages get their entries, too. The one
- *   door is migrate_vma_collect().
+ *   src[] names them. Holes and zero pages get their entries, too. The only
+ *   entry point is migrate_vma_collect().
  *
  * Invariants
  *

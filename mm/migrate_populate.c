@@ -5,7 +5,7 @@
  * What this file owns
  *
  *   The part of migrate_vma_pages() that maps destination pages where setup
- *   found a hole or a zero page. The one door is migrate_vma_populate().
+ *   found a hole or a zero page. The entry point is migrate_vma_populate().
  *
  * Invariants
  *
