@@ -42,12 +42,26 @@
 /* Low enough for every architecture, and the begin of a PUD on most. */
 #define KUNIT_MM_FIRST		SZ_1G
 
-/* The thread of the test has gone, and left the reference of its use here. */
+/*
+ * The thread of the test drops its address space when it exits, but KUnit goes
+ * on as soon as the exit begins. Be the last user, so that all pages are free
+ * when this returns and the next test does not count them.
+ */
+static void kunit_mm_put(void *data)
+{
+	struct mm_struct *mm = data;
+
+	while (atomic_read(&mm->mm_users) > 1)
+		schedule_timeout_uninterruptible(1);
+	mmput(mm);
+}
+
+/* Drop the reference of kthread_use_mm(), too. */
 static void kunit_mm_release(void *data)
 {
 	struct mm_struct *mm = data;
 
-	mmput(mm);
+	kunit_mm_put(mm);
 	mmdrop(mm);
 }
 
@@ -82,11 +96,6 @@ struct kunit_mm *kunit_mm_create(struct kunit *test)
 	km->mm = mm;
 	km->cursor = KUNIT_MM_FIRST;
 	return km;
-}
-
-static void kunit_mm_put(void *data)
-{
-	mmput(data);
 }
 
 /* Into the empty @mm, as fork() would: the mapping first, then its pages. */
