@@ -22,6 +22,7 @@
 
 #include "../internal.h"
 #include "../device_walk.h"
+#include "kunit_device.h"
 #include "kunit_mm.h"
 
 #define RW	(PROT_READ | PROT_WRITE)
@@ -873,34 +874,19 @@ static void device_private_run_is_one_extent(struct kunit *test)
 	walk_expect(t, addr, want, ARRAY_SIZE(want));
 }
 
-static void walk_page_free(struct page *page)
-{
-}
-
-static vm_fault_t walk_migrate_to_ram(struct vm_fault *vmf)
-{
-	return VM_FAULT_SIGBUS;
-}
-
-static const struct dev_pagemap_ops walk_pagemap_ops = {
-	.page_free = walk_page_free,
-	.migrate_to_ram = walk_migrate_to_ram,
-};
-
 /* Contiguous entries of two pagemaps. */
 static void private_run_ends_at_pagemap_boundary(struct kunit *test)
 {
 	const unsigned long half = PAGES_PER_SUBSECTION << PAGE_SHIFT;
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 16, RW), pfn, i;
-	struct dev_pagemap *first, *second;
+	struct kunit_device *first, *second;
 	struct device_extent ext;
 	phys_addr_t region;
 
-	region = kunit_mm_region(test, 2 * half);
-	first = kunit_mm_pagemap(test, region, half, &walk_pagemap_ops, t);
-	second = kunit_mm_pagemap(test, region + half, half, &walk_pagemap_ops,
-				  test);
+	region = kunit_device_region(test, 2 * half);
+	first = kunit_device_create(test, region, half);
+	second = kunit_device_create(test, region + half, half);
 	pfn = PHYS_PFN(region + half) - 6;
 	for (i = 0; i < 16; i++)
 		kunit_mm_plant(t->km, addr + i * PAGE_SIZE,
@@ -911,17 +897,17 @@ static void private_run_ends_at_pagemap_boundary(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, t->nr, 1);
 	ext = t->extents[0];
 	KUNIT_EXPECT_EQ(test, ext.nr, 16);
-	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), first);
+	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), first->pgmap);
 	KUNIT_EXPECT_EQ(test, ext.nr, 6);
 
 	ext.pfn += 6;
 	ext.nr = 10;
-	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), second);
+	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), second->pgmap);
 	KUNIT_EXPECT_EQ(test, ext.nr, 10);
 
 	ext.pfn -= 6;
 	ext.nr = 6;
-	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), first);
+	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), first->pgmap);
 	KUNIT_EXPECT_EQ(test, ext.nr, 6);
 }
 
@@ -929,17 +915,16 @@ static void private_run_ends_at_pagemap_boundary(struct kunit *test)
 static void private_run_spans_subsections_of_a_pagemap(struct kunit *test)
 {
 	const unsigned long half = PAGES_PER_SUBSECTION << PAGE_SHIFT;
-	phys_addr_t region = kunit_mm_region(test, 2 * half);
+	phys_addr_t region = kunit_device_region(test, 2 * half);
 	struct device_extent ext = {
 		.pfn = PHYS_PFN(region + half) - 6,
 		.nr = 16,
 		.kind = DEVICE_EXTENT_PRIVATE,
 	};
-	struct dev_pagemap *pgmap;
+	struct kunit_device *dev;
 
-	pgmap = kunit_mm_pagemap(test, region, 2 * half, &walk_pagemap_ops,
-				 test);
-	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), pgmap);
+	dev = kunit_device_create(test, region, 2 * half);
+	KUNIT_EXPECT_PTR_EQ(test, device_extent_pgmap(&ext), dev->pgmap);
 	KUNIT_EXPECT_EQ(test, ext.nr, 16);
 }
 

@@ -29,6 +29,7 @@
 #include <linux/workqueue.h>
 
 #include "../internal.h"
+#include "kunit_device.h"
 #include "kunit_mm.h"
 
 #define RW		(PROT_READ | PROT_WRITE)
@@ -1874,26 +1875,6 @@ static struct kunit_suite hmm_mirror_suite = {
 
 /* Device memory */
 
-/**
- * struct hmm_test_device - a device with memory
- * @pgmap: its pagemap
- * @next: pfn of the next page to allocate
- * @used: number of pages in use
- * @faults: number of calls of migrate_to_ram()
- * @keeps: migrate_to_ram() does not migrate, as a driver may decide
- * @declines: migrate_to_ram() does not migrate after migrate_vma_setup()
- * @fails: pfn of a page for which migrate_to_ram() fails; 0: none
- */
-struct hmm_test_device {
-	struct dev_pagemap *pgmap;
-	unsigned long next;
-	atomic_t used;
-	unsigned int faults;
-	bool keeps;
-	bool declines;
-	unsigned long fails;
-};
-
 struct hmm_mover;
 
 /**
@@ -1905,7 +1886,7 @@ struct hmm_mover;
  */
 struct hmm_private_test {
 	struct hmm_test *t;
-	struct hmm_test_device dev[2];
+	struct kunit_device *dev[2];
 	struct hmm_mover *mover;
 };
 
@@ -1913,115 +1894,8 @@ struct hmm_private_test {
 /* Pages of a migration, and pages that the first device can allocate. */
 #define HMM_DEVICE_BATCH	8UL
 
-/* System memory holds the contents of a device page. */
-static void hmm_device_page_free(struct page *page)
-{
-	struct hmm_test_device *dev = page->pgmap->owner;
-
-	__free_page(page->zone_device_data);
-	atomic_dec(&dev->used);
-}
-
-static struct page *hmm_device_page(struct hmm_test_device *dev)
-{
-	struct page *store = alloc_page(GFP_KERNEL), *page;
-
-	if (!store)
-		return NULL;
-	page = pfn_to_page(dev->next++);
-	zone_device_page_init(page);
-	page->zone_device_data = store;
-	atomic_inc(&dev->used);
-	return page;
-}
-
-/* Allocate a locked page, of @to or of the system, with a copy of @source. */
-static struct page *hmm_destination(struct hmm_test_device *to,
-				    struct page *source)
-{
-	struct page *page;
-
-	if (to) {
-		page = hmm_device_page(to);
-		if (page && source)
-			copy_highpage(page->zone_device_data, source);
-		else if (page)
-			clear_highpage(page->zone_device_data);
-		return page;
-	}
-	page = alloc_page(GFP_HIGHUSER_MOVABLE);
-	if (page) {
-		lock_page(page);
-		copy_highpage(page, source->zone_device_data);
-	}
-	return page;
-}
-
-static unsigned int hmm_migrate_collected(struct migrate_vma *args,
-					  struct hmm_test_device *to)
-{
-	unsigned int moved = 0;
-	struct page *page;
-	unsigned long i;
-
-	for (i = 0; i < args->npages; i++) {
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-		page = hmm_destination(to, migrate_pfn_to_page(args->src[i]));
-		if (page)
-			args->dst[i] = migrate_pfn(page_to_pfn(page)) |
-				       (args->src[i] & MIGRATE_PFN_WRITE);
-	}
-	migrate_vma_pages(args);
-	for (i = 0; i < args->npages; i++)
-		moved += !!(args->src[i] & MIGRATE_PFN_MIGRATE);
-	migrate_vma_finalize(args);
-	return moved;
-}
-
-static unsigned int hmm_migrate(struct migrate_vma *args,
-				struct hmm_test_device *to)
-{
-	return migrate_vma_setup(args) ? 0 : hmm_migrate_collected(args, to);
-}
-
-static vm_fault_t hmm_device_migrate_to_ram(struct vm_fault *vmf)
-{
-	struct hmm_test_device *dev = vmf->page->pgmap->owner;
-	unsigned long src = 0, dst = 0;
-	struct migrate_vma args = {
-		.vma = vmf->vma,
-		.src = &src,
-		.dst = &dst,
-		.start = vmf->address & PAGE_MASK,
-		.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
-		.pgmap_owner = dev,
-		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-		.fault_page = vmf->page,
-	};
-
-	dev->faults++;
-	if (dev->fails && page_to_pfn(vmf->page) == dev->fails)
-		return VM_FAULT_SIGBUS;
-	if (dev->keeps)
-		return 0;
-	if (dev->declines) {
-		if (!migrate_vma_setup(&args))
-			migrate_vma_finalize(&args);
-		return 0;
-	}
-	/* A pinned page stays on the device. */
-	hmm_migrate(&args, NULL);
-	return 0;
-}
-
-static const struct dev_pagemap_ops hmm_device_ops = {
-	.page_free = hmm_device_page_free,
-	.migrate_to_ram = hmm_device_migrate_to_ram,
-};
-
 static void hmm_move_to_device(struct hmm_private_test *p,
-			       struct hmm_test_device *dev, unsigned long addr,
+			       struct kunit_device *dev, unsigned long addr,
 			       unsigned long nr)
 {
 	unsigned long src[HMM_DEVICE_BATCH] = {}, dst[HMM_DEVICE_BATCH] = {};
@@ -2040,7 +1914,7 @@ static void hmm_move_to_device(struct hmm_private_test *p,
 	lru_add_drain_all();
 	mmap_read_lock(mm);
 	args.vma = vma_lookup(mm, addr);
-	moved = hmm_migrate(&args, dev);
+	moved = migrate_vma_setup(&args) ? 0 : kunit_device_migrate(&args, dev);
 	mmap_read_unlock(mm);
 	KUNIT_ASSERT_EQ(p->t->km->test, moved, nr);
 }
@@ -2052,13 +1926,10 @@ static int hmm_private_init(struct kunit *test)
 	unsigned int i;
 
 	KUNIT_ASSERT_NOT_NULL(test, p);
-	start = kunit_mm_region(test, 2 * HMM_DEVICE_SIZE);
-	for (i = 0; i < 2; i++, start += HMM_DEVICE_SIZE) {
-		p->dev[i].pgmap = kunit_mm_pagemap(test, start, HMM_DEVICE_SIZE,
-						   &hmm_device_ops, &p->dev[i]);
-		p->dev[i].next = PHYS_PFN(start);
-	}
-	p->dev[0].next = p->dev[1].next - HMM_DEVICE_BATCH;
+	start = kunit_device_region(test, 2 * HMM_DEVICE_SIZE);
+	for (i = 0; i < 2; i++, start += HMM_DEVICE_SIZE)
+		p->dev[i] = kunit_device_create(test, start, HMM_DEVICE_SIZE);
+	p->dev[0]->first = p->dev[1]->first - HMM_DEVICE_BATCH;
 	p->t = hmm_test_create(test);
 	test->priv = p;
 	return 0;
@@ -2066,7 +1937,7 @@ static int hmm_private_init(struct kunit *test)
 
 /* Map written pages and migrate them to the device. */
 static unsigned long hmm_map_on_device(struct hmm_private_test *p,
-				       struct hmm_test_device *dev,
+				       struct kunit_device *dev,
 				       unsigned long nr)
 {
 	unsigned long addr = kunit_mm_map(p->t->km, nr, RW);
@@ -2120,8 +1991,8 @@ static void hmm_expect_device(struct hmm_test *t, unsigned long i,
 static void own_private_pages_are_reported_in_place(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 8);
 	struct hmm_test *t = p->t;
 
@@ -2137,17 +2008,17 @@ static void own_private_pages_are_reported_in_place(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
 	hmm_expect_contents(p, addr, 8);
 	KUNIT_EXPECT_EQ(test, dev->faults, 8);
-	KUNIT_EXPECT_EQ(test, atomic_read(&dev->used), 0);
+	KUNIT_EXPECT_EQ(test, kunit_device_used(dev), 0);
 }
 
 static void foreign_private_pages_are_faulted(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = hmm_map_on_device(p, dev, 4), i;
 	struct hmm_test *t = p->t;
 
-	t->range.dev_private_owner = &p->dev[1];
+	t->range.dev_private_owner = p->dev[1];
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 4), 0);
 	hmm_expect_same(t, 0, 4, 0);
 	KUNIT_EXPECT_EQ(test, dev->faults, 0);
@@ -2158,15 +2029,15 @@ static void foreign_private_pages_are_faulted(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, t->pfns[i] & HMM_PFN_VALID);
 	}
 	KUNIT_EXPECT_EQ(test, dev->faults, 4);
-	KUNIT_EXPECT_EQ(test, atomic_read(&dev->used), 0);
+	KUNIT_EXPECT_EQ(test, kunit_device_used(dev), 0);
 	hmm_expect_contents(p, addr, 4);
 }
 
 static void read_only_own_page_becomes_writable_in_place(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 4);
 	struct hmm_test *t = p->t;
 
@@ -2188,8 +2059,8 @@ static void read_only_own_page_becomes_writable_in_place(struct kunit *test)
 static void write_request_faults_shared_own_page(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 4), i;
 	struct hmm_test *t = p->t;
 
@@ -2210,8 +2081,8 @@ static void write_request_faults_shared_own_page(struct kunit *test)
 static void write_request_makes_own_page_soft_dirty(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 3);
 	struct hmm_test *t = p->t;
 
@@ -2241,8 +2112,8 @@ static void write_request_makes_own_page_soft_dirty(struct kunit *test)
 static void own_page_kept_by_driver_is_reported_read_only(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 8);
 	struct hmm_test *t = p->t;
 
@@ -2270,8 +2141,8 @@ static void own_page_kept_by_driver_is_reported_read_only(struct kunit *test)
 static void locked_own_page_returns_ebusy(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	struct page *page = pfn_to_page(dev->next);
+	struct kunit_device *dev = p->dev[0];
+	struct page *page = pfn_to_page(dev->first);
 	unsigned long addr = hmm_map_on_device(p, dev, 1);
 	struct hmm_test *t = p->t;
 
@@ -2293,8 +2164,8 @@ static void locked_own_page_returns_ebusy(struct kunit *test)
 static void pinned_own_page_is_reported_read_only(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	struct page *page = pfn_to_page(pfn + 1);
 	unsigned long addr = hmm_map_on_device(p, dev, 3);
 	struct hmm_test *t = p->t;
@@ -2320,7 +2191,7 @@ static void pinned_own_page_is_reported_read_only(struct kunit *test)
 static void own_page_that_never_migrates_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = hmm_map_on_device(p, dev, 2);
 	struct hmm_test *t = p->t;
 
@@ -2342,7 +2213,7 @@ static void own_page_that_never_migrates_returns_efault(struct kunit *test)
 static void page_that_never_migrates_keeps_requests(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = kunit_mm_map(p->t->km, 6, RW), i;
 	struct hmm_test *t = p->t;
 
@@ -2370,8 +2241,8 @@ static void page_that_never_migrates_keeps_requests(struct kunit *test)
 static void failing_fault_of_own_page_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 6), i;
 	struct hmm_test *t = p->t;
 
@@ -2403,11 +2274,11 @@ static void failing_fault_of_own_page_returns_efault(struct kunit *test)
 static void foreign_page_kept_by_driver_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = hmm_map_on_device(p, dev, 3);
 	struct hmm_test *t = p->t;
 
-	t->range.dev_private_owner = &p->dev[1];
+	t->range.dev_private_owner = p->dev[1];
 	dev->keeps = true;
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), -EFAULT);
 	KUNIT_EXPECT_LE(test, t->calls, 2);
@@ -2464,7 +2335,7 @@ static int hmm_move(struct kunit_mm_thread *thread)
 		.dst = dst,
 		.start = thread->addr,
 		.end = thread->addr + (m->nr << PAGE_SHIFT),
-		.pgmap_owner = &m->p->dev[0],
+		.pgmap_owner = m->p->dev[0],
 		.flags = MIGRATE_VMA_SELECT_SYSTEM,
 	};
 	int ret;
@@ -2477,7 +2348,7 @@ static int hmm_move(struct kunit_mm_thread *thread)
 	if (!ret && m->mirrored && src[0] & MIGRATE_PFN_MIGRATE)
 		hmm_wait_for_waiter(m, src[0]);
 	if (!ret)
-		ret = hmm_migrate_collected(&args, &m->p->dev[0]);
+		ret = kunit_device_migrate(&args, m->p->dev[0]);
 	mmap_read_unlock(mm);
 	return ret;
 }
@@ -2497,9 +2368,9 @@ static void hmm_mover_start(struct hmm_mover *m, struct hmm_private_test *p,
 static void pages_migrating_to_the_device_stay_there(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
-	unsigned long pfn = dev->next;
+	unsigned long pfn = dev->first;
 	bool mirrored = false;
 	struct hmm_mover m = { .mirrored = &mirrored };
 	struct hmm_test *t = p->t;
@@ -2534,9 +2405,9 @@ static void hmm_move_rest(struct hmm_test *t)
 static void pages_migrated_during_a_fault_stay_on_device(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = kunit_mm_map(p->t->km, 8, RW);
-	unsigned long pfn = dev->next;
+	unsigned long pfn = dev->first;
 	struct hmm_test *t = p->t;
 	struct hmm_mover m = {};
 
@@ -2559,12 +2430,12 @@ static void pages_migrated_during_a_fault_stay_on_device(struct kunit *test)
 static void pinned_foreign_page_returns_efault(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	struct page *page = pfn_to_page(dev->next + 1);
+	struct kunit_device *dev = p->dev[0];
+	struct page *page = pfn_to_page(dev->first + 1);
 	unsigned long addr = hmm_map_on_device(p, dev, 3);
 	struct hmm_test *t = p->t;
 
-	t->range.dev_private_owner = &p->dev[1];
+	t->range.dev_private_owner = p->dev[1];
 	get_page(page);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 3, ASK_READ), -EFAULT);
 	KUNIT_EXPECT_LE(test, t->calls, 2);
@@ -2578,7 +2449,7 @@ static void pinned_foreign_page_returns_efault(struct kunit *test)
 static void own_pages_in_mixed_memory_take_two_calls(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
+	struct kunit_device *dev = p->dev[0];
 	unsigned long addr = kunit_mm_map(p->t->km, 24, RW), i;
 	struct hmm_test *t = p->t;
 
@@ -2603,8 +2474,8 @@ static void own_pages_in_mixed_memory_take_two_calls(struct kunit *test)
 static void write_request_faults_only_its_own_page(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	struct hmm_test_device *dev = &p->dev[0];
-	unsigned long pfn = dev->next;
+	struct kunit_device *dev = p->dev[0];
+	unsigned long pfn = dev->first;
 	unsigned long addr = hmm_map_on_device(p, dev, 6);
 	struct hmm_test *t = p->t;
 
@@ -2623,17 +2494,17 @@ static void write_request_faults_only_its_own_page(struct kunit *test)
 static void scattered_private_pages_are_reported_by_owner(struct kunit *test)
 {
 	struct hmm_private_test *p = test->priv;
-	unsigned long pfn = p->dev[0].next, addr, i;
+	unsigned long pfn = p->dev[0]->first, addr, i;
 	struct hmm_test *t = p->t;
 
 	addr = kunit_mm_map(t->km, 9, RW);
 	kunit_mm_write(t->km, addr, 9);
 	for (i = 0; i < 8; i++)
-		hmm_move_to_device(p, &p->dev[i == 5], addr +
+		hmm_move_to_device(p, p->dev[i == 5], addr +
 				   (i * 3 & 7) * PAGE_SIZE, 1);
 	kunit_mm_change(t->km, addr + 6 * PAGE_SIZE, 1, hmm_forbid_write);
 
-	t->range.dev_private_owner = &p->dev[0];
+	t->range.dev_private_owner = p->dev[0];
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 9), 0);
 	for (i = 0; i < 8; i++) {
 		unsigned long at = i * 3 & 7;
@@ -2650,8 +2521,8 @@ static void scattered_private_pages_are_reported_by_owner(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hmm_mirror_each(t, addr, 9), 0);
 	hmm_expect_page(t, 7, t->pfns[7] & WRITABLE);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 9, ASK_WRITE), 0);
-	KUNIT_EXPECT_EQ(test, p->dev[0].faults, 0);
-	KUNIT_EXPECT_EQ(test, p->dev[1].faults, 1);
+	KUNIT_EXPECT_EQ(test, p->dev[0]->faults, 0);
+	KUNIT_EXPECT_EQ(test, p->dev[1]->faults, 1);
 	hmm_expect_contents(p, addr, 9);
 }
 
@@ -2664,29 +2535,29 @@ static void private_run_of_two_devices_is_split(struct kunit *test)
 
 	addr = kunit_mm_map(t->km, 6, RW);
 	kunit_mm_write(t->km, addr, 6);
-	p->dev[0].next += HMM_DEVICE_BATCH - 3;
-	first = p->dev[0].next;
-	second = p->dev[1].next;
+	p->dev[0]->first += HMM_DEVICE_BATCH - 3;
+	first = p->dev[0]->first;
+	second = p->dev[1]->first;
 	KUNIT_ASSERT_EQ(test, first + 3, second);
-	hmm_move_to_device(p, &p->dev[0], addr, 3);
-	hmm_move_to_device(p, &p->dev[1], addr + 3 * PAGE_SIZE, 3);
+	hmm_move_to_device(p, p->dev[0], addr, 3);
+	hmm_move_to_device(p, p->dev[1], addr + 3 * PAGE_SIZE, 3);
 
-	t->range.dev_private_owner = &p->dev[0];
+	t->range.dev_private_owner = p->dev[0];
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 6), 0);
 	hmm_expect_device(t, 0, 3, first, WRITABLE);
 	hmm_expect_same(t, 3, 3, 0);
-	t->range.dev_private_owner = &p->dev[1];
+	t->range.dev_private_owner = p->dev[1];
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 6), 0);
 	hmm_expect_same(t, 0, 3, 0);
 	hmm_expect_device(t, 3, 3, second, WRITABLE);
 
-	t->range.dev_private_owner = &p->dev[0];
+	t->range.dev_private_owner = p->dev[0];
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 6, ASK_WRITE), 0);
 	hmm_expect_device(t, 0, 3, first, WRITABLE);
 	for (i = 3; i < 6; i++)
 		hmm_expect_page(t, i, WRITABLE);
-	KUNIT_EXPECT_EQ(test, p->dev[0].faults, 0);
-	KUNIT_EXPECT_EQ(test, p->dev[1].faults, 3);
+	KUNIT_EXPECT_EQ(test, p->dev[0]->faults, 0);
+	KUNIT_EXPECT_EQ(test, p->dev[1]->faults, 3);
 	hmm_expect_contents(p, addr, 6);
 }
 

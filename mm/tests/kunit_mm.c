@@ -1,30 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An address space for a KUnit test, and the means to put into it what a test
- * wants to find there.
+ * An address space for KUnit tests.
  *
  * What this file owns
  *
- *   An mm that the thread of the test uses like a process does: it maps files
- *   and anonymous memory and touches them. Mappings lie at fixed addresses, a
- *   PMD apart, so that no layout of the architecture has a say in a result.
+ *   An mm that the thread of the test uses like a process: it maps files and
+ *   anonymous memory and accesses them. Mappings are at fixed addresses, a PMD
+ *   apart, so that results do not depend on the layout of the architecture.
  *
- *   Entries that are hard to come by are planted: written into an empty PTE
- *   under the page-table lock. There is no reference behind them, so they have
- *   to go before the page tables do. Hence the mm outlives the test's thread:
- *   it is put by a deferred action, and planted entries are cleared by later
- *   ones, which run earlier.
+ *   A test can plant an entry: write it into an empty PTE under the page-table
+ *   lock. A planted entry has no reference, so it must be cleared before the
+ *   page tables are freed. Therefore a deferred action puts the mm after the
+ *   thread of the test has exited, and the actions that clear planted entries,
+ *   which were added later, run before.
  *
- * Failing
+ * Failures
  *
- *   Every function here either does what it is called for or ends the test by
- *   a failed assertion. None does so with a lock held.
+ *   A function that cannot do its work fails an assertion, which ends the test.
+ *   No function does so with a lock held.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
-#include <linux/ioport.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
@@ -33,13 +31,14 @@
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/uaccess.h>
+#include <linux/userfaultfd_k.h>
 
 #include <asm/tlb.h>
 
 #include "../internal.h"
 #include "kunit_mm.h"
 
-/* Low enough for every architecture, and the begin of a PUD on most. */
+/* Valid on every architecture, and the start of a PUD on most */
 #define KUNIT_MM_FIRST		SZ_1G
 
 /*
@@ -86,7 +85,7 @@ struct kunit_mm *kunit_mm_create(struct kunit *test)
 	mm->task_size = TASK_SIZE;
 	arch_pick_mmap_layout(mm, &current->signal->rlim[RLIMIT_STACK]);
 
-	/* One user is the thread, which puts it when it ends; the other we. */
+	/* One reference is for the thread, which puts it when it exits. */
 	mmget(mm);
 	kthread_use_mm(mm);
 	ret = kunit_add_action_or_reset(test, kunit_mm_release, mm);
@@ -98,7 +97,7 @@ struct kunit_mm *kunit_mm_create(struct kunit *test)
 	return km;
 }
 
-/* Into the empty @mm, as fork() would: the mapping first, then its pages. */
+/* Copy a mapping and its pages to the empty @mm, as fork() does. */
 static int kunit_mm_copy_vma(struct mm_struct *mm, struct vm_area_struct *from)
 {
 	struct vm_area_struct *vma;
@@ -120,14 +119,14 @@ static int kunit_mm_copy_vma(struct mm_struct *mm, struct vm_area_struct *from)
 }
 
 /**
- * kunit_mm_fork() - a child's address space with one mapping of its parent
+ * kunit_mm_fork() - create the address space of a child with one mapping
  * @km: address space of the parent
  * @addr: an address in an anonymous mapping
- * @child: receives the child's address space, also on errors of the copy
+ * @child: receives the address space of the child, also if the copy fails
  *
- * The child ends by kunit_mm_exit(), or with the test.
+ * kunit_mm_exit() ends the child, at the latest the end of the test.
  *
- * Return: what the copy of the page tables said, 0 or an error.
+ * Return: 0, or the error of the copy.
  */
 int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
 		  struct mm_struct **child)
@@ -140,7 +139,7 @@ int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
 	mm->task_size = TASK_SIZE;
 	arch_pick_mmap_layout(mm, &current->signal->rlim[RLIMIT_STACK]);
 #ifdef CONFIG_MEMCG
-	/* It may outlive this thread, which would not tell it. */
+	/* The mm may outlive this thread, which must not stay its owner. */
 	RCU_INIT_POINTER(mm->owner, NULL);
 #endif
 	ret = kunit_add_action_or_reset(km->test, kunit_mm_put, mm);
@@ -158,9 +157,9 @@ int kunit_mm_fork(struct kunit_mm *km, unsigned long addr,
 }
 
 /**
- * kunit_mm_exit() - end of a child's address space
+ * kunit_mm_exit() - end the address space of a child
  * @km: address space of the parent
- * @child: from kunit_mm_fork(); not the one that the thread is in
+ * @child: from kunit_mm_fork(); not the one that the thread uses
  */
 void kunit_mm_exit(struct kunit_mm *km, struct mm_struct *child)
 {
@@ -168,20 +167,20 @@ void kunit_mm_exit(struct kunit_mm *km, struct mm_struct *child)
 }
 
 /**
- * kunit_mm_enter() - go on in another address space
- * @km: what is done by way of this is done to @mm from now on
- * @mm: where to, a child or the parent again
+ * kunit_mm_enter() - switch to another address space
+ * @km: address space of the test, from now on @mm
+ * @mm: address space of a child, or of the parent
  *
- * Return: the address space that was left.
+ * Return: the previous address space.
  */
 struct mm_struct *kunit_mm_enter(struct kunit_mm *km, struct mm_struct *mm)
 {
 	struct mm_struct *left = km->mm;
 
 	/*
-	 * The thread puts the one that it is in when it ends. The reference of
-	 * kthread_use_mm() stays with the one that was created, and is not to
-	 * be the last while it is on its way.
+	 * When the thread exits, it puts the mm that it uses. The lazy
+	 * reference of kthread_use_mm() stays with the mm of kunit_mm_create().
+	 * Another one keeps the previous mm across the switch.
 	 */
 	mmget(mm);
 	mmgrab(left);
@@ -206,11 +205,11 @@ static int kunit_mm_thread_main(void *data)
 }
 
 /**
- * kunit_mm_thread_start() - let another thread of the process work
- * @thread: state, which stays until the thread is done
- * @km: address space, the thread's from now on until it is done
+ * kunit_mm_thread_start() - start another thread of the process
+ * @thread: state, in use until the thread is done
+ * @km: address space that the thread uses
  * @addr: for @work
- * @work: runs in the address space
+ * @work: function that the thread runs
  */
 void kunit_mm_thread_start(struct kunit_mm_thread *thread, struct kunit_mm *km,
 			   unsigned long addr,
@@ -251,7 +250,7 @@ static unsigned long kunit_mm_place(struct kunit_mm *km, unsigned long nr)
 /**
  * kunit_mm_map_file() - map a file
  * @km: address space of the current thread
- * @file: what to map, from its beginning; NULL for anonymous memory
+ * @file: file, mapped from its start, or NULL for anonymous memory
  * @nr: number of pages
  * @prot: PROT_READ and so on
  * @flags: MAP_SHARED or MAP_PRIVATE
@@ -271,9 +270,9 @@ unsigned long kunit_mm_map_file(struct kunit_mm *km, struct file *file,
 }
 
 /**
- * kunit_mm_map_fixed() - map anonymous memory that base pages are used for
+ * kunit_mm_map_fixed() - map anonymous memory without huge pages
  * @km: address space of the current thread
- * @addr: where (bytes, page aligned)
+ * @addr: address (bytes, page aligned)
  * @nr: number of pages
  * @prot: PROT_READ and so on
  *
@@ -292,7 +291,7 @@ unsigned long kunit_mm_map_fixed(struct kunit_mm *km, unsigned long addr,
 }
 
 /**
- * kunit_mm_map() - map anonymous memory that base pages are used for
+ * kunit_mm_map() - map anonymous memory without huge pages at a free address
  * @km: address space of the current thread
  * @nr: number of pages
  * @prot: PROT_READ and so on
@@ -306,11 +305,11 @@ unsigned long kunit_mm_map(struct kunit_mm *km, unsigned long nr,
 }
 
 /**
- * kunit_mm_map_huge() - map anonymous memory that huge pages are used for
+ * kunit_mm_map_huge() - map anonymous memory with huge pages
  * @km: address space of the current thread
  * @nr: number of base pages
  *
- * Skips the test where there are no transparent huge pages.
+ * Skips the test without transparent huge pages.
  *
  * Return: address, PMD aligned.
  */
@@ -343,7 +342,7 @@ void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr)
 }
 
 /**
- * kunit_mm_try_read() - read a byte where that may fail
+ * kunit_mm_try_read() - read a byte that may be inaccessible
  * @addr: address in the current thread's address space
  *
  * Return: 0 or -EFAULT.
@@ -375,8 +374,8 @@ void kunit_mm_write(struct kunit_mm *km, unsigned long addr, unsigned long nr)
  * kunit_mm_flags() - set and clear flags of a mapping
  * @km: address space
  * @addr: an address in the mapping
- * @set: flags to be set
- * @clear: flags to be cleared
+ * @set: flags to set
+ * @clear: flags to clear
  */
 void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
 		    vm_flags_t clear)
@@ -392,7 +391,7 @@ void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
 }
 
 /**
- * kunit_mm_zap() - take pages away, as MADV_DONTNEED does
+ * kunit_mm_zap() - zap pages by MADV_DONTNEED
  * @km: address space
  * @addr: first page
  * @nr: number of pages
@@ -403,11 +402,11 @@ void kunit_mm_zap(struct kunit_mm *km, unsigned long addr, unsigned long nr)
 }
 
 /**
- * kunit_mm_protect() - give part of a VMA other permissions
+ * kunit_mm_protect() - change the permissions of a part of a VMA
  * @km: address space
  * @addr: first page
  * @nr: number of pages
- * @vm_flags: VM_READ and VM_WRITE, as wanted
+ * @vm_flags: VM_READ and VM_WRITE, or 0
  */
 void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, unsigned long vm_flags)
@@ -437,11 +436,41 @@ void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 }
 
 /**
+ * kunit_mm_make_read_only() - make entries read-only in a writable VMA
+ * @km: address space
+ * @addr: first page
+ * @nr: number of pages
+ *
+ * By mprotect() to read-only and back.
+ */
+void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
+			     unsigned long nr)
+{
+	kunit_mm_protect(km, addr, nr, VM_READ);
+	kunit_mm_protect(km, addr, nr, VM_READ | VM_WRITE);
+}
+
+/**
+ * kunit_mm_uffd_wp() - what UFFDIO_WRITEPROTECT does
+ * @km: address space
+ * @addr: first page
+ * @nr: number of pages
+ * @enable: set the protection, or clear it
+ */
+void kunit_mm_uffd_wp(struct kunit_mm *km, unsigned long addr,
+		      unsigned long nr, bool enable)
+{
+	mmap_read_lock(km->mm);
+	uffd_wp_range(vma_lookup(km->mm, addr), addr, nr << PAGE_SHIFT, enable);
+	mmap_read_unlock(km->mm);
+}
+
+/**
  * kunit_mm_pmd() - value of an entry of the PMD level
  * @km: address space
  * @addr: address that it maps
  *
- * Return: the entry; an empty one if there is no such table.
+ * Return: the entry, or an empty one if there is no page table.
  */
 pmd_t kunit_mm_pmd(struct kunit_mm *km, unsigned long addr)
 {
@@ -455,7 +484,7 @@ pmd_t kunit_mm_pmd(struct kunit_mm *km, unsigned long addr)
  * @km: address space
  * @addr: address that it maps
  *
- * Return: the PTE; an empty one if there is no such table.
+ * Return: the PTE, or an empty one if there is no page table.
  */
 pte_t kunit_mm_pte(struct kunit_mm *km, unsigned long addr)
 {
@@ -512,12 +541,12 @@ static void kunit_mm_uproot(void *data)
 }
 
 /**
- * kunit_mm_plant() - write an entry that is not present into an empty PTE
+ * kunit_mm_plant() - write a non-present entry to an empty PTE
  * @km: address space
  * @addr: address that the PTE maps
  * @pte: the entry
  *
- * It is cleared again at the end of the test.
+ * The PTE is cleared when the test ends.
  */
 void kunit_mm_plant(struct kunit_mm *km, unsigned long addr, pte_t pte)
 {
@@ -548,11 +577,11 @@ void kunit_mm_plant(struct kunit_mm *km, unsigned long addr, pte_t pte)
 }
 
 /**
- * kunit_mm_change() - change PTEs that are not empty in place
+ * kunit_mm_change() - change PTEs in place
  * @km: address space
- * @addr: first page; the pages lie in one page table
+ * @addr: first page; all pages are in one page table
  * @nr: number of pages
- * @change: gives the new value of an entry
+ * @change: returns the new value of a PTE
  */
 void kunit_mm_change(struct kunit_mm *km, unsigned long addr,
 		     unsigned long nr, pte_t (*change)(pte_t pte))
@@ -586,7 +615,7 @@ void kunit_mm_change(struct kunit_mm *km, unsigned long addr,
  * @km: address space
  * @addr: an address in it
  *
- * khugepaged is told not to undo that.
+ * Also keeps khugepaged away from it.
  */
 void kunit_mm_split_pmd(struct kunit_mm *km, unsigned long addr)
 {
@@ -607,9 +636,9 @@ static void kunit_mm_fput(void *data)
 }
 
 /**
- * kunit_mm_keep_file() - put a file at the end of a test
+ * kunit_mm_keep_file() - put a file when the test ends
  * @test: the test
- * @file: the file, with a reference; or an error, which fails the test
+ * @file: file, or an error, which fails the test
  *
  * Return: @file.
  */
@@ -624,8 +653,8 @@ struct file *kunit_mm_keep_file(struct kunit *test, struct file *file)
 }
 
 /**
- * kunit_mm_file() - a file with operations of the test's own
- * @test: test, at whose end the file is put
+ * kunit_mm_file() - create a file with the operations of a test
+ * @test: the test; the file is put when it ends
  * @fops: its operations
  * @data: its private data
  *
@@ -639,8 +668,8 @@ struct file *kunit_mm_file(struct kunit *test,
 }
 
 /**
- * kunit_mm_shmem() - a file in shared memory
- * @test: test, at whose end the file is put
+ * kunit_mm_shmem() - create a file in shared memory
+ * @test: the test; the file is put when it ends
  * @nr: size in pages
  *
  * Return: the file.
@@ -657,7 +686,7 @@ static void kunit_mm_reset_overcommit(void *data)
 	default_hstate.nr_overcommit_huge_pages = (unsigned long)data;
 }
 
-/* The pool may be empty: let the pages be allocated when they are needed. */
+/* The pool may be empty. Allow surplus pages. */
 static void kunit_mm_overcommit(struct kunit *test, unsigned long nr)
 {
 	unsigned long was = default_hstate.nr_overcommit_huge_pages;
@@ -691,126 +720,3 @@ unsigned long kunit_mm_map_hugetlb(struct kunit_mm *km, unsigned long nr)
 				 PROT_READ | PROT_WRITE, MAP_SHARED);
 }
 #endif
-
-static void kunit_mm_release_region(void *data)
-{
-	struct resource *res = data;
-
-	release_mem_region(res->start, resource_size(res));
-}
-
-/**
- * kunit_mm_region() - a range of physical addresses without memory
- * @test: test, at whose end it is given back
- * @size: bytes, a multiple of a sub-section
- *
- * Return: first address.
- */
-phys_addr_t kunit_mm_region(struct kunit *test, unsigned long size)
-{
-	struct resource *res;
-	int ret;
-
-	res = request_free_mem_region(&iomem_resource, size, "kunit_mm");
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, res);
-	ret = kunit_add_action_or_reset(test, kunit_mm_release_region, res);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	return res->start;
-}
-
-static void kunit_mm_unmap_pages(void *data)
-{
-	memunmap_pages(data);
-}
-
-static struct dev_pagemap *
-kunit_mm_memremap(struct kunit *test, enum memory_type type, phys_addr_t start,
-		  unsigned long size, const struct dev_pagemap_ops *ops,
-		  void *owner)
-{
-	struct dev_pagemap *pgmap;
-	void *addr;
-	int ret;
-
-	pgmap = kunit_kzalloc(test, sizeof(*pgmap), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, pgmap);
-	pgmap->type = type;
-	pgmap->range.start = start;
-	pgmap->range.end = start + size - 1;
-	pgmap->nr_range = 1;
-	pgmap->ops = ops;
-	pgmap->owner = owner;
-	addr = memremap_pages(pgmap, numa_mem_id());
-	KUNIT_ASSERT_FALSE(test, IS_ERR(addr));
-	ret = kunit_add_action_or_reset(test, kunit_mm_unmap_pages, pgmap);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	return pgmap;
-}
-
-/**
- * kunit_mm_pagemap() - device-private pages
- * @test: test, at whose end they go; they have to be free by then
- * @start: first address, in a region of kunit_mm_region()
- * @size: bytes, a multiple of a sub-section
- * @ops: operations of the pagemap
- * @owner: its owner
- *
- * To be called before kunit_mm_create() if pages get into the address space
- * with references, since what is made last ends first.
- *
- * Return: the pagemap.
- */
-struct dev_pagemap *kunit_mm_pagemap(struct kunit *test, phys_addr_t start,
-				     unsigned long size,
-				     const struct dev_pagemap_ops *ops,
-				     void *owner)
-{
-	return kunit_mm_memremap(test, MEMORY_DEVICE_PRIVATE, start, size, ops,
-				 owner);
-}
-
-static int kunit_mm_found(struct resource *res, void *data)
-{
-	phys_addr_t *start = data;
-
-	*start = ALIGN(res->start, SUBSECTION_SIZE);
-	return *start + SUBSECTION_SIZE - 1 <= res->end;
-}
-
-/* Memory that the system does not use: memmap=SIZE!ADDRESS sets it aside. */
-static phys_addr_t kunit_mm_memory(struct kunit *test)
-{
-	struct resource *res = NULL;
-	phys_addr_t start;
-	int ret;
-
-	if (walk_iomem_res_desc(IORES_DESC_PERSISTENT_MEMORY_LEGACY,
-				IORESOURCE_MEM, 0, -1, &start,
-				kunit_mm_found) > 0)
-		res = request_mem_region(start, SUBSECTION_SIZE, "kunit_mm");
-	if (!res)
-		kunit_skip(test, "needs memory set aside by memmap=");
-	ret = kunit_add_action_or_reset(test, kunit_mm_release_region, res);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	return start;
-}
-
-/**
- * kunit_mm_coherent() - a sub-section of device-coherent pages
- * @test: test, at whose end they go; they have to be free by then
- * @ops: operations of the pagemap
- * @owner: its owner
- *
- * They are real memory. Where none was set aside the test is skipped. To be
- * called before kunit_mm_create(), as kunit_mm_pagemap() is.
- *
- * Return: the pagemap.
- */
-struct dev_pagemap *kunit_mm_coherent(struct kunit *test,
-				      const struct dev_pagemap_ops *ops,
-				      void *owner)
-{
-	return kunit_mm_memremap(test, MEMORY_DEVICE_COHERENT,
-				 kunit_mm_memory(test), SUBSECTION_SIZE, ops,
-				 owner);
-}

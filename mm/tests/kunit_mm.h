@@ -4,16 +4,15 @@
 
 #include <kunit/test.h>
 #include <linux/completion.h>
-#include <linux/memremap.h>
 #include <linux/mm.h>
 
 struct file;
 
 /**
- * struct kunit_mm - an address space of its own for one test
- * @test: the test; what is made here ends with it
+ * struct kunit_mm - address space of a test
+ * @test: the test; the address space ends with it
  * @mm: address space of the thread that runs the test
- * @cursor: where the next mapping goes
+ * @cursor: address of the next mapping
  */
 struct kunit_mm {
 	struct kunit *test;
@@ -24,13 +23,13 @@ struct kunit_mm {
 /**
  * struct kunit_mm_thread - another thread of the process
  * @km: address space
- * @addr: where it works
- * @work: what it does
- * @ret: what that returned, when @done
- * @page: of the test's own
- * @stop: asks @work to come to an end
+ * @addr: address that @work uses
+ * @work: function that the thread runs
+ * @ret: return value of @work, valid after @done
+ * @page: for the test
+ * @stop: asks @work to return
  * @task: the thread
- * @done: complete when the thread has left the address space
+ * @done: completed when the thread has left the address space
  */
 struct kunit_mm_thread {
 	struct kunit_mm *km;
@@ -56,12 +55,22 @@ void kunit_mm_thread_end(struct kunit_mm_thread *thread);
 unsigned long kunit_mm_map(struct kunit_mm *km, unsigned long nr,
 			   unsigned long prot);
 unsigned long kunit_mm_map_huge(struct kunit_mm *km, unsigned long nr);
-unsigned long kunit_mm_map_hugetlb(struct kunit_mm *km, unsigned long nr);
 unsigned long kunit_mm_map_file(struct kunit_mm *km, struct file *file,
 				unsigned long nr, unsigned long prot,
 				unsigned long flags);
 unsigned long kunit_mm_map_fixed(struct kunit_mm *km, unsigned long addr,
 				 unsigned long nr, unsigned long prot);
+
+#ifdef CONFIG_HUGETLB_PAGE
+unsigned long kunit_mm_map_hugetlb(struct kunit_mm *km, unsigned long nr);
+#else
+static inline unsigned long kunit_mm_map_hugetlb(struct kunit_mm *km,
+						 unsigned long nr)
+{
+	kunit_skip(km->test, "no hugetlb pages in this kernel");
+	return 0;
+}
+#endif
 
 void kunit_mm_read(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 int kunit_mm_try_read(unsigned long addr);
@@ -71,6 +80,11 @@ void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
 		    vm_flags_t clear);
 void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, unsigned long vm_flags);
+
+void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
+			     unsigned long nr);
+void kunit_mm_uffd_wp(struct kunit_mm *km, unsigned long addr,
+		      unsigned long nr, bool enable);
 
 pte_t kunit_mm_pte(struct kunit_mm *km, unsigned long addr);
 pmd_t kunit_mm_pmd(struct kunit_mm *km, unsigned long addr);
@@ -85,14 +99,5 @@ struct file *kunit_mm_file(struct kunit *test,
 			   const struct file_operations *fops, void *data);
 struct file *kunit_mm_keep_file(struct kunit *test, struct file *file);
 struct file *kunit_mm_shmem(struct kunit *test, unsigned long nr);
-
-phys_addr_t kunit_mm_region(struct kunit *test, unsigned long size);
-struct dev_pagemap *kunit_mm_pagemap(struct kunit *test, phys_addr_t start,
-				     unsigned long size,
-				     const struct dev_pagemap_ops *ops,
-				     void *owner);
-struct dev_pagemap *kunit_mm_coherent(struct kunit *test,
-				      const struct dev_pagemap_ops *ops,
-				      void *owner);
 
 #endif /* _MM_TESTS_KUNIT_MM_H */

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of mm/migrate_device.c: the three steps of a migration, with
- * each outcome forced, on memory of a real address space. The suite
+ * KUnit tests of mm/migrate_device.c: the three steps of a migration and each
+ * of their outcomes, in an address space with page tables. The suite
  * device_write tests mm/device_write.c on the same device.
  *
- * The device here has a page of host memory behind each of its pages, in
- * page->zone_device_data, so that contents can be followed. Every test ends
- * with all device pages free and the RSS at what the page table says.
+ * Every test ends with all device pages free.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test-bug.h>
@@ -39,20 +37,21 @@
 #include "../device_write.h"
 #include "../internal.h"
 #include "../migrate_bulk.h"
+#include "kunit_device.h"
 #include "kunit_mm.h"
 
 #define MD_PAGES	64UL
 #define MD_DEVICE_PAGES	512UL
 #define MD_SIZE		(MD_DEVICE_PAGES << PAGE_SHIFT)
-#define MD_AROUND	16UL
 #define MD_PATIENCE	(60 * HZ)
+#define MD_RW		(PROT_READ | PROT_WRITE)
 
 /**
  * enum md_driver - what the driver does between the steps
- * @MD_MOVES_ALL: moves every page that it is offered
- * @MD_MOVES_ODD: moves those with an odd index
+ * @MD_MOVES_ALL: copies every page that was collected
+ * @MD_MOVES_ODD: copies those with an odd index
  * @MD_MOVES_NONE: has no memory
- * @MD_GIVES_UP: copies, then finds that the copy failed
+ * @MD_GIVES_UP: allocates the destinations and frees them again
  */
 enum md_driver {
 	MD_MOVES_ALL,
@@ -65,16 +64,10 @@ enum md_driver {
  * struct md_test - a process and a device
  * @test: the test
  * @km: address space of the thread that runs the test
- * @pgmap: device memory; @md_test is its owner
- * @used: device pages that are not free
- * @lock: of @used
- * @calls: how often migrate_to_ram() was called
+ * @dev: the device
  * @expected: threads that migrate_to_ram() waits for before it goes on
  * @arrived: threads that are about to fault
  * @refs: references to the page of the last fault, when all have arrived
- * @unlocked: how often the page of a fault was not locked
- * @around: pages that migrate_to_ram() brings home at once, if not one
- * @broken: migrate_to_ram() fails
  * @relaxed: calls of device_write_relax() since md_watch_looks()
  * @put_after: the call that drops a reference to the page
  * @src: source entries
@@ -84,16 +77,10 @@ enum md_driver {
 struct md_test {
 	struct kunit *test;
 	struct kunit_mm *km;
-	struct dev_pagemap *pgmap;
-	DECLARE_BITMAP(used, MD_DEVICE_PAGES);
-	spinlock_t lock;	/* of @used */
-	atomic_t calls;
+	struct kunit_device *dev;
 	int expected;
 	atomic_t arrived;
 	int refs;
-	atomic_t unlocked;
-	unsigned long around;
-	bool broken;
 	int relaxed;
 	int put_after;
 	unsigned long src[MD_DEVICE_PAGES];
@@ -101,25 +88,27 @@ struct md_test {
 	struct migrate_vma args;
 };
 
-/* To the page, where get_mm_counter() may lag behind the CPUs. */
+/* Exact, where get_mm_counter() may lag behind the CPUs. */
 static unsigned long md_rss(struct md_test *md)
 {
 	return percpu_counter_sum(&md->km->mm->rss_stat[MM_ANONPAGES]);
 }
 
-/* Of all nodes, with what the CPUs have not handed in yet. */
+/*
+ * Sum of all nodes. Fold the per-CPU differences first: adding them up here
+ * would miss one that its CPU is folding at the same time.
+ */
 static long md_node_stat(enum node_stat_item item)
 {
 	struct pglist_data *pgdat;
+	size_t len = 0;
+	loff_t pos = 0;
 	long sum = 0;
-	int cpu;
 
-	for_each_online_pgdat(pgdat) {
+	if (IS_ENABLED(CONFIG_PROC_FS))
+		vmstat_refresh(NULL, 0, NULL, &len, &pos);
+	for_each_online_pgdat(pgdat)
 		sum += atomic_long_read(&pgdat->vm_stat[item]);
-		for_each_online_cpu(cpu)
-			sum += per_cpu_ptr(pgdat->per_cpu_nodestats, cpu)
-				->vm_node_stat_diff[item];
-	}
 	return sum;
 }
 
@@ -128,68 +117,14 @@ static long md_anon_mapped(void)
 	return md_node_stat(NR_ANON_MAPPED);
 }
 
-/* Pages on the lists of anonymous memory; those in batches come there first. */
+/* Pages on the lists of anonymous memory, after the batches are drained. */
 static long md_anon_listed(void)
 {
 	lru_add_drain_all();
 	return md_node_stat(NR_INACTIVE_ANON) + md_node_stat(NR_ACTIVE_ANON);
 }
 
-static unsigned long md_first_pfn(struct md_test *md)
-{
-	return PHYS_PFN(md->pgmap->range.start);
-}
-
-/* The device */
-
-static struct page *md_device_alloc(struct md_test *md)
-{
-	struct page *page, *shadow = alloc_page(GFP_KERNEL | __GFP_ZERO);
-	unsigned long nr;
-
-	if (!shadow)
-		return NULL;
-	spin_lock(&md->lock);
-	nr = find_first_zero_bit(md->used, MD_DEVICE_PAGES);
-	if (nr < MD_DEVICE_PAGES)
-		__set_bit(nr, md->used);
-	spin_unlock(&md->lock);
-	if (nr == MD_DEVICE_PAGES) {
-		__free_page(shadow);
-		return NULL;
-	}
-	page = pfn_to_page(md_first_pfn(md) + nr);
-	page->zone_device_data = shadow;
-	zone_device_page_init(page);
-	return page;
-}
-
-static void md_page_free(struct page *page)
-{
-	struct md_test *md = page->pgmap->owner;
-
-	__free_page(page->zone_device_data);
-	spin_lock(&md->lock);
-	__clear_bit(page_to_pfn(page) - md_first_pfn(md), md->used);
-	spin_unlock(&md->lock);
-}
-
-static struct page *md_memory(struct page *page)
-{
-	return is_device_private_page(page) ? page->zone_device_data : page;
-}
-
-static struct page *md_dst_alloc(struct md_test *md, bool device)
-{
-	struct page *page;
-
-	if (device)
-		return md_device_alloc(md);
-	page = alloc_page(GFP_HIGHUSER_MOVABLE);
-	if (page)
-		lock_page(page);
-	return page;
-}
+/* The driver, where a test does the three steps itself */
 
 static bool md_moves(enum md_driver driver, unsigned long i)
 {
@@ -202,35 +137,28 @@ static void md_give_up(unsigned long *dst)
 {
 	struct page *page = migrate_pfn_to_page(*dst);
 
-	if (!page)
-		return;
 	unlock_page(page);
 	put_page(page);
 	*dst = 0;
 }
 
-static void md_copy(struct md_test *md, unsigned long npages, bool to_device,
-		    enum md_driver driver)
+/* @to: the device, or NULL for system memory, where holes are not filled. */
+static void md_copy(struct md_test *md, unsigned long npages,
+		    struct kunit_device *to, enum md_driver driver)
 {
 	unsigned long i;
 
 	for (i = 0; i < npages; i++) {
-		struct page *src = migrate_pfn_to_page(md->src[i]);
-		struct page *dst;
+		struct page *page = migrate_pfn_to_page(md->src[i]);
 
 		md->dst[i] = 0;
 		if (!(md->src[i] & MIGRATE_PFN_MIGRATE) ||
-		    !md_moves(driver, i))
+		    !md_moves(driver, i) || (!page && !to))
 			continue;
-		/* What never was on the device does not come from there. */
-		if (!src && !to_device)
+		page = kunit_device_copy(to, page);
+		if (!page)
 			continue;
-		dst = md_dst_alloc(md, to_device);
-		if (!dst)
-			continue;
-		if (src)
-			copy_highpage(md_memory(dst), md_memory(src));
-		md->dst[i] = migrate_pfn(page_to_pfn(dst));
+		md->dst[i] = migrate_pfn(page_to_pfn(page));
 		if (driver == MD_GIVES_UP)
 			md_give_up(&md->dst[i]);
 	}
@@ -238,25 +166,29 @@ static void md_copy(struct md_test *md, unsigned long npages, bool to_device,
 
 static unsigned long md_count_moved(struct md_test *md, unsigned long npages)
 {
-	unsigned long i, moved = 0;
+	struct migrate_vma args = { .src = md->src, .npages = npages };
 
-	for (i = 0; i < npages; i++)
-		moved += !!(md->src[i] & MIGRATE_PFN_MIGRATE);
-	return moved;
+	return kunit_device_moved(&args);
 }
 
-static int md_setup(struct md_test *md, unsigned long addr, unsigned long nr,
-		    unsigned long select)
+static struct migrate_vma md_args(struct md_test *md, unsigned long addr,
+				  unsigned long nr, unsigned long select)
 {
-	md->args = (struct migrate_vma) {
+	return (struct migrate_vma) {
 		.vma = vma_lookup(md->km->mm, addr),
 		.start = addr,
 		.end = addr + (nr << PAGE_SHIFT),
 		.src = md->src,
 		.dst = md->dst,
-		.pgmap_owner = md,
+		.pgmap_owner = md->dev,
 		.flags = select,
 	};
+}
+
+static int md_setup(struct md_test *md, unsigned long addr, unsigned long nr,
+		    unsigned long select)
+{
+	md->args = md_args(md, addr, nr, select);
 	return migrate_vma_setup(&md->args);
 }
 
@@ -265,45 +197,76 @@ static unsigned long md_finish(struct md_test *md)
 	unsigned long moved;
 
 	migrate_vma_pages(&md->args);
-	moved = md_count_moved(md, md->args.npages);
+	moved = kunit_device_moved(&md->args);
 	migrate_vma_finalize(&md->args);
 	return moved;
 }
 
-/* Return: how many pages moved. */
-static unsigned long md_migrate(struct md_test *md, unsigned long addr,
-				unsigned long nr, unsigned long select,
-				enum md_driver driver)
+/* The first step and the copy. Takes the mmap lock until md_end(). */
+static void md_begin(struct md_test *md, unsigned long addr, unsigned long nr,
+		     unsigned long select, enum md_driver driver)
 {
-	bool to_device = select == MIGRATE_VMA_SELECT_SYSTEM;
-	unsigned long moved;
 	int ret;
 
 	mmap_read_lock(md->km->mm);
 	ret = md_setup(md, addr, nr, select);
-	if (ret) {
-		mmap_read_unlock(md->km->mm);
-		KUNIT_FAIL(md->test, "setup failed: %d", ret);
-		return 0;
-	}
-	md_copy(md, nr, to_device, driver);
-	moved = md_finish(md);
+	KUNIT_EXPECT_EQ(md->test, ret, 0);
+	if (ret)
+		md->args.npages = 0;
+	else
+		md_copy(md, nr, select == MIGRATE_VMA_SELECT_SYSTEM ?
+				md->dev : NULL, driver);
+}
+
+/* Return: number of pages that moved. */
+static unsigned long md_end(struct md_test *md)
+{
+	unsigned long moved = md_finish(md);
+
 	mmap_read_unlock(md->km->mm);
 	return moved;
 }
 
+static unsigned long md_migrate(struct md_test *md, unsigned long addr,
+				unsigned long nr, unsigned long select,
+				enum md_driver driver)
+{
+	md_begin(md, addr, nr, select, driver);
+	return md_end(md);
+}
+
+/* A migration with @work of another thread, at @at, between setup and pages. */
+static unsigned long md_between(struct md_test *md, unsigned long addr,
+				unsigned long nr, enum md_driver driver,
+				unsigned long at,
+				int (*work)(struct kunit_mm_thread *thread))
+{
+	struct kunit_mm_thread thread;
+
+	md_begin(md, addr, nr, MIGRATE_VMA_SELECT_SYSTEM, driver);
+	kunit_mm_thread_start(&thread, md->km, at, work);
+	kunit_mm_thread_end(&thread);
+	KUNIT_EXPECT_EQ(md->test, 0, thread.ret);
+	return md_end(md);
+}
+
 static unsigned long md_select_device(struct md_test *md)
 {
-	return md->pgmap->type == MEMORY_DEVICE_PRIVATE ?
+	return md->dev->pgmap->type == MEMORY_DEVICE_PRIVATE ?
 	       MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
 	       MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+}
+
+static unsigned long md_try_to_device(struct md_test *md, unsigned long addr,
+				      unsigned long nr, enum md_driver driver)
+{
+	return md_migrate(md, addr, nr, MIGRATE_VMA_SELECT_SYSTEM, driver);
 }
 
 static unsigned long md_to_device(struct md_test *md, unsigned long addr,
 				  unsigned long nr)
 {
-	return md_migrate(md, addr, nr, MIGRATE_VMA_SELECT_SYSTEM,
-			  MD_MOVES_ALL);
+	return md_try_to_device(md, addr, nr, MD_MOVES_ALL);
 }
 
 static unsigned long md_to_system(struct md_test *md, unsigned long addr,
@@ -312,14 +275,21 @@ static unsigned long md_to_system(struct md_test *md, unsigned long addr,
 	return md_migrate(md, addr, nr, md_select_device(md), MD_MOVES_ALL);
 }
 
-/* After migrate_device_range() or migrate_device_pfns() */
-static void md_bring_home(struct md_test *md, unsigned long nr)
+/* Collects every page of the device, whoever maps it. */
+static void md_begin_eviction(struct md_test *md)
 {
-	md_copy(md, nr, false, MD_MOVES_ALL);
+	migrate_device_range(md->src, md->dev->first, MD_DEVICE_PAGES);
+}
+
+/* After migrate_device_range() or migrate_device_pfns() */
+static void md_end_eviction(struct md_test *md, unsigned long nr)
+{
+	md_copy(md, nr, NULL, MD_MOVES_ALL);
 	migrate_device_pages(md->src, md->dst, nr);
 	migrate_device_finalize(md->src, md->dst, nr);
 }
 
+/* The result is the same without the others, so the time does not matter. */
 static void md_wait_for_others(struct md_test *md)
 {
 	unsigned long end = jiffies + MD_PATIENCE;
@@ -332,55 +302,13 @@ static void md_wait_for_others(struct md_test *md)
 		msleep(50);
 }
 
-/* The page of a fault is the fault path's before and after all three steps. */
-static void md_look_at_fault_page(struct md_test *md, struct page *page)
+static void md_on_fault(struct kunit_device *dev, struct page *page)
 {
-	if (!PageLocked(page))
-		atomic_inc(&md->unlocked);
-}
+	struct md_test *md = dev->test->priv;
 
-static vm_fault_t md_migrate_to_ram(struct vm_fault *vmf)
-{
-	struct md_test *md = vmf->page->pgmap->owner;
-	unsigned long size = md->around ? md->around << PAGE_SHIFT : PAGE_SIZE;
-	unsigned long src[MD_AROUND] = {}, dst[MD_AROUND] = {}, i;
-	struct migrate_vma args = {
-		.vma = vmf->vma,
-		.start = round_down(vmf->address, size),
-		.end = round_down(vmf->address, size) + size,
-		.src = src,
-		.dst = dst,
-		.pgmap_owner = md,
-		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-		.fault_page = vmf->page,
-	};
-	struct page *page;
-
-	atomic_inc(&md->calls);
-	md_look_at_fault_page(md, vmf->page);
 	md_wait_for_others(md);
-	md->refs = page_ref_count(vmf->page);
-	if (md->broken || migrate_vma_setup(&args))
-		return VM_FAULT_SIGBUS;
-	for (i = 0; i < args.npages; i++) {
-		if (!migrate_pfn_to_page(src[i]))
-			continue;
-		page = md_dst_alloc(md, false);
-		if (!page)
-			continue;
-		copy_highpage(page, md_memory(migrate_pfn_to_page(src[i])));
-		dst[i] = migrate_pfn(page_to_pfn(page));
-	}
-	migrate_vma_pages(&args);
-	migrate_vma_finalize(&args);
-	md_look_at_fault_page(md, vmf->page);
-	return 0;
+	md->refs = page_ref_count(page);
 }
-
-static const struct dev_pagemap_ops md_ops = {
-	.page_free = md_page_free,
-	.migrate_to_ram = md_migrate_to_ram,
-};
 
 /* The fixture */
 
@@ -390,7 +318,6 @@ static struct md_test *md_alloc(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, md);
 	md->test = test;
-	spin_lock_init(&md->lock);
 	test->priv = md;
 	return md;
 }
@@ -399,8 +326,9 @@ static int md_init(struct kunit *test)
 {
 	struct md_test *md = md_alloc(test);
 
-	md->pgmap = kunit_mm_pagemap(test, kunit_mm_region(test, MD_SIZE),
-				     MD_SIZE, &md_ops, md);
+	md->dev = kunit_device_create(test, kunit_device_region(test, MD_SIZE),
+				      MD_SIZE);
+	md->dev->on_fault = md_on_fault;
 	md->km = kunit_mm_create(test);
 	return 0;
 }
@@ -409,9 +337,49 @@ static int md_init_coherent(struct kunit *test)
 {
 	struct md_test *md = md_alloc(test);
 
-	md->pgmap = kunit_mm_coherent(test, &md_ops, md);
+	md->dev = kunit_device_create_coherent(test, MD_SIZE);
 	md->km = kunit_mm_create(test);
 	return 0;
+}
+
+static unsigned long md_map(struct md_test *md, unsigned long nr)
+{
+	return kunit_mm_map(md->km, nr, MD_RW);
+}
+
+/*
+ * A huge page, of which @nr base pages go to the device. khugepaged is kept
+ * away from what becomes of it.
+ */
+static unsigned long md_map_huge(struct md_test *md, unsigned long nr)
+{
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	if (nr > MD_DEVICE_PAGES)
+		kunit_skip(md->test, "a huge page is larger than the device");
+	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
+	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(md->test, "no THP available");
+	kunit_mm_flags(md->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
+	return addr;
+}
+
+static unsigned long md_map_huge_zero(struct md_test *md)
+{
+	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+
+	if (HPAGE_PMD_NR > MD_DEVICE_PAGES)
+		kunit_skip(md->test, "a huge page is larger than the device");
+	kunit_mm_read(md->km, addr, 1);
+	if (!is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)))
+		kunit_skip(md->test, "no huge zero page available");
+	kunit_mm_flags(md->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
+	return addr;
+}
+
+static int md_put_word(unsigned long addr, unsigned long word)
+{
+	return put_user(word, (unsigned long __user *)addr);
 }
 
 static unsigned long md_pattern(unsigned long i)
@@ -419,16 +387,16 @@ static unsigned long md_pattern(unsigned long i)
 	return 0xdead0000UL + i * 3;
 }
 
-/* Anonymous memory with a word of its own in each page. */
+/* Anonymous memory with a different word in each page */
 static unsigned long md_memory_map(struct md_test *md, unsigned long nr)
 {
 	unsigned long i, addr;
 
-	addr = kunit_mm_map(md->km, nr, PROT_READ | PROT_WRITE);
+	addr = md_map(md, nr);
 	for (i = 0; i < nr; i++)
 		KUNIT_ASSERT_EQ(md->test, 0,
-				put_user(md_pattern(i), (unsigned long __user *)
-					 (addr + (i << PAGE_SHIFT))));
+				md_put_word(addr + (i << PAGE_SHIFT),
+					    md_pattern(i)));
 	return addr;
 }
 
@@ -465,8 +433,7 @@ static bool md_on_device(struct md_test *md, unsigned long addr)
 {
 	unsigned long pfn = md_pfn_at(md, addr);
 
-	return pfn >= md_first_pfn(md) &&
-	       pfn < md_first_pfn(md) + MD_DEVICE_PAGES;
+	return kunit_device_has(md->dev, pfn);
 }
 
 static pte_t md_pte(struct md_test *md, unsigned long addr, unsigned long i)
@@ -474,7 +441,7 @@ static pte_t md_pte(struct md_test *md, unsigned long addr, unsigned long i)
 	return kunit_mm_pte(md->km, addr + (i << PAGE_SHIFT));
 }
 
-/* Does a device-private entry stand there, which lets the device write? */
+/* Is there a writable device-private entry? */
 static bool md_device_writes(struct md_test *md, unsigned long addr,
 			     unsigned long i)
 {
@@ -495,10 +462,10 @@ static void md_expect_on_device(struct md_test *md, unsigned long addr,
 
 static unsigned long md_device_used(struct md_test *md)
 {
-	return bitmap_weight(md->used, MD_DEVICE_PAGES);
+	return kunit_device_used(md->dev);
 }
 
-/* Of a page that is present or on the device. */
+/* The page is present or on the device. */
 static struct folio *md_folio(struct md_test *md, unsigned long addr)
 {
 	unsigned long pfn = md_pfn_at(md, addr);
@@ -517,7 +484,7 @@ static void md_write_word(struct md_test *md, unsigned long addr,
 			  unsigned long word)
 {
 	KUNIT_ASSERT_EQ(md->test, 0,
-			put_user(word, (unsigned long __user *)addr));
+			md_put_word(addr, word));
 }
 
 static unsigned long md_read_word(struct md_test *md, unsigned long addr)
@@ -536,7 +503,7 @@ static struct md_test *md_of(struct kunit_mm_thread *thread)
 
 /* The three steps */
 
-static void a_round_trip_keeps_contents_and_counts(struct kunit *test)
+static void round_trip_keeps_contents_and_counts(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -552,29 +519,28 @@ static void a_round_trip_keeps_contents_and_counts(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0, md->dev->faults);
 }
 
-static void the_cpu_brings_pages_back_one_by_one(struct kunit *test)
+static void cpu_fault_brings_back_one_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	md_expect_contents(md, addr, MD_PAGES);
-	KUNIT_EXPECT_EQ(test, MD_PAGES, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md->dev->faults);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void pages_go_back_where_the_driver_has_no_memory(struct kunit *test)
+static void page_is_restored_if_driver_has_no_memory(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 	unsigned long pfn = kunit_mm_pfn(md->km, addr);
 
 	KUNIT_EXPECT_EQ(test, 0UL,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_NONE));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_NONE));
 	md_expect_on_device(md, addr, MD_PAGES, false);
 	KUNIT_EXPECT_EQ(test, pfn, kunit_mm_pfn(md->km, addr));
 	KUNIT_EXPECT_TRUE(test, pte_write(kunit_mm_pte(md->km, addr)));
@@ -582,28 +548,26 @@ static void pages_go_back_where_the_driver_has_no_memory(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void every_second_page_may_move(struct kunit *test)
+static void driver_moves_every_second_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
 	for (i = 0; i < MD_PAGES; i++)
 		md_expect_on_device(md, addr + (i << PAGE_SHIFT), 1, i & 1);
 	md_expect_contents(md, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_copy_that_fails_costs_nothing(struct kunit *test)
+static void failed_copy_restores_pages(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, 0UL,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_GIVES_UP));
+			md_try_to_device(md, addr, MD_PAGES, MD_GIVES_UP));
 	md_expect_on_device(md, addr, MD_PAGES, false);
 	md_expect_contents(md, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
@@ -617,7 +581,7 @@ static void a_copy_that_fails_costs_nothing(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-/* It has filled dst[], and finds out before migrate_vma_pages(). */
+/* The driver filled dst[] and then gives up. */
 static void md_skip_second_step(struct md_test *md, unsigned long addr,
 				unsigned long select)
 {
@@ -625,9 +589,7 @@ static void md_skip_second_step(struct md_test *md, unsigned long addr,
 	bool to_device = select == MIGRATE_VMA_SELECT_SYSTEM;
 	long mapped = md_anon_mapped();
 
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, MD_PAGES, select));
-	md_copy(md, MD_PAGES, to_device, MD_MOVES_ALL);
+	md_begin(md, addr, MD_PAGES, select, MD_MOVES_ALL);
 	migrate_vma_finalize(&md->args);
 	mmap_read_unlock(md->km->mm);
 	KUNIT_EXPECT_EQ(md->test, used, md_device_used(md));
@@ -636,7 +598,7 @@ static void md_skip_second_step(struct md_test *md, unsigned long addr,
 	md_expect_on_device(md, addr, MD_PAGES, !to_device);
 }
 
-static void a_driver_that_skips_the_second_step_loses_nothing(struct kunit *test)
+static void skipped_second_step_loses_no_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -648,7 +610,7 @@ static void a_driver_that_skips_the_second_step_loses_nothing(struct kunit *test
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void a_full_device_takes_what_it_can(struct kunit *test)
+static void full_device_takes_what_fits(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_DEVICE_PAGES);
@@ -682,7 +644,7 @@ static void md_outcome_name(const struct md_outcome *outcome, char *name)
 
 KUNIT_ARRAY_PARAM(md_outcome, md_outcomes, md_outcome_name);
 
-/* What the counters were, to be compared with what they are. */
+/* A snapshot of the counters */
 struct md_counts {
 	unsigned long rss;
 	long mapped;
@@ -700,7 +662,7 @@ static void md_expect_counts(struct md_test *md, struct md_counts before,
 	KUNIT_EXPECT_EQ(md->test, before.mapped + more, md_anon_mapped());
 }
 
-/* Each page there, wherever it is, is charged like any other. */
+/* Pages of the device are charged to the memcg, too. */
 static void md_expect_charged(struct md_test *md, unsigned long addr,
 			      unsigned long nr, struct mem_cgroup *memcg)
 {
@@ -719,7 +681,7 @@ static void md_expect_charged(struct md_test *md, unsigned long addr,
 	}
 }
 
-static void counts_do_not_change_by_moves(struct kunit *test)
+static void migration_keeps_counters(struct kunit *test)
 {
 	const struct md_outcome *outcome = test->param_value;
 	struct md_test *md = test->priv;
@@ -730,8 +692,7 @@ static void counts_do_not_change_by_moves(struct kunit *test)
 	full = md_counts_now(md);
 	md_expect_counts(md, empty, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, outcome->moved,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, outcome->driver));
+			md_try_to_device(md, addr, MD_PAGES, outcome->driver));
 	md_expect_counts(md, full, 0);
 	md_expect_charged(md, addr, MD_PAGES, memcg);
 
@@ -751,32 +712,29 @@ static void counts_do_not_change_by_moves(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void counts_follow_holes_that_are_populated(struct kunit *test)
+static void populated_holes_are_counted(struct kunit *test)
 {
 	const struct md_outcome *outcome = test->param_value;
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, MD_PAGES);
 	struct md_counts empty = md_counts_now(md);
 	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(md->km->mm);
 
 	KUNIT_EXPECT_EQ(test, outcome->moved,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, outcome->driver));
+			md_try_to_device(md, addr, MD_PAGES, outcome->driver));
 	KUNIT_EXPECT_EQ(test, outcome->moved, md_device_used(md));
 	md_expect_counts(md, empty, outcome->moved);
 	md_expect_charged(md, addr, MD_PAGES, memcg);
 	mem_cgroup_put(memcg);
 
-	KUNIT_EXPECT_EQ(test, outcome->moved,
-			md_to_system(md, addr, MD_PAGES));
+	KUNIT_EXPECT_EQ(test, outcome->moved, md_to_system(md, addr, MD_PAGES));
 	md_expect_counts(md, empty, outcome->moved);
 	kunit_mm_zap(md->km, addr, MD_PAGES);
 	md_expect_counts(md, empty, 0);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void lists_have_the_size_that_is_counted(struct kunit *test)
+static void lru_size_is_number_of_pages(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	long empty = md_anon_listed();
@@ -784,8 +742,7 @@ static void lists_have_the_size_that_is_counted(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES, md_anon_listed());
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
 	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES / 2, md_anon_listed());
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2, md_to_system(md, addr, MD_PAGES));
 	KUNIT_EXPECT_EQ(test, empty + (long)MD_PAGES, md_anon_listed());
@@ -793,9 +750,9 @@ static void lists_have_the_size_that_is_counted(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, empty, md_anon_listed());
 }
 
-/* Who stays */
+/* Pages that do not migrate */
 
-static void a_pinned_page_stays(struct kunit *test)
+static void pinned_page_does_not_migrate(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -814,11 +771,11 @@ static void a_pinned_page_stays(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void a_page_with_a_reference_stays(struct kunit *test)
+static void referenced_page_does_not_migrate(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	struct folio *folio = md_folio(md, addr + PAGE_SIZE);
+	struct folio *folio = md_nth_folio(md, addr, 1);
 
 	folio_get(folio);
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
@@ -829,43 +786,35 @@ static void a_page_with_a_reference_stays(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-/* It is found before the driver copies, and goes back there and then. */
-static void setup_finds_a_reference(struct kunit *test)
+/* Setup finds the reference before the driver copies, and restores the page. */
+static void setup_restores_referenced_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
 	struct folio *folio = md_folio(md, addr);
 
 	folio_get(folio);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
-					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_begin(md, addr, 4, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ALL);
 	KUNIT_EXPECT_EQ(test, 3UL, md->args.cpages);
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[0]);
 	KUNIT_EXPECT_TRUE(test, pte_present(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
-	md_copy(md, 4, true, MD_MOVES_ALL);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	folio_put(folio);
 	md_expect_contents(md, addr, 4);
 }
 
-/* Of who found the page by its pfn, once setup had looked. */
-static void a_reference_that_came_between_keeps_the_page(struct kunit *test)
+/* A reference of a pfn walker, taken after setup counted references. */
+static void page_referenced_after_setup_is_restored(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
 	struct folio *folio = md_folio(md, addr);
 
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
-					  MIGRATE_VMA_SELECT_SYSTEM));
+	md_begin(md, addr, 4, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ALL);
 	KUNIT_EXPECT_EQ(test, 4UL, md->args.cpages);
-	md_copy(md, 4, true, MD_MOVES_ALL);
 	folio_get(folio);
-	KUNIT_EXPECT_EQ(test, 3UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 3UL, md_end(md));
 	md_expect_on_device(md, addr, 1, false);
 	md_expect_on_device(md, addr + PAGE_SIZE, 3, true);
 	KUNIT_EXPECT_PTR_EQ(test, folio, md_folio(md, addr));
@@ -879,16 +828,16 @@ static struct page *md_large_dst(struct md_test *md)
 	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP, 1);
 
 	KUNIT_ASSERT_NOT_NULL(md->test, page);
-	get_page(page);		/* of the test's own */
+	get_page(page);		/* so that the test can look at it */
 	lock_page(page);
 	return page;
 }
 
-/* An entry is a base page; a driver that errs gets its page back. */
-static void a_large_destination_is_refused(struct kunit *test)
+/* Entries are base pages. A large page is put back to the driver. */
+static void large_destination_is_refused(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 2);
 	struct page *large[] = { md_large_dst(md), md_large_dst(md) };
 	unsigned long i, pfn;
 
@@ -901,8 +850,7 @@ static void a_large_destination_is_refused(struct kunit *test)
 	/* the head of the one, the tail of the other */
 	for (i = 0; i < 2; i++)
 		md->dst[i] = migrate_pfn(page_to_pfn(large[i]) + i);
-	KUNIT_EXPECT_EQ(test, 0UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0UL, md_end(md));
 	for (i = 0; i < 2; i++) {
 		KUNIT_EXPECT_FALSE(test, PageLocked(large[i]));
 		KUNIT_EXPECT_EQ(test, 1, page_ref_count(large[i]));
@@ -917,20 +865,15 @@ static void a_large_destination_is_refused(struct kunit *test)
 static void compound_destination_is_refused(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 4, PROT_READ | PROT_WRITE);
-	unsigned long i;
+	unsigned long i, addr = md_map(md, 4);
 
 	for (i = 0; i < 2; i++)
 		md_write_word(md, addr + (i << PAGE_SHIFT), md_pattern(i));
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 4,
-					  MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 4, true, MD_MOVES_ALL);
+	md_begin(md, addr, 4, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ALL);
 	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
 	md->dst[0] |= MIGRATE_PFN_COMPOUND;
 	md->dst[2] |= MIGRATE_PFN_COMPOUND;
-	KUNIT_EXPECT_EQ(test, 2UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 2UL, md_end(md));
 	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
 	md_expect_on_device(md, addr, 1, false);
 	md_expect_on_device(md, addr + PAGE_SIZE, 1, true);
@@ -941,7 +884,7 @@ static void compound_destination_is_refused(struct kunit *test)
 	md_expect_contents(md, addr, 2);
 }
 
-static void a_locked_page_stays(struct kunit *test)
+static void locked_page_does_not_migrate(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -954,7 +897,7 @@ static void a_locked_page_stays(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void a_poisoned_page_stays(struct kunit *test)
+static void poisoned_page_does_not_migrate(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
@@ -967,8 +910,8 @@ static void a_poisoned_page_stays(struct kunit *test)
 	md_expect_contents(md, addr, 4);
 }
 
-/* Of a private mapping of a file only the copies that are anonymous move. */
-static void private_copies_of_a_file_move(struct kunit *test)
+/* In a private mapping of a file, only anonymous pages migrate. */
+static void copied_page_of_private_file_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	struct file *file = kunit_mm_shmem(test, 3);
@@ -987,34 +930,25 @@ static void private_copies_of_a_file_move(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void device_pages_of_another_owner_stay(struct kunit *test)
+static void device_page_of_other_owner_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	int ret;
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	mmap_read_lock(md->km->mm);
-	md->args = (struct migrate_vma) {
-		.vma = vma_lookup(md->km->mm, addr),
-		.start = addr,
-		.end = addr + (MD_PAGES << PAGE_SHIFT),
-		.src = md->src,
-		.dst = md->dst,
-		.pgmap_owner = test,
-		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-	};
-	ret = migrate_vma_setup(&md->args);
-	KUNIT_EXPECT_EQ(test, 0, ret);
+	md->args = md_args(md, addr, MD_PAGES,
+			   MIGRATE_VMA_SELECT_DEVICE_PRIVATE);
+	md->args.pgmap_owner = test;
+	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&md->args));
 	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
 	KUNIT_EXPECT_EQ(test, 0UL, md_count_moved(md, MD_PAGES));
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	md_expect_on_device(md, addr, MD_PAGES, true);
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void pages_that_are_not_selected_stay(struct kunit *test)
+static void unselected_page_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -1027,19 +961,17 @@ static void pages_that_are_not_selected_stay(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-/* Nothing is offered where the driver wants what is on a device. */
-static void a_zero_page_that_is_not_selected_stays(struct kunit *test)
+/* A driver that selects device pages gets no zero page. */
+static void unselected_zero_page_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 2);
 
 	kunit_mm_read(md->km, addr, 2);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2, md_select_device(md)));
+	md_begin(md, addr, 2, md_select_device(md), MD_MOVES_ALL);
 	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] | md->src[1]);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
 }
 
@@ -1050,7 +982,7 @@ static unsigned long md_file_map(struct md_test *md, struct file *file,
 				 MAP_SHARED);
 }
 
-static void holes_of_files_are_not_offered(struct kunit *test)
+static void hole_of_file_is_not_collected(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, 2), 2);
@@ -1059,13 +991,12 @@ static void holes_of_files_are_not_offered(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2,
 					  MIGRATE_VMA_SELECT_SYSTEM));
 	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	KUNIT_EXPECT_TRUE(test, pte_none(kunit_mm_pte(md->km, addr)));
 }
 
-/* The PTE of a page that stays is gone for a while, and its mark with it. */
-static void files_learn_that_a_page_is_dirty(struct kunit *test)
+/* Unmapping a page drops its PTE, so the dirty bit goes to the folio. */
+static void restored_file_page_is_dirty(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, 1), 1);
@@ -1081,8 +1012,8 @@ static void files_learn_that_a_page_is_dirty(struct kunit *test)
 	md_expect_contents(md, addr, 1);
 }
 
-/* From one page of RAM to another, the page cache included. */
-static void pages_of_files_move_within_the_system(struct kunit *test)
+/* The page cache has the new page as well. */
+static void file_page_migrates_within_system_memory(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	struct file *file = kunit_mm_shmem(test, 1);
@@ -1094,9 +1025,8 @@ static void pages_of_files_move_within_the_system(struct kunit *test)
 	mmap_read_lock(md->km->mm);
 	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
 					  MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 1, false, MD_MOVES_ALL);
-	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	md_copy(md, 1, NULL, MD_MOVES_ALL);
+	KUNIT_EXPECT_EQ(test, 1UL, md_end(md));
 	KUNIT_EXPECT_PTR_NE(test, folio, md_folio(md, addr));
 	folio = md_folio(md, addr);
 	KUNIT_EXPECT_PTR_EQ(test, file->f_mapping, folio_mapping(folio));
@@ -1107,7 +1037,7 @@ static void pages_of_files_move_within_the_system(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, folio, md_folio(md, other));
 }
 
-static void pages_of_files_do_not_go_to_the_device(struct kunit *test)
+static void file_page_does_not_migrate_to_device(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_file_map(md, kunit_mm_shmem(test, MD_PAGES),
@@ -1133,18 +1063,11 @@ static int md_try_setup(struct md_test *md, struct migrate_vma args)
 	return ret;
 }
 
-static void absurd_arguments_are_refused(struct kunit *test)
+static void invalid_arguments_are_refused(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
-	struct migrate_vma good = {
-		.vma = vma_lookup(md->km->mm, addr),
-		.start = addr,
-		.end = addr + 2 * PAGE_SIZE,
-		.src = md->src,
-		.dst = md->dst,
-		.pgmap_owner = md,
-	};
+	struct migrate_vma good = md_args(md, addr, 2, 0);
 	struct migrate_vma args;
 
 	KUNIT_EXPECT_EQ(test, 0, md_try_setup(md, good));
@@ -1177,67 +1100,39 @@ static void absurd_arguments_are_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
 }
 
-static void special_mappings_are_refused(struct kunit *test)
+static void special_mapping_is_refused(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
-	struct vm_area_struct *vma = vma_lookup(md->km->mm, addr);
-	struct migrate_vma args = {
-		.vma = vma,
-		.start = addr,
-		.end = addr + 2 * PAGE_SIZE,
-		.src = md->src,
-		.dst = md->dst,
-		.pgmap_owner = md,
-	};
+	struct migrate_vma args = md_args(md, addr, 2, 0);
 
-	mmap_write_lock(md->km->mm);
-	vm_flags_set(vma, VM_IO);
-	mmap_write_unlock(md->km->mm);
+	kunit_mm_flags(md->km, addr, VM_IO, 0);
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
-	mmap_write_lock(md->km->mm);
-	vm_flags_clear(vma, VM_IO);
-	mmap_write_unlock(md->km->mm);
+	kunit_mm_flags(md->km, addr, 0, VM_IO);
 	KUNIT_EXPECT_EQ(test, 0, md_try_setup(md, args));
 }
 
-#ifdef CONFIG_HUGETLB_PAGE
-static void hugetlb_is_refused(struct kunit *test)
+static void hugetlb_mapping_is_refused(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = kunit_mm_map_hugetlb(md->km, 1);
-	struct migrate_vma args = {
-		.vma = vma_lookup(md->km->mm, addr),
-		.start = addr,
-		.end = addr + PAGE_SIZE,
-		.src = md->src,
-		.dst = md->dst,
-		.pgmap_owner = md,
-		.flags = MIGRATE_VMA_SELECT_SYSTEM,
-	};
+	struct migrate_vma args = md_args(md, addr, 1,
+					  MIGRATE_VMA_SELECT_SYSTEM);
 
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
 }
-#else
-static void hugetlb_is_refused(struct kunit *test)
-{
-	kunit_skip(test, "no hugetlb pages in this kernel");
-}
-#endif
 
 /* Holes */
 
-static void holes_are_populated(struct kunit *test)
+static void hole_is_populated(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, MD_PAGES);
 	unsigned long rss = md_rss(md);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	md_expect_on_device(md, addr, MD_PAGES, true);
-	KUNIT_EXPECT_EQ(test, rss + MD_PAGES,
-			md_rss(md));
+	KUNIT_EXPECT_EQ(test, rss + MD_PAGES, md_rss(md));
 	kunit_mm_zap(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, rss, md_rss(md));
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
@@ -1252,11 +1147,11 @@ static void md_expect_written(struct md_test *md, pte_t pte)
 		KUNIT_EXPECT_TRUE(md->test, pte_soft_dirty(pte));
 }
 
-/* A device may have written to it, and nothing says that it has not. */
-static void a_populated_hole_counts_as_written(struct kunit *test)
+/* The device leaves no trace of its writes. */
+static void populated_hole_is_dirty(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 1);
 	struct folio *folio;
 	pte_t pte;
 
@@ -1279,22 +1174,20 @@ static void a_populated_hole_counts_as_written(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr));
 }
 
-/* What a driver enters for a hole may as well be RAM. */
-static void holes_are_populated_with_system_memory(struct kunit *test)
+/* A driver may fill a hole with RAM. */
+static void hole_is_populated_with_system_memory(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 1);
 	struct md_counts before = md_counts_now(md);
-	struct page *page = md_dst_alloc(md, false);
+	struct page *page = kunit_device_copy(NULL, NULL);
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
-	clear_highpage(page);
 	mmap_read_lock(md->km->mm);
 	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
 					  MIGRATE_VMA_SELECT_SYSTEM));
 	md->dst[0] = migrate_pfn(page_to_pfn(page));
-	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 1UL, md_end(md));
 	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(md->km, addr));
 	md_expect_written(md, kunit_mm_pte(md->km, addr));
 	md_expect_counts(md, before, 1);
@@ -1308,11 +1201,10 @@ static pte_t md_protected_by_userfaultfd(pte_t pte)
 	return pte_mkuffd_wp(pte);
 }
 
-static void the_zero_page_is_replaced(struct kunit *test)
+static void zero_page_is_replaced(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, MD_PAGES);
 
 	kunit_mm_read(md->km, addr, MD_PAGES);
 	KUNIT_ASSERT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
@@ -1322,10 +1214,10 @@ static void the_zero_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_zero_page_that_userfaultfd_protects_stays(struct kunit *test)
+static void uffd_wp_zero_page_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 2);
 
 	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
 		kunit_skip(test, "no write protection by userfaultfd");
@@ -1337,8 +1229,8 @@ static void a_zero_page_that_userfaultfd_protects_stays(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
 }
 
-/* The batches of a CPU have references, which are no pins. */
-static void pages_in_batches_of_this_cpu_move(struct kunit *test)
+/* References of LRU batches are not taken for pins. */
+static void page_in_batch_of_this_cpu_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, moved, addr = md_memory_map(md, 8);
@@ -1346,20 +1238,17 @@ static void pages_in_batches_of_this_cpu_move(struct kunit *test)
 	lru_add_drain_all();
 	migrate_disable();
 	for (i = 0; i < 8; i++)
-		folio_mark_lazyfree(md_folio(md, addr + (i << PAGE_SHIFT)));
+		folio_mark_lazyfree(md_nth_folio(md, addr, i));
 	moved = md_to_device(md, addr, 8);
 	migrate_enable();
 	KUNIT_EXPECT_EQ(test, 8UL, moved);
 }
 
-static void the_huge_zero_page_is_replaced(struct kunit *test)
+static void huge_zero_page_is_replaced(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge_zero(md);
 
-	kunit_mm_read(md->km, addr, 1);
-	if (!is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no huge zero page to be had");
 	KUNIT_EXPECT_EQ(test, 0UL, md_rss(md));
 	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
 			md_to_device(md, addr, HPAGE_PMD_NR));
@@ -1369,31 +1258,28 @@ static void the_huge_zero_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void the_huge_zero_page_without_access_stays(struct kunit *test)
+static void huge_zero_page_without_access_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge_zero(md);
 
-	kunit_mm_read(md->km, addr, 1);
-	if (!is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no huge zero page to be had");
 	kunit_mm_protect(md->km, addr, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, HPAGE_PMD_NR));
 	KUNIT_EXPECT_TRUE(test, is_huge_zero_pmd(kunit_mm_pmd(md->km, addr)));
 }
 
 #ifdef CONFIG_KSM
-/* As KSM leaves it where a page was all zeroes. */
+/* As KSM maps the zero page for a page of zeroes. */
 static pte_t md_merged(pte_t pte)
 {
 	return pte_mkdirty(pte);
 }
 
-static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
+static void replaced_ksm_zero_page_is_uncounted(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	struct mm_struct *mm = md->km->mm;
-	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 1);
 
 	kunit_mm_read(md->km, addr, 1);
 	ksm_map_zero_page(mm);
@@ -1402,7 +1288,7 @@ static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&mm->ksm_zero_pages));
 }
 #else
-static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
+static void replaced_ksm_zero_page_is_uncounted(struct kunit *test)
 {
 	kunit_skip(test, "no KSM in this kernel");
 }
@@ -1410,41 +1296,28 @@ static void a_zero_page_of_ksm_is_counted_off(struct kunit *test)
 
 static int md_write_first(struct kunit_mm_thread *thread)
 {
-	return put_user(md_pattern(0), (unsigned long __user *)thread->addr);
+	return md_put_word(thread->addr, md_pattern(0));
 }
 
-static void a_hole_that_was_filled_first_is_lost(struct kunit *test)
+static void hole_filled_by_fault_is_not_populated(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
-	struct kunit_mm_thread thread;
-	int ret;
+	unsigned long addr = md_map(md, MD_PAGES);
 
-	mmap_read_lock(md->km->mm);
-	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
-	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
-	kunit_mm_thread_start(&thread, md->km, addr, md_write_first);
-	kunit_mm_thread_end(&thread);
-	migrate_vma_pages(&md->args);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - 1,
+			md_between(md, addr, MD_PAGES, MD_MOVES_ALL, addr,
+				   md_write_first));
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[0] & MIGRATE_PFN_MIGRATE);
-	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_count_moved(md, MD_PAGES));
-	migrate_vma_finalize(&md->args);
-	mmap_read_unlock(md->km->mm);
-
-	KUNIT_EXPECT_EQ(test, 0, ret);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
 	md_expect_on_device(md, addr, 1, false);
 	md_expect_contents(md, addr, 1);
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_device_used(md));
 }
 
-/* What is there moves, what is not there is userfaultfd's to fill. */
-static void holes_of_userfaultfd_are_refused(struct kunit *test)
+/* Pages migrate. Missing pages are left to userfaultfd. */
+static void hole_of_userfaultfd_is_not_populated(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, MD_PAGES);
 
 	md_write_word(md, addr + PAGE_SIZE, md_pattern(1));
 	kunit_mm_read(md->km, addr + 2 * PAGE_SIZE, 1);
@@ -1457,12 +1330,11 @@ static void holes_of_userfaultfd_are_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 1, md_to_device(md, addr, MD_PAGES));
 }
 
-/* As the OOM reaper leaves it, that may have taken what is now a hole. */
-static void holes_of_an_unstable_address_space_are_refused(struct kunit *test)
+/* The OOM reaper may have freed the page that is a hole now. */
+static void hole_of_unstable_mm_is_not_populated(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, MD_PAGES,
-					  PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, MD_PAGES);
 
 	set_bit(MMF_UNSTABLE, &md->km->mm->flags);
 	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, MD_PAGES));
@@ -1471,7 +1343,7 @@ static void holes_of_an_unstable_address_space_are_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 }
 
-static void holes_of_a_read_only_mapping_stay_read_only(struct kunit *test)
+static void hole_of_read_only_vma_becomes_read_only(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ);
@@ -1479,15 +1351,15 @@ static void holes_of_a_read_only_mapping_stay_read_only(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
 	KUNIT_EXPECT_EQ(test, 0UL, md_read_word(md, addr));
-	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
+	KUNIT_EXPECT_NE(test, 0, md_put_word(addr, 1));
 }
 
-static void a_range_ends_where_it_ends(struct kunit *test)
+static void migration_stays_within_its_range(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
 
-	/* neighbours at both edges that are no part of the VMA */
+	/* the VMA has a neighbour at each end */
 	kunit_mm_protect(md->km, addr, 1, VM_READ);
 	kunit_mm_protect(md->km, addr + 3 * PAGE_SIZE, 1, VM_READ);
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr + PAGE_SIZE, 2));
@@ -1497,9 +1369,9 @@ static void a_range_ends_where_it_ends(struct kunit *test)
 	md_expect_contents(md, addr, 4);
 }
 
-/* What an entry keeps */
+/* What entries keep */
 
-static void read_only_stays_read_only(struct kunit *test)
+static void read_only_page_stays_read_only(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -1512,7 +1384,7 @@ static void read_only_stays_read_only(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void memory_without_access_moves_and_stays_so(struct kunit *test)
+static void prot_none_page_stays_prot_none(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -1527,8 +1399,8 @@ static void memory_without_access_moves_and_stays_so(struct kunit *test)
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-/* The mapping changes its mind while the pages are away. */
-static void mprotect_is_obeyed_on_the_device(struct kunit *test)
+/* mprotect() while the pages are on the device */
+static void mprotect_makes_private_page_read_only(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -1540,13 +1412,13 @@ static void mprotect_is_obeyed_on_the_device(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
 	KUNIT_EXPECT_FALSE(test, pte_write(md_pte(md, addr, 0)));
 	md_expect_contents(md, addr, 2);
-	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
+	KUNIT_EXPECT_NE(test, 0, md_put_word(addr, 1));
 	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
 	md_write_word(md, addr, 1);
 	KUNIT_EXPECT_EQ(test, 1UL, md_read_word(md, addr));
 }
 
-static void writable_memory_comes_back_writable_and_dirty(struct kunit *test)
+static void writable_page_comes_back_writable_and_dirty(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -1566,8 +1438,8 @@ static void writable_memory_comes_back_writable_and_dirty(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 }
 
-/* So that a driver need not have its page-table entries looked up. */
-static void setup_says_what_was_writable(struct kunit *test)
+/* A driver need not walk the page table for that. */
+static void setup_reports_writable_pages(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -1575,13 +1447,10 @@ static void setup_says_what_was_writable(struct kunit *test)
 
 	kunit_mm_change(md->km, addr, 1, pte_wrprotect);
 	for (int i = 0; i < 2; i++, select = md_select_device(md)) {
-		mmap_read_lock(md->km->mm);
-		KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 2, select));
+		md_begin(md, addr, 2, select, MD_MOVES_ALL);
 		KUNIT_EXPECT_FALSE(test, md->src[0] & MIGRATE_PFN_WRITE);
 		KUNIT_EXPECT_TRUE(test, md->src[1] & MIGRATE_PFN_WRITE);
-		md_copy(md, 2, !i, MD_MOVES_ALL);
-		KUNIT_EXPECT_EQ(test, 2UL, md_finish(md));
-		mmap_read_unlock(md->km->mm);
+		KUNIT_EXPECT_EQ(test, 2UL, md_end(md));
 	}
 	md_expect_contents(md, addr, 2);
 }
@@ -1591,13 +1460,13 @@ static pte_t md_soft_dirty(pte_t pte)
 	return pte_mksoft_dirty(pte);
 }
 
-/* As clear_refs does it */
+/* As clear_refs does */
 static pte_t md_soft_clean(pte_t pte)
 {
 	return pte_wrprotect(pte_clear_soft_dirty(pte));
 }
 
-static void soft_dirty_survives(struct kunit *test)
+static void soft_dirty_bit_survives_round_trip(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -1612,8 +1481,8 @@ static void soft_dirty_survives(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(md_pte(md, addr, 1)));
 }
 
-/* clear_refs leaves the entry writable, and nobody asks what the device does. */
-static void soft_dirty_is_what_the_device_may_have_written(struct kunit *test)
+/* The entry is writable, so the device may have written after clear_refs. */
+static void writable_private_page_comes_back_soft_dirty(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, 2);
@@ -1626,14 +1495,14 @@ static void soft_dirty_is_what_the_device_may_have_written(struct kunit *test)
 		KUNIT_ASSERT_TRUE(test, md_device_writes(md, addr, i));
 	/* one by the page table, one by the reverse mapping */
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_system(md, addr, 1));
-	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_begin_eviction(md);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 	for (i = 0; i < 2; i++)
 		KUNIT_EXPECT_TRUE(test, pte_soft_dirty(md_pte(md, addr, i)));
 }
 
-/* As another thread changes it while the page is on its way */
+/* By another thread, while the page migrates */
 static int md_change_entry(struct kunit_mm_thread *thread,
 			   pte_t (*change)(pte_t pte))
 {
@@ -1659,31 +1528,23 @@ static int md_clean_page(struct kunit_mm_thread *thread)
 	return md_change_entry(thread, pte_swp_clear_soft_dirty);
 }
 
-/* What was made clean while it was on its way has to fault to be written to. */
-static void soft_dirty_is_watched_in_between(struct kunit *test)
+/* A write to a soft-clean page must fault. */
+static void page_cleaned_between_steps_faults_on_write(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
-	struct kunit_mm_thread thread;
 
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
 		kunit_skip(test, "no soft-dirty bit in this kernel");
 	kunit_mm_flags(md->km, addr, 0, VM_SOFTDIRTY);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
-					  MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 1, true, MD_MOVES_NONE);
-	kunit_mm_thread_start(&thread, md->km, addr, md_clean_page);
-	kunit_mm_thread_end(&thread);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
-	KUNIT_EXPECT_EQ(test, 0UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 0UL, md_between(md, addr, 1, MD_MOVES_NONE, addr,
+					      md_clean_page));
 	KUNIT_EXPECT_FALSE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
 	md_write_word(md, addr, md_pattern(0));
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(kunit_mm_pte(md->km, addr)));
 }
 
-static void protection_by_userfaultfd_survives(struct kunit *test)
+static void uffd_wp_bit_survives_round_trip(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -1706,15 +1567,15 @@ static pte_t md_clean(pte_t pte)
 	return pte_mkclean(pte);
 }
 
-/* Dirt that only the PTE knows of is the folio's afterwards. */
-static void dirty_is_the_folios_on_the_device(struct kunit *test)
+/* A private entry has no dirty bit, so the folio takes it over. */
+static void dirty_pte_makes_device_folio_dirty(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
 
 	kunit_mm_protect(md->km, addr, 2, VM_READ);
 	folio_clear_dirty(md_folio(md, addr));
-	folio_clear_dirty(md_folio(md, addr + PAGE_SIZE));
+	folio_clear_dirty(md_nth_folio(md, addr, 1));
 	kunit_mm_change(md->km, addr + PAGE_SIZE, 1, md_clean);
 	KUNIT_ASSERT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
@@ -1731,7 +1592,7 @@ static pte_t md_old(pte_t pte)
 	return pte_mkold(pte);
 }
 
-/* LRU_GEN has another mark for it, and clears this one by itself. */
+/* LRU_GEN clears PG_referenced, so the idle flags keep the age there. */
 static bool md_is_young(struct folio *folio)
 {
 	if (lru_gen_enabled() && IS_ENABLED(CONFIG_PAGE_IDLE_FLAG))
@@ -1745,14 +1606,14 @@ static void md_make_old(struct folio *folio)
 	folio_test_clear_young(folio);
 }
 
-static void young_is_referenced_on_the_device(struct kunit *test)
+static void young_pte_makes_device_folio_referenced(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, 2);
 
 	lru_add_drain_all();
 	for (i = 0; i < 2; i++)
-		md_make_old(md_folio(md, addr + i * PAGE_SIZE));
+		md_make_old(md_nth_folio(md, addr, i));
 	kunit_mm_change(md->km, addr, 1, md_old);
 	KUNIT_ASSERT_TRUE(test, pte_young(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
@@ -1764,17 +1625,16 @@ static void young_is_referenced_on_the_device(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
 }
 
-/* Pages that do not move keep what the PTE has itself. */
-static void a_page_that_stays_keeps_its_age_and_dirt(struct kunit *test)
+/* The migration entry keeps both bits of the PTE. */
+static void restored_page_keeps_young_and_dirty_bits(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
 
 	kunit_mm_change(md->km, addr, 1, md_old);
 	kunit_mm_change(md->km, addr, 1, md_clean);
-	KUNIT_EXPECT_EQ(test, 0UL, md_migrate(md, addr, 2,
-					      MIGRATE_VMA_SELECT_SYSTEM,
-					      MD_MOVES_NONE));
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_try_to_device(md, addr, 2, MD_MOVES_NONE));
 	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_TRUE(test, pte_young(md_pte(md, addr, 1)));
@@ -1787,8 +1647,8 @@ static void md_expect_age_of_stayer(struct md_test *md, unsigned long addr)
 	KUNIT_EXPECT_FALSE(md->test, md_is_young(md_folio(md, addr)));
 }
 
-/* Its PTE is young again: with PG_referenced it would look accessed twice. */
-static void page_that_stays_is_not_aged_twice(struct kunit *test)
+/* Its PTE is young. With PG_referenced it would look accessed twice. */
+static void restored_page_is_not_referenced_twice(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -1796,9 +1656,8 @@ static void page_that_stays_is_not_aged_twice(struct kunit *test)
 
 	lru_add_drain_all();
 	md_make_old(folio);
-	KUNIT_EXPECT_EQ(test, 0UL, md_migrate(md, addr, 1,
-					      MIGRATE_VMA_SELECT_SYSTEM,
-					      MD_MOVES_NONE));
+	KUNIT_EXPECT_EQ(test, 0UL,
+			md_try_to_device(md, addr, 1, MD_MOVES_NONE));
 	md_expect_age_of_stayer(md, addr);
 
 	lru_add_drain_all();
@@ -1808,7 +1667,7 @@ static void page_that_stays_is_not_aged_twice(struct kunit *test)
 	md_expect_age_of_stayer(md, addr);
 }
 
-/* Two mappings: each is restored by the reverse mapping. */
+/* The reverse mapping restores both mappings. */
 static void age_of_shared_page_survives_on_device(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1829,7 +1688,7 @@ static bool md_is_exclusive(struct md_test *md, unsigned long addr)
 	return PageAnonExclusive(&md_folio(md, addr)->page);
 }
 
-static void read_only_memory_stays_exclusive(struct kunit *test)
+static void read_only_page_stays_anon_exclusive(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -1842,8 +1701,8 @@ static void read_only_memory_stays_exclusive(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, md_is_exclusive(md, addr));
 }
 
-/* The child is gone, so that the only mapping is restored in place. */
-static void memory_that_was_shared_does_not_become_exclusive(struct kunit *test)
+/* The child exited, so the only mapping is restored in place. */
+static void once_shared_page_does_not_become_anon_exclusive(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -1860,10 +1719,10 @@ static void memory_that_was_shared_does_not_become_exclusive(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pte_write(kunit_mm_pte(md->km, addr)));
 }
 
-static void mlocked_memory_comes_back_mlocked(struct kunit *test)
+static void mlocked_page_comes_back_mlocked(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 1, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 1);
 
 	kunit_mm_flags(md->km, addr, VM_LOCKED, 0);
 	md_write_word(md, addr, md_pattern(0));
@@ -1887,7 +1746,7 @@ static long md_munlock_folio(void *folio)
 	return 0;
 }
 
-/* Return: pages that move while batches of another CPU have references. */
+/* Return: pages that move while a batch of another CPU has a reference. */
 static unsigned long md_move_from_batches(struct md_test *md,
 					  unsigned long addr, unsigned long nr,
 					  long (*batch)(void *folio))
@@ -1906,7 +1765,7 @@ static unsigned long md_move_from_batches(struct md_test *md,
 }
 
 /* As after mlock() on another CPU */
-static void page_moves_out_of_mlock_batch_of_another_cpu(struct kunit *test)
+static void page_in_mlock_batch_of_other_cpu_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 8);
@@ -1922,7 +1781,7 @@ static void page_moves_out_of_mlock_batch_of_another_cpu(struct kunit *test)
 }
 
 /* As after munlock() on another CPU */
-static void page_moves_out_of_munlock_batch_of_another_cpu(struct kunit *test)
+static void page_in_munlock_batch_of_other_cpu_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, 8);
@@ -1939,7 +1798,7 @@ static void page_moves_out_of_munlock_batch_of_another_cpu(struct kunit *test)
 	md_expect_contents(md, addr, 8);
 }
 
-/* A page is unlocked before it is listed, so others may mlock it in between. */
+/* A page may be mlocked after it is unlocked and before it is on the LRU. */
 static void page_mlocked_before_it_is_listed_is_unevictable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1967,7 +1826,7 @@ static void page_mlocked_before_it_is_listed_is_unevictable(struct kunit *test)
 	folio_put(folio);
 }
 
-static void disposable_pages_become_ordinary_ones(struct kunit *test)
+static void lazyfree_page_becomes_swapbacked(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -1991,11 +1850,11 @@ static void md_expect_droppable(struct md_test *md, unsigned long addr,
 	KUNIT_EXPECT_FALSE(md->test, folio_test_swapbacked(folio));
 }
 
-/* Memory of MAP_DROPPABLE, which must not get to swap. */
-static void droppable_pages_stay_droppable(struct kunit *test)
+/* Memory of MAP_DROPPABLE must not be swapped out. */
+static void droppable_page_stays_droppable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
+	unsigned long addr = md_map(md, 2);
 	unsigned long i;
 
 	if (!VM_DROPPABLE)
@@ -2013,14 +1872,14 @@ static void droppable_pages_stay_droppable(struct kunit *test)
 	md_expect_contents(md, addr, 1);
 }
 
-/* What others are told */
+/* Notifiers */
 
 /**
- * struct md_witness - another driver, which is told what happens to the range
+ * struct md_witness - another driver that mirrors the range
  * @sub: its subscription
- * @owner: who it expects to migrate
- * @told: how often it was told of a migration by @owner
- * @otherwise: how often of anything else
+ * @owner: owner that is expected to migrate
+ * @told: notifications of a migration by @owner
+ * @otherwise: other notifications
  */
 struct md_witness {
 	struct mmu_interval_notifier sub;
@@ -2036,7 +1895,8 @@ static bool md_witness_invalidate(struct mmu_interval_notifier *sub,
 	struct md_witness *witness = container_of(sub, struct md_witness, sub);
 
 	mmu_interval_set_seq(sub, seq);
-	if (range->event == MMU_NOTIFY_MIGRATE && range->owner == witness->owner)
+	if (range->event == MMU_NOTIFY_MIGRATE &&
+	    range->owner == witness->owner)
 		witness->told++;
 	else
 		witness->otherwise++;
@@ -2047,12 +1907,12 @@ static const struct mmu_interval_notifier_ops md_witness_ops = {
 	.invalidate = md_witness_invalidate,
 };
 
-/* By which a driver tells its own migrations, of pages and of holes. */
-static void drivers_are_told_who_migrates(struct kunit *test)
+/* So that a driver can ignore its own migrations, of pages and of holes. */
+static void notifier_is_told_who_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map(md->km, 2, PROT_READ | PROT_WRITE);
-	struct md_witness witness = { .owner = md };
+	unsigned long addr = md_map(md, 2);
+	struct md_witness witness = { .owner = md->dev };
 
 	md_write_word(md, addr, md_pattern(0));
 	KUNIT_ASSERT_EQ(test, 0,
@@ -2062,7 +1922,7 @@ static void drivers_are_told_who_migrates(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	KUNIT_EXPECT_EQ(test, 1U, witness.told);
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr + PAGE_SIZE, 1));
-	/* what setup has found, and what the hole becomes */
+	/* once by setup, once when the hole is populated */
 	KUNIT_EXPECT_EQ(test, 3U, witness.told);
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
 	KUNIT_EXPECT_EQ(test, 4U, witness.told);
@@ -2072,7 +1932,7 @@ static void drivers_are_told_who_migrates(struct kunit *test)
 
 /* Parent and child */
 
-static void fork_shares_device_pages_until_one_writes(struct kunit *test)
+static void fork_shares_device_page_until_a_write(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, 4);
@@ -2084,7 +1944,7 @@ static void fork_shares_device_pages_until_one_writes(struct kunit *test)
 	for (i = 0; i < 4; i++)
 		KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, i));
 	md_write_word(md, addr, 1);
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 1, md->dev->faults);
 
 	kunit_mm_enter(md->km, child);
 	KUNIT_EXPECT_EQ(test, 4UL, md_rss(md));
@@ -2092,7 +1952,7 @@ static void fork_shares_device_pages_until_one_writes(struct kunit *test)
 	md_expect_on_device(md, addr + PAGE_SIZE, 3, true);
 	KUNIT_EXPECT_EQ(test, md_pattern(0), md_read_word(md, addr));
 	md_write_word(md, addr + PAGE_SIZE, 2);
-	KUNIT_EXPECT_EQ(test, 2, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 2, md->dev->faults);
 	KUNIT_EXPECT_EQ(test, 2UL, md_device_used(md));
 
 	kunit_mm_enter(md->km, parent);
@@ -2105,11 +1965,11 @@ static void fork_shares_device_pages_until_one_writes(struct kunit *test)
 			md_read_word(md, addr + 2 * PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, md_pattern(3),
 			md_read_word(md, addr + 3 * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 4, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 4, md->dev->faults);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_page_that_two_share_moves_for_both(struct kunit *test)
+static void shared_page_migrates_for_both_processes(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -2131,8 +1991,8 @@ static void a_page_that_two_share_moves_for_both(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-/* What does not move is restored wherever it was mapped. */
-static void a_page_that_two_share_stays_for_both(struct kunit *test)
+/* A page that does not move is restored in both address spaces. */
+static void shared_page_is_restored_for_both_processes(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -2141,8 +2001,7 @@ static void a_page_that_two_share_stays_for_both(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
 	kunit_mm_enter(md->km, child);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_rss(md));
 	for (i = 0; i < MD_PAGES; i++)
@@ -2153,7 +2012,7 @@ static void a_page_that_two_share_stays_for_both(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_child_that_ends_leaves_its_parents_pages(struct kunit *test)
+static void exit_of_child_leaves_device_pages_of_parent(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -2170,14 +2029,11 @@ static void a_child_that_ends_leaves_its_parents_pages(struct kunit *test)
 
 /* Large folios */
 
-static void a_huge_page_is_split_and_moved(struct kunit *test)
+static void huge_page_is_split_and_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, HPAGE_PMD_NR);
 
-	kunit_mm_write(md->km, addr, 1);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no huge page to be had");
 	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
 			md_to_device(md, addr, HPAGE_PMD_NR));
 	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR, md_device_used(md));
@@ -2186,14 +2042,11 @@ static void a_huge_page_is_split_and_moved(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_large_folio_mapped_by_ptes_is_split_and_moved(struct kunit *test)
+static void pte_mapped_large_folio_is_split_and_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, MD_PAGES);
 
-	kunit_mm_write(md->km, addr, 1);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no huge page to be had");
 	kunit_mm_split_pmd(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, folio_test_large(md_folio(md, addr)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES,
@@ -2204,15 +2057,12 @@ static void a_large_folio_mapped_by_ptes_is_split_and_moved(struct kunit *test)
 			md_to_system(md, addr + PAGE_SIZE, MD_PAGES));
 }
 
-static void a_large_folio_that_is_pinned_stays(struct kunit *test)
+static void referenced_large_folio_does_not_migrate(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, HPAGE_PMD_NR);
 	struct folio *folio;
 
-	kunit_mm_write(md->km, addr, 1);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no huge page to be had");
 	folio = md_folio(md, addr);
 	folio_get(folio);
 	KUNIT_EXPECT_EQ(test, 0UL, md_to_device(md, addr, HPAGE_PMD_NR));
@@ -2237,63 +2087,41 @@ static void md_make_active(struct md_test *md, unsigned long addr,
 
 	lru_add_drain_all();
 	for (i = 0; i < nr; i++) {
-		struct folio *folio = md_folio(md, addr + (i << PAGE_SHIFT));
+		struct folio *folio = md_nth_folio(md, addr, i);
 
 		folio_mark_accessed(folio);
 		folio_mark_accessed(folio);
 	}
 	lru_add_drain_all();
-	/* LRU_GEN gives the flag to pages of young generations that leave it. */
+	/* LRU_GEN sets the flag when a young page leaves the LRU. */
 	if (!lru_gen_enabled())
 		KUNIT_EXPECT_TRUE(md->test,
 				  folio_test_active(md_folio(md, addr)));
 }
 
 /*
- * A zap between the steps takes the entry; the page must not come back. Nor must
- * it be freed with the flag of the active list, off which it was taken.
+ * A zap between the steps removes the migration entry, so the page must not
+ * come back. It was isolated from the active list: free it without the flag.
  */
-static void md_zap_between(struct kunit *test, enum md_driver driver)
+static void page_zapped_between_steps_does_not_come_back(struct kunit *test)
 {
+	const struct md_outcome *outcome = test->param_value;
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 	unsigned long rss = md_rss(md);
-	struct kunit_mm_thread thread;
-	int ret;
 
 	md_make_active(md, addr, MD_PAGES);
-
-	mmap_read_lock(md->km->mm);
-	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
-	md_copy(md, MD_PAGES, true, driver);
-	kunit_mm_thread_start(&thread, md->km, addr + PAGE_SIZE, md_zap_page);
-	kunit_mm_thread_end(&thread);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
-
-	KUNIT_EXPECT_EQ(test, 0, ret);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	md_between(md, addr, MD_PAGES, outcome->driver, addr + PAGE_SIZE,
+		   md_zap_page);
 	KUNIT_EXPECT_TRUE(test, pte_none(md_pte(md, addr, 1)));
-	KUNIT_EXPECT_EQ(test, rss - 1,
-			md_rss(md));
-	KUNIT_EXPECT_EQ(test, driver == MD_MOVES_ALL ? MD_PAGES - 1 : 0,
+	KUNIT_EXPECT_EQ(test, rss - 1, md_rss(md));
+	KUNIT_EXPECT_EQ(test, outcome->moved ? outcome->moved - 1 : 0,
 			md_device_used(md));
 	md_expect_contents(md, addr, 1);
 }
 
-static void a_page_that_was_zapped_does_not_come_back(struct kunit *test)
-{
-	md_zap_between(test, MD_MOVES_ALL);
-}
-
-static void a_page_that_was_zapped_is_not_restored(struct kunit *test)
-{
-	md_zap_between(test, MD_MOVES_NONE);
-}
-
-/* What UFFDIO_WRITEPROTECT does to a migration entry. */
-/* What the last page of a process left, the next one would take over. */
-static void device_pages_are_free_of_marks(struct kunit *test)
+/* The next user of the device page would inherit the flags. */
+static void freed_device_page_has_no_flags(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -2312,6 +2140,7 @@ static void device_pages_are_free_of_marks(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, folio_test_referenced(folio));
 }
 
+/* What UFFDIO_WRITEPROTECT does to a migration entry. */
 static pte_t md_write_protect(pte_t pte)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
@@ -2325,26 +2154,15 @@ static int md_protect_page(struct kunit_mm_thread *thread)
 	return md_change_entry(thread, md_write_protect);
 }
 
-static void protection_that_came_between_is_kept(struct kunit *test)
+static void uffd_wp_bit_set_between_steps_is_kept(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	struct kunit_mm_thread thread;
 	pte_t pte;
-	int ret;
 
 	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
 		kunit_skip(test, "no write protection by userfaultfd");
-	mmap_read_lock(md->km->mm);
-	ret = md_setup(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM);
-	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
-	kunit_mm_thread_start(&thread, md->km, addr, md_protect_page);
-	kunit_mm_thread_end(&thread);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
-
-	KUNIT_EXPECT_EQ(test, 0, ret);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	md_between(md, addr, MD_PAGES, MD_MOVES_ALL, addr, md_protect_page);
 	pte = kunit_mm_pte(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, md_on_device(md, addr));
 	KUNIT_EXPECT_FALSE(test, md_device_writes(md, addr, 0));
@@ -2355,47 +2173,20 @@ static void protection_that_came_between_is_kept(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(pte));
 }
 
-/* UFFDIO_WRITEPROTECT, which the mmap read lock lets in between the steps. */
+/* UFFDIO_WRITEPROTECT, which takes the mmap lock for reading as well. */
 static int md_uffd_protect(struct kunit_mm_thread *thread)
 {
-	struct mm_struct *mm = md_of(thread)->km->mm;
-
-	mmap_read_lock(mm);
-	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
-		      true);
-	mmap_read_unlock(mm);
+	kunit_mm_uffd_wp(thread->km, thread->addr, 1, true);
 	return 0;
 }
 
 static int md_uffd_unprotect(struct kunit_mm_thread *thread)
 {
-	struct mm_struct *mm = md_of(thread)->km->mm;
-
-	mmap_read_lock(mm);
-	uffd_wp_range(vma_lookup(mm, thread->addr), thread->addr, PAGE_SIZE,
-		      false);
-	mmap_read_unlock(mm);
+	kunit_mm_uffd_wp(thread->km, thread->addr, 1, false);
 	return 0;
 }
 
-static void md_uffd_between(struct md_test *md, unsigned long addr,
-			    int (*work)(struct kunit_mm_thread *thread))
-{
-	struct kunit_mm_thread thread;
-	int ret;
-
-	mmap_read_lock(md->km->mm);
-	ret = md_setup(md, addr, 2, MIGRATE_VMA_SELECT_SYSTEM);
-	md_copy(md, 2, true, MD_MOVES_NONE);
-	kunit_mm_thread_start(&thread, md->km, addr, work);
-	kunit_mm_thread_end(&thread);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
-	KUNIT_EXPECT_EQ(md->test, 0, ret);
-	KUNIT_EXPECT_EQ(md->test, 0, thread.ret);
-}
-
-static void protection_is_kept_where_the_page_stays(struct kunit *test)
+static void restored_page_keeps_uffd_wp_bit(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -2404,7 +2195,7 @@ static void protection_is_kept_where_the_page_stays(struct kunit *test)
 	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
 		kunit_skip(test, "no write protection by userfaultfd");
 	kunit_mm_flags(md->km, addr, VM_UFFD_WP, 0);
-	md_uffd_between(md, addr, md_uffd_protect);
+	md_between(md, addr, 2, MD_MOVES_NONE, addr, md_uffd_protect);
 	pte = kunit_mm_pte(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, pte_present(pte) && pte_uffd_wp(pte));
 	KUNIT_EXPECT_FALSE(test, pte_write(pte));
@@ -2412,7 +2203,7 @@ static void protection_is_kept_where_the_page_stays(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(pte));
 	KUNIT_EXPECT_TRUE(test, pte_write(pte));
 
-	md_uffd_between(md, addr, md_uffd_unprotect);
+	md_between(md, addr, 2, MD_MOVES_NONE, addr, md_uffd_unprotect);
 	pte = kunit_mm_pte(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, pte_present(pte));
 	KUNIT_EXPECT_FALSE(test, pte_uffd_wp(pte));
@@ -2426,14 +2217,14 @@ static int md_write_on(struct kunit_mm_thread *thread)
 	int ret = 0;
 
 	while (!ret && !READ_ONCE(thread->stop)) {
-		ret = put_user(n++, (unsigned long __user *)thread->addr);
+		ret = md_put_word(thread->addr, n++);
 		cond_resched();
 	}
 	return ret;
 }
 
-/* A stale entry of the TLB would let the writer on to a page that was taken. */
-static void a_page_is_stable_once_setup_returns(struct kunit *test)
+/* A stale TLB entry would let the writer change the page after setup. */
+static void page_does_not_change_after_setup(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -2454,9 +2245,8 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 			KUNIT_EXPECT_EQ(test, before, after);
 			caught++;
 		}
-		md_copy(md, 1, true, i & 1 ? MD_MOVES_ALL : MD_MOVES_NONE);
-		md_finish(md);
-		mmap_read_unlock(md->km->mm);
+		md_copy(md, 1, md->dev, i & 1 ? MD_MOVES_ALL : MD_MOVES_NONE);
+		md_end(md);
 		cond_resched();
 	}
 	kunit_mm_thread_end(&thread);
@@ -2464,12 +2254,12 @@ static void a_page_is_stable_once_setup_returns(struct kunit *test)
 	KUNIT_EXPECT_GT(test, caught, 0);
 }
 
-/* Of a reader that never sleeps, so that nothing but a flush stops it. */
+/* A reader that does not sleep, so only a flush changes what it accesses. */
 struct md_reader {
 	struct kunit_mm_thread thread;
 	unsigned long rounds;
 	unsigned long stale;
-	unsigned long expected;		/* once the page is another one */
+	unsigned long expected;		/* once @changed is set */
 	bool changed;
 };
 
@@ -2482,29 +2272,30 @@ static int md_read_on(struct kunit_mm_thread *thread)
 	int ret = 0;
 
 	while (!ret && !READ_ONCE(thread->stop)) {
-		/* no read from before the change counts: pairs with the release */
+		/* read after the change only; pairs with the release */
 		changed = smp_load_acquire(&reader->changed);
 		ret = get_user(word, (unsigned long __user *)thread->addr);
 		if (changed && word != reader->expected)
 			reader->stale++;
 		WRITE_ONCE(reader->rounds, reader->rounds + 1);
+		cond_resched();
 	}
 	return ret;
 }
 
+/* For as long as it takes, unless an access of the reader failed. */
 static void md_wait_for_rounds(struct md_reader *reader)
 {
 	unsigned long begin = READ_ONCE(reader->rounds);
-	unsigned long end = jiffies + MD_PATIENCE;
 
 	while (READ_ONCE(reader->rounds) - begin < 1000 &&
-	       time_before(jiffies, end))
-		cpu_relax();
+	       !completion_done(&reader->thread.done))
+		cond_resched();
 }
 
 /*
- * A zap finds a migration entry and flushes nothing. So what the TLB knows of
- * the page must be gone before, or the reader goes on in a page that is free.
+ * A zap of a migration entry does not flush. Setup must have flushed, or the
+ * reader goes on in a page that is free.
  */
 static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 {
@@ -2513,16 +2304,12 @@ static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 
 	kunit_mm_thread_start(&reader.thread, md->km, addr, md_read_on);
 	md_wait_for_rounds(&reader);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, 1,
-					      MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 1, true, MD_MOVES_NONE);
+	md_begin(md, addr, 1, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_NONE);
 	kunit_mm_thread_start(&zap, md->km, addr, md_zap_page);
 	kunit_mm_thread_end(&zap);
 	/* the zap is done: pairs with the acquire of the reader */
 	smp_store_release(&reader.changed, true);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	md_wait_for_rounds(&reader);
 	kunit_mm_thread_end(&reader.thread);
 	KUNIT_EXPECT_EQ(md->test, 0, zap.ret);
@@ -2530,7 +2317,7 @@ static void md_zap_under_a_reader(struct md_test *md, unsigned long addr)
 	KUNIT_EXPECT_EQ(md->test, 0UL, reader.stale);
 }
 
-static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
+static void zap_between_steps_leaves_no_stale_tlb_entry(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long i, addr = md_memory_map(md, 16);
@@ -2541,7 +2328,7 @@ static void a_zap_between_leaves_no_stale_translation(struct kunit *test)
 		md_zap_under_a_reader(md, addr + i * PAGE_SIZE);
 }
 
-/* Whoever goes on in the zero page never sees what the device wrote. */
+/* With a stale TLB entry, the reader does not see what the device wrote. */
 static void md_replace_zero_under_a_reader(struct md_test *md,
 					   unsigned long addr)
 {
@@ -2550,14 +2337,10 @@ static void md_replace_zero_under_a_reader(struct md_test *md,
 	kunit_mm_thread_start(&reader.thread, md->km, addr, md_read_on);
 	md_wait_for_rounds(&reader);
 	KUNIT_EXPECT_TRUE(md->test, is_zero_pfn(kunit_mm_pfn(md->km, addr)));
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(md->test, 0, md_setup(md, addr, 1,
-					      MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 1, true, MD_MOVES_ALL);
-	memcpy_to_page(md_memory(migrate_pfn_to_page(md->dst[0])), 0,
-		       (char *)&reader.expected, sizeof(reader.expected));
-	KUNIT_EXPECT_EQ(md->test, 1UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	md_begin(md, addr, 1, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ALL);
+	memcpy_to_page(kunit_device_memory(migrate_pfn_to_page(md->dst[0])),
+		       0, (char *)&reader.expected, sizeof(reader.expected));
+	KUNIT_EXPECT_EQ(md->test, 1UL, md_end(md));
 	/* it is there: pairs with the acquire of the reader */
 	smp_store_release(&reader.changed, true);
 	md_wait_for_rounds(&reader);
@@ -2566,11 +2349,10 @@ static void md_replace_zero_under_a_reader(struct md_test *md,
 	KUNIT_EXPECT_EQ(md->test, 0UL, reader.stale);
 }
 
-static void a_zero_page_leaves_no_stale_translation(struct kunit *test)
+static void replaced_zero_page_leaves_no_stale_tlb_entry(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long i, addr = kunit_mm_map(md->km, 16,
-					     PROT_READ | PROT_WRITE);
+	unsigned long i, addr = md_map(md, 16);
 
 	if (num_online_cpus() < 2)
 		kunit_skip(test, "needs a CPU for the reader");
@@ -2586,7 +2368,7 @@ static int md_read_after_arrival(struct kunit_mm_thread *thread)
 	return kunit_mm_try_read(thread->addr);
 }
 
-static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
+static void one_of_many_faults_calls_the_driver(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -2602,33 +2384,34 @@ static void one_of_many_that_fault_calls_the_driver(struct kunit *test)
 		kunit_mm_thread_end(&threads[i]);
 		KUNIT_EXPECT_EQ(test, 0, threads[i].ret);
 	}
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
-	/* that of the entry, and one of the fault path's; none who waits */
+	KUNIT_EXPECT_EQ(test, 1, md->dev->faults);
+	/* of the entry and of the fault path; threads that wait have none */
 	KUNIT_EXPECT_EQ(test, 2, md->refs);
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->unlocked));
+	KUNIT_EXPECT_EQ(test, 0, md->dev->unlocked);
 	md_expect_contents(md, addr, 1);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_fault_may_bring_its_neighbours(struct kunit *test)
+static void fault_brings_back_neighbours(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
-	md->around = MD_AROUND;
+	md->dev->around = KUNIT_DEVICE_AROUND;
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	KUNIT_EXPECT_EQ(test, md_pattern(5),
 			md_read_word(md, addr + 5 * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 1, md->dev->faults);
 	KUNIT_EXPECT_EQ(test, 2, md->refs);
-	md_expect_on_device(md, addr, MD_AROUND, false);
-	KUNIT_EXPECT_EQ(test, MD_PAGES - MD_AROUND, md_device_used(md));
+	md_expect_on_device(md, addr, KUNIT_DEVICE_AROUND, false);
+	KUNIT_EXPECT_EQ(test, MD_PAGES - KUNIT_DEVICE_AROUND,
+			md_device_used(md));
 	md_expect_contents(md, addr, MD_PAGES);
-	KUNIT_EXPECT_EQ(test, MD_PAGES / MD_AROUND, atomic_read(&md->calls));
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->unlocked));
+	KUNIT_EXPECT_EQ(test, MD_PAGES / KUNIT_DEVICE_AROUND, md->dev->faults);
+	KUNIT_EXPECT_EQ(test, 0, md->dev->unlocked);
 }
 
-static void a_driver_that_fails_costs_an_access(struct kunit *test)
+static void failed_migrate_to_ram_fails_the_access(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -2636,18 +2419,18 @@ static void a_driver_that_fails_costs_an_access(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
 	folio = md_folio(md, addr);
-	md->broken = true;
+	md->dev->broken = true;
 	KUNIT_EXPECT_EQ(test, -EFAULT, kunit_mm_try_read(addr));
-	KUNIT_EXPECT_NE(test, 0, put_user(1UL, (unsigned long __user *)addr));
-	KUNIT_EXPECT_EQ(test, 2, atomic_read(&md->calls));
+	KUNIT_EXPECT_NE(test, 0, md_put_word(addr, 1));
+	KUNIT_EXPECT_EQ(test, 2, md->dev->faults);
 	md_expect_on_device(md, addr, 1, true);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
-	md->broken = false;
+	md->dev->broken = false;
 	md_expect_contents(md, addr, 1);
 }
 
-static void a_pin_brings_a_page_back_first(struct kunit *test)
+static void pin_brings_back_device_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -2658,32 +2441,31 @@ static void a_pin_brings_a_page_back_first(struct kunit *test)
 						     &page));
 	KUNIT_EXPECT_FALSE(test, is_device_private_page(page));
 	KUNIT_EXPECT_EQ(test, page_to_pfn(page), kunit_mm_pfn(md->km, addr));
-	KUNIT_EXPECT_EQ(test, 1, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 1, md->dev->faults);
 	unpin_user_page(page);
 	md_expect_contents(md, addr, 1);
 }
 
 /* From device pages */
 
-static void eviction_brings_every_page_home(struct kunit *test)
+static void eviction_brings_back_every_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	KUNIT_EXPECT_EQ(test, 0, migrate_device_range(md->src, md_first_pfn(md),
-						      MD_DEVICE_PAGES));
+	md_begin_eviction(md);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	md_expect_on_device(md, addr, MD_PAGES, false);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 	KUNIT_EXPECT_TRUE(test, pte_dirty(kunit_mm_pte(md->km, addr)));
 	md_expect_contents(md, addr, MD_PAGES);
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0, md->dev->faults);
 }
 
-/* With LRU_GEN they wait in a batch of the CPU for others. */
-static void evicted_pages_are_listed_by_finalize(struct kunit *test)
+/* With LRU_GEN, the pages stay in a batch of the CPU. */
+static void finalize_puts_evicted_pages_on_lru(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -2692,55 +2474,55 @@ static void evicted_pages_are_listed_by_finalize(struct kunit *test)
 	if (lru_gen_enabled())
 		kunit_skip(test, "LRU_GEN is in use");
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	md_begin_eviction(md);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	for (i = 0; i < MD_PAGES; i++) {
-		struct folio *folio = md_folio(md, addr + (i << PAGE_SHIFT));
+		struct folio *folio = md_nth_folio(md, addr, i);
 
 		KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 		KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
 	}
 }
 
-static void single_pfns_can_be_evicted(struct kunit *test)
+static void single_pfns_are_evicted(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	md->src[0] = md_first_pfn(md) + 5;
-	md->src[1] = md_first_pfn(md) + MD_DEVICE_PAGES - 1;	/* free */
-	md->src[2] = md_first_pfn(md) + 2;
+	md->src[0] = md->dev->first + 5;
+	md->src[1] = md->dev->first + MD_DEVICE_PAGES - 1;	/* free */
+	md->src[2] = md->dev->first + 2;
 	KUNIT_EXPECT_EQ(test, 0, migrate_device_pfns(md->src, 3));
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[1]);
 	KUNIT_EXPECT_EQ(test, 2UL, md_count_moved(md, 3));
-	md_bring_home(md, 3);
+	md_end_eviction(md, 3);
 	KUNIT_EXPECT_EQ(test, MD_PAGES - 2, md_device_used(md));
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void eviction_passes_over_locked_pages(struct kunit *test)
+static void eviction_skips_locked_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
-	struct page *locked = pfn_to_page(md_first_pfn(md));
+	struct page *locked = pfn_to_page(md->dev->first);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	lock_page(locked);
-	migrate_device_range(md->src, md_first_pfn(md), MD_PAGES);
+	migrate_device_range(md->src, md->dev->first, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md->src[0]);
-	md_bring_home(md, MD_PAGES);
+	md_end_eviction(md, MD_PAGES);
 	unlock_page(locked);
 	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
 /*
- * There is no mmap lock to keep the process: whatever its pages are restored by
- * has to be kept by the migration, or is gone.
+ * Eviction does not hold the mmap lock, so the process may exit meanwhile. The
+ * migration must hold what it needs to restore the pages.
  */
-static void eviction_outlives_the_process(struct kunit *test)
+static void eviction_survives_exit_of_the_process(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	struct mm_struct *parent = md->km->mm, *child;
@@ -2751,17 +2533,17 @@ static void eviction_outlives_the_process(struct kunit *test)
 	kunit_mm_enter(md->km, child);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	kunit_mm_enter(md->km, parent);
-	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	md_begin_eviction(md);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
 	kunit_mm_exit(md->km, child);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr, MD_PAGES * PAGE_SIZE));
 	synchronize_rcu();
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-/* Each page has a reference of the migration's to it meanwhile. */
-static void eviction_gives_the_anon_vma_back(struct kunit *test)
+/* The migration has a reference for each page until it ends. */
+static void eviction_drops_its_anon_vma_references(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
@@ -2773,18 +2555,18 @@ static void eviction_gives_the_anon_vma_back(struct kunit *test)
 	pinned = pfn_to_page(md_pfn_at(md, addr));
 	refs = atomic_read(&anon_vma->refcount);
 	get_page(pinned);
-	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	md_begin_eviction(md);
 	KUNIT_EXPECT_EQ(test, refs + 3, atomic_read(&anon_vma->refcount));
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	KUNIT_EXPECT_EQ(test, refs, atomic_read(&anon_vma->refcount));
 	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
 	put_page(pinned);
 	md_expect_contents(md, addr, 4);
 }
 
-/* Coherent memory: the CPU can access it, so it need not come home for that. */
+/* Coherent memory, which the CPU can access */
 
-static void coherent_memory_is_present(struct kunit *test)
+static void coherent_page_is_present(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -2806,10 +2588,10 @@ static void coherent_memory_is_present(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 	md_expect_contents(md, addr, MD_PAGES);
 	md_expect_counts(md, before, 0);
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(test, 0, md->dev->faults);
 }
 
-static void only_its_owner_selects_coherent_memory(struct kunit *test)
+static void coherent_page_of_other_owner_stays(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
@@ -2822,18 +2604,16 @@ static void only_its_owner_selects_coherent_memory(struct kunit *test)
 				   MD_MOVES_ALL));
 	md_expect_on_device(md, addr, 4, true);
 	mmap_read_lock(md->km->mm);
-	md_setup(md, addr, 0, MIGRATE_VMA_SELECT_DEVICE_COHERENT);
-	md->args.end = addr + 4 * PAGE_SIZE;
+	md->args = md_args(md, addr, 4, MIGRATE_VMA_SELECT_DEVICE_COHERENT);
 	md->args.pgmap_owner = test;
 	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&md->args));
 	KUNIT_EXPECT_EQ(test, 0UL, md->args.cpages);
-	md_finish(md);
-	mmap_read_unlock(md->km->mm);
+	md_end(md);
 	md_expect_contents(md, addr, 4);
 	KUNIT_EXPECT_EQ(test, 4UL, md_device_used(md));
 }
 
-static void a_short_pin_keeps_coherent_memory_where_it_is(struct kunit *test)
+static void short_term_pin_keeps_coherent_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -2852,7 +2632,7 @@ static void a_short_pin_keeps_coherent_memory_where_it_is(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void a_long_pin_brings_coherent_memory_home(struct kunit *test)
+static void long_term_pin_migrates_coherent_page(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 4);
@@ -2875,7 +2655,7 @@ static void a_long_pin_brings_coherent_memory_home(struct kunit *test)
 	md_expect_counts(md, before, 0);
 }
 
-static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
+static void unpinned_coherent_folio_migrates(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -2884,7 +2664,7 @@ static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
 	folio = md_folio(md, addr);
 	folio_get(folio);
-	folio_get(folio);	/* of somebody else's */
+	folio_get(folio);	/* by another user */
 	KUNIT_EXPECT_EQ(test, -EBUSY, migrate_device_coherent_folio(folio));
 	md_expect_on_device(md, addr, 1, true);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
@@ -2895,7 +2675,7 @@ static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1UL, md_device_used(md));
 	md_expect_contents(md, addr, 2);
 
-	/* One that is mapped nowhere any more has nowhere to come from. */
+	/* A page that is no longer mapped has nothing to migrate. */
 	folio = md_nth_folio(md, addr, 1);
 	folio_get(folio);
 	kunit_mm_zap(md->km, addr + PAGE_SIZE, 1);
@@ -2903,37 +2683,32 @@ static void coherent_memory_goes_home_unless_pinned(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-static void coherent_memory_is_evicted(struct kunit *test)
+static void coherent_page_is_evicted(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	migrate_device_range(md->src, md_first_pfn(md), MD_DEVICE_PAGES);
+	md_begin_eviction(md);
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_moved(md, MD_DEVICE_PAGES));
-	md_bring_home(md, MD_DEVICE_PAGES);
+	md_end_eviction(md, MD_DEVICE_PAGES);
 	md_expect_on_device(md, addr, MD_PAGES, false);
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 	md_expect_contents(md, addr, MD_PAGES);
 }
 
-static void holes_are_populated_with_coherent_memory(struct kunit *test)
+static void hole_is_populated_with_coherent_memory(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long i, addr = kunit_mm_map(md->km, MD_PAGES,
-					     PROT_READ | PROT_WRITE);
+	unsigned long i, addr = md_map(md, MD_PAGES);
 	struct md_counts before = md_counts_now(md);
 
 	/* half of them zero pages */
 	kunit_mm_read(md->km, addr, MD_PAGES / 2);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, MD_PAGES,
-					  MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, MD_PAGES, true, MD_MOVES_ALL);
+	md_begin(md, addr, MD_PAGES, MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ALL);
 	for (i = 0; i < MD_PAGES; i++)
 		clear_highpage(migrate_pfn_to_page(md->dst[i]));
-	KUNIT_EXPECT_EQ(test, MD_PAGES, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, MD_PAGES, md_end(md));
 	md_expect_on_device(md, addr, MD_PAGES, true);
 	md_expect_counts(md, before, MD_PAGES);
 	for (i = 0; i < MD_PAGES; i++)
@@ -2944,7 +2719,7 @@ static void holes_are_populated_with_coherent_memory(struct kunit *test)
 	md_expect_counts(md, before, 0);
 }
 
-static void fork_shares_coherent_memory_until_one_writes(struct kunit *test)
+static void fork_shares_coherent_page_until_a_write(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -2965,10 +2740,10 @@ static void fork_shares_coherent_memory_until_one_writes(struct kunit *test)
 }
 
 /*
- * Write access of a device to its own memory, see device_write.c.
+ * Write access of a device to its own memory, see device_write.c
  */
 
-/* @addr receives where it stopped. */
+/* @addr receives the address where the call stopped. */
 static int md_make_writable(struct md_test *md, unsigned long *addr,
 			    unsigned long nr, void *owner)
 {
@@ -2992,13 +2767,13 @@ static unsigned long md_count_writable(struct md_test *md, unsigned long addr,
 	return writable;
 }
 
-/* All of the pages become writable where they are, by one call. */
+/* One call makes all pages writable in place. */
 static void md_expect_made_writable(struct md_test *md, unsigned long addr,
 				    unsigned long nr)
 {
 	unsigned long i, stop = addr;
 
-	KUNIT_EXPECT_EQ(md->test, 0, md_make_writable(md, &stop, nr, md));
+	KUNIT_EXPECT_EQ(md->test, 0, md_make_writable(md, &stop, nr, md->dev));
 	KUNIT_EXPECT_EQ(md->test, stop, addr + (nr << PAGE_SHIFT));
 	KUNIT_EXPECT_EQ(md->test, nr, md_count_writable(md, addr, nr));
 	for (i = 0; i < nr; i++) {
@@ -3011,21 +2786,21 @@ static void md_expect_made_writable(struct md_test *md, unsigned long addr,
 					  pte_swp_soft_dirty(md_pte(md, addr,
 								    i)));
 	}
-	KUNIT_EXPECT_EQ(md->test, 0, atomic_read(&md->calls));
+	KUNIT_EXPECT_EQ(md->test, 0, md->dev->faults);
 }
 
-/* The first page stays read-only, for a reason that is @ret. */
+/* The call stops at the first page and returns @ret. */
 static void md_expect_not_made_writable(struct md_test *md, unsigned long addr,
 					int ret)
 {
 	unsigned long stop = addr;
 
-	KUNIT_EXPECT_EQ(md->test, ret, md_make_writable(md, &stop, 1, md));
+	KUNIT_EXPECT_EQ(md->test, ret, md_make_writable(md, &stop, 1, md->dev));
 	KUNIT_EXPECT_EQ(md->test, addr, stop);
 	KUNIT_EXPECT_FALSE(md->test, md_device_writes(md, addr, 0));
 }
 
-/* The pages have been in a child that has gone. */
+/* With a child that exits at once */
 static void md_share_once(struct md_test *md, unsigned long addr)
 {
 	struct mm_struct *child;
@@ -3040,8 +2815,7 @@ static void private_page_is_made_writable_after_mprotect(struct kunit *test)
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
-	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ);
-	kunit_mm_protect(md->km, addr, MD_PAGES, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, MD_PAGES));
 	md_expect_made_writable(md, addr, MD_PAGES);
 	md_expect_contents(md, addr, MD_PAGES);
@@ -3077,8 +2851,8 @@ static void shared_page_is_not_made_writable(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-/* The page goes over to the anon_vma of the process that has it alone. */
-static void child_makes_writable_what_its_parent_gave_up(struct kunit *test)
+/* The page moves to the anon_vma of the only process that maps it. */
+static void page_left_by_parent_is_made_writable_in_child(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
@@ -3096,8 +2870,8 @@ static void child_makes_writable_what_its_parent_gave_up(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, md_device_used(md));
 }
 
-/* The holder may be a fault of the CPU. An exclusive page needs no lock. */
-static void locked_page_is_not_waited_for(struct kunit *test)
+/* A CPU fault may hold the lock. An exclusive page needs no lock. */
+static void locked_page_is_reported_busy(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 3), stop = addr;
@@ -3107,22 +2881,21 @@ static void locked_page_is_not_waited_for(struct kunit *test)
 	md_share_once(md, addr);
 	folio = md_nth_folio(md, addr, 1);
 	folio_lock(folio);
-	KUNIT_EXPECT_EQ(test, -EBUSY, md_make_writable(md, &stop, 3, md));
+	KUNIT_EXPECT_EQ(test, -EBUSY, md_make_writable(md, &stop, 3, md->dev));
 	KUNIT_EXPECT_EQ(test, addr + PAGE_SIZE, stop);
 	KUNIT_EXPECT_EQ(test, 1UL, md_count_writable(md, addr, 3));
 	folio_unlock(folio);
 	md_expect_made_writable(md, addr, 3);
 
-	kunit_mm_protect(md->km, addr, 3, VM_READ);
-	kunit_mm_protect(md->km, addr, 3, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(md->km, addr, 3);
 	folio_lock(folio);
 	stop = addr;
-	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, 3, md));
+	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, 3, md->dev));
 	folio_unlock(folio);
 	KUNIT_EXPECT_EQ(test, 3UL, md_count_writable(md, addr, 3));
 }
 
-static void page_with_a_reference_is_made_writable_if_exclusive(struct kunit *test)
+static void referenced_page_is_made_writable_if_exclusive(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -3136,8 +2909,7 @@ static void page_with_a_reference_is_made_writable_if_exclusive(struct kunit *te
 	folio_put(folio);
 	md_expect_made_writable(md, addr, 1);
 
-	kunit_mm_protect(md->km, addr, 1, VM_READ);
-	kunit_mm_protect(md->km, addr, 1, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(md->km, addr, 1);
 	folio_get(folio);
 	md_expect_made_writable(md, addr, 1);
 	folio_put(folio);
@@ -3164,7 +2936,7 @@ static void md_watch_looks(struct md_test *md, int put_after)
 				   md_put_between_looks);
 }
 
-/* Nobody looked so often: without the put the device could not be removed. */
+/* The device cannot be removed before the reference is dropped. */
 static void md_put_if_not_looked(struct md_test *md, struct folio *folio)
 {
 	KUNIT_EXPECT_EQ(md->test, md->put_after, md->relaxed);
@@ -3173,7 +2945,7 @@ static void md_put_if_not_looked(struct md_test *md, struct folio *folio)
 	KUNIT_EXPECT_EQ(md->test, 1, folio_ref_count(folio));
 }
 
-static void page_that_another_is_unmapping_is_made_writable(struct kunit *test)
+static void page_unmapped_elsewhere_is_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -3190,7 +2962,7 @@ static void page_that_another_is_unmapping_is_made_writable(struct kunit *test)
 }
 
 /* The last look counts as well. */
-static void page_with_a_lasting_reference_is_not_made_writable(struct kunit *test)
+static void referenced_page_is_not_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
@@ -3211,7 +2983,7 @@ static void page_with_a_lasting_reference_is_not_made_writable(struct kunit *tes
 	md_put_if_not_looked(md, folio);
 }
 
-static void page_that_userfaultfd_watches_is_not_made_writable(struct kunit *test)
+static void uffd_wp_page_is_not_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
@@ -3219,8 +2991,7 @@ static void page_that_userfaultfd_watches_is_not_made_writable(struct kunit *tes
 	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
 		kunit_skip(test, "no write protection by userfaultfd");
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
-	kunit_mm_protect(md->km, addr, 2, VM_READ);
-	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(md->km, addr, 2);
 	kunit_mm_change(md->km, addr, 1, pte_swp_mkuffd_wp);
 	kunit_mm_flags(md->km, addr, VM_UFFD_WP, 0);
 	md_expect_not_made_writable(md, addr, DEVICE_WRITE_FAULT);
@@ -3245,32 +3016,31 @@ static void writable_page_is_made_soft_dirty(struct kunit *test)
 	md_expect_made_writable(md, addr, 2);
 }
 
-static void page_of_another_owner_is_passed_over(struct kunit *test)
+static void page_of_other_owner_is_skipped(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2), stop = addr;
 
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
-	kunit_mm_protect(md->km, addr, 2, VM_READ);
-	kunit_mm_protect(md->km, addr, 2, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(md->km, addr, 2);
 	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, 2, test));
 	KUNIT_EXPECT_EQ(test, addr + 2 * PAGE_SIZE, stop);
 	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, 2));
 }
 
-static void other_entries_are_passed_over(struct kunit *test)
+static void entry_of_other_kind_is_skipped(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES), stop = addr;
 	pte_t present;
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
 	md_share_once(md, addr);
 	kunit_mm_zap(md->km, addr + 2 * PAGE_SIZE, 1);
 	present = md_pte(md, addr, 0);
-	KUNIT_EXPECT_EQ(test, 0, md_make_writable(md, &stop, MD_PAGES, md));
+	KUNIT_EXPECT_EQ(test, 0,
+			md_make_writable(md, &stop, MD_PAGES, md->dev));
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
 			md_count_writable(md, addr, MD_PAGES));
 	KUNIT_EXPECT_TRUE(test, pte_same(present, md_pte(md, addr, 0)));
@@ -3287,7 +3057,7 @@ static void md_reset_balancing(void *data)
 	sysctl_numa_balancing_mode = (long)data;
 }
 
-/* One scan of the range, whatever node its pages are on. */
+/* Scan the range once. */
 static void md_hint(struct md_test *md, unsigned long addr, unsigned long nr)
 {
 	struct mm_struct *mm = md->km->mm;
@@ -3314,8 +3084,7 @@ static void numa_scan_leaves_private_pages_writable(struct kunit *test)
 	unsigned long i, addr = md_memory_map(md, MD_PAGES);
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
-			md_migrate(md, addr, MD_PAGES,
-				   MIGRATE_VMA_SELECT_SYSTEM, MD_MOVES_ODD));
+			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
 	md_hint(md, addr, MD_PAGES);
 	for (i = 0; i < MD_PAGES; i += 2)
 		KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, i)));
@@ -3355,17 +3124,10 @@ static void numa_scan_leaves_migrating_pages_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
-	struct kunit_mm_thread thread;
 
 	md_hint(md, addr + PAGE_SIZE, 1);
-	mmap_read_lock(md->km->mm);
-	KUNIT_EXPECT_EQ(test, 0, md_setup(md, addr, 1,
-					  MIGRATE_VMA_SELECT_SYSTEM));
-	md_copy(md, 1, true, MD_MOVES_ALL);
-	kunit_mm_thread_start(&thread, md->km, addr, md_hint_one);
-	kunit_mm_thread_end(&thread);
-	KUNIT_EXPECT_EQ(test, 1UL, md_finish(md));
-	mmap_read_unlock(md->km->mm);
+	KUNIT_EXPECT_EQ(test, 1UL, md_between(md, addr, 1, MD_MOVES_ALL, addr,
+					      md_hint_one));
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_TRUE(test, md_device_writes(md, addr, 0));
 }
@@ -3373,14 +3135,12 @@ static void numa_scan_leaves_migrating_pages_writable(struct kunit *test)
 static void numa_scan_leaves_migrating_huge_page_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, 0);
 	struct folio *folio;
 	pmd_t pmd;
 
-	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
-	if (!thp_migration_supported() ||
-	    !pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no THP available that migrates");
+	if (!thp_migration_supported())
+		kunit_skip(test, "huge pages do not migrate");
 	folio = pfn_folio(kunit_mm_pfn(md->km, addr));
 	folio_get(folio);
 	folio_lock(folio);
@@ -3410,26 +3170,20 @@ static void hinted_page_keeps_its_write_permission(struct kunit *test)
 static void hinted_huge_page_keeps_its_write_permission(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, MD_PAGES);
 
-	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no THP available");
 	md_hint(md, addr, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
 }
 
-/* The split takes the permission of the PTEs, the write gives it back. */
+/* The split drops the write permission, and the device gets it back. */
 static void hinted_page_of_large_folio_is_made_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long addr = md_map_huge(md, MD_PAGES);
 
-	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no THP available");
 	kunit_mm_split_pmd(md->km, addr);
 	md_hint(md, addr, MD_PAGES);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 0)));
@@ -3437,14 +3191,11 @@ static void hinted_page_of_large_folio_is_made_writable(struct kunit *test)
 	md_expect_made_writable(md, addr, MD_PAGES);
 }
 
-static void hinted_huge_page_of_read_only_vma_stays_read_only(struct kunit *test)
+static void hinted_read_only_huge_page_stays_read_only(struct kunit *test)
 {
 	struct md_test *md = test->priv;
-	unsigned long i, addr = kunit_mm_map_huge(md->km, HPAGE_PMD_NR);
+	unsigned long i, addr = md_map_huge(md, MD_PAGES);
 
-	kunit_mm_write(md->km, addr, HPAGE_PMD_NR);
-	if (!pmd_trans_huge(kunit_mm_pmd(md->km, addr)))
-		kunit_skip(test, "no THP available");
 	kunit_mm_protect(md->km, addr, HPAGE_PMD_NR, VM_READ);
 	md_hint(md, addr, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
@@ -3455,7 +3206,7 @@ static void hinted_huge_page_of_read_only_vma_stays_read_only(struct kunit *test
 	KUNIT_EXPECT_EQ(test, 0UL, md_count_writable(md, addr, MD_PAGES));
 }
 
-/* Nor do pages get a permission that a fault would refuse. */
+/* A fault would refuse the write as well. */
 static void hinted_page_without_write_permission_gets_none(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -3478,98 +3229,98 @@ static void hinted_page_without_write_permission_gets_none(struct kunit *test)
 }
 
 static struct kunit_case migrate_device_cases[] = {
-	KUNIT_CASE(a_round_trip_keeps_contents_and_counts),
-	KUNIT_CASE(the_cpu_brings_pages_back_one_by_one),
-	KUNIT_CASE(pages_go_back_where_the_driver_has_no_memory),
-	KUNIT_CASE(every_second_page_may_move),
-	KUNIT_CASE(a_copy_that_fails_costs_nothing),
-	KUNIT_CASE(a_driver_that_skips_the_second_step_loses_nothing),
-	KUNIT_CASE(a_full_device_takes_what_it_can),
-	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
-	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
+	KUNIT_CASE(round_trip_keeps_contents_and_counts),
+	KUNIT_CASE(cpu_fault_brings_back_one_page),
+	KUNIT_CASE(page_is_restored_if_driver_has_no_memory),
+	KUNIT_CASE(driver_moves_every_second_page),
+	KUNIT_CASE(failed_copy_restores_pages),
+	KUNIT_CASE(skipped_second_step_loses_no_page),
+	KUNIT_CASE(full_device_takes_what_fits),
+	KUNIT_CASE_PARAM(migration_keeps_counters, md_outcome_gen_params),
+	KUNIT_CASE_PARAM(populated_holes_are_counted,
 			 md_outcome_gen_params),
-	KUNIT_CASE(lists_have_the_size_that_is_counted),
-	KUNIT_CASE(a_pinned_page_stays),
-	KUNIT_CASE(a_page_with_a_reference_stays),
-	KUNIT_CASE(setup_finds_a_reference),
-	KUNIT_CASE(a_reference_that_came_between_keeps_the_page),
-	KUNIT_CASE(a_large_destination_is_refused),
+	KUNIT_CASE(lru_size_is_number_of_pages),
+	KUNIT_CASE(pinned_page_does_not_migrate),
+	KUNIT_CASE(referenced_page_does_not_migrate),
+	KUNIT_CASE(setup_restores_referenced_page),
+	KUNIT_CASE(page_referenced_after_setup_is_restored),
+	KUNIT_CASE(large_destination_is_refused),
 	KUNIT_CASE(compound_destination_is_refused),
-	KUNIT_CASE(a_locked_page_stays),
-	KUNIT_CASE(a_poisoned_page_stays),
-	KUNIT_CASE(private_copies_of_a_file_move),
-	KUNIT_CASE(device_pages_of_another_owner_stay),
-	KUNIT_CASE(pages_that_are_not_selected_stay),
-	KUNIT_CASE(a_zero_page_that_is_not_selected_stays),
-	KUNIT_CASE(holes_of_files_are_not_offered),
-	KUNIT_CASE(files_learn_that_a_page_is_dirty),
-	KUNIT_CASE(pages_of_files_move_within_the_system),
-	KUNIT_CASE(pages_of_files_do_not_go_to_the_device),
-	KUNIT_CASE(absurd_arguments_are_refused),
-	KUNIT_CASE(special_mappings_are_refused),
-	KUNIT_CASE(hugetlb_is_refused),
-	KUNIT_CASE(holes_are_populated),
-	KUNIT_CASE(a_populated_hole_counts_as_written),
-	KUNIT_CASE(holes_are_populated_with_system_memory),
-	KUNIT_CASE(the_zero_page_is_replaced),
-	KUNIT_CASE(a_zero_page_that_userfaultfd_protects_stays),
-	KUNIT_CASE(pages_in_batches_of_this_cpu_move),
-	KUNIT_CASE(the_huge_zero_page_is_replaced),
-	KUNIT_CASE(the_huge_zero_page_without_access_stays),
-	KUNIT_CASE(a_zero_page_of_ksm_is_counted_off),
-	KUNIT_CASE(a_hole_that_was_filled_first_is_lost),
-	KUNIT_CASE(holes_of_userfaultfd_are_refused),
-	KUNIT_CASE(holes_of_an_unstable_address_space_are_refused),
-	KUNIT_CASE(holes_of_a_read_only_mapping_stay_read_only),
-	KUNIT_CASE(a_range_ends_where_it_ends),
-	KUNIT_CASE(read_only_stays_read_only),
-	KUNIT_CASE(memory_without_access_moves_and_stays_so),
-	KUNIT_CASE(mprotect_is_obeyed_on_the_device),
-	KUNIT_CASE(writable_memory_comes_back_writable_and_dirty),
-	KUNIT_CASE(setup_says_what_was_writable),
-	KUNIT_CASE(soft_dirty_survives),
-	KUNIT_CASE(soft_dirty_is_what_the_device_may_have_written),
-	KUNIT_CASE(soft_dirty_is_watched_in_between),
-	KUNIT_CASE(protection_by_userfaultfd_survives),
-	KUNIT_CASE(dirty_is_the_folios_on_the_device),
-	KUNIT_CASE(young_is_referenced_on_the_device),
-	KUNIT_CASE(a_page_that_stays_keeps_its_age_and_dirt),
-	KUNIT_CASE(page_that_stays_is_not_aged_twice),
+	KUNIT_CASE(locked_page_does_not_migrate),
+	KUNIT_CASE(poisoned_page_does_not_migrate),
+	KUNIT_CASE(copied_page_of_private_file_migrates),
+	KUNIT_CASE(device_page_of_other_owner_stays),
+	KUNIT_CASE(unselected_page_stays),
+	KUNIT_CASE(unselected_zero_page_stays),
+	KUNIT_CASE(hole_of_file_is_not_collected),
+	KUNIT_CASE(restored_file_page_is_dirty),
+	KUNIT_CASE(file_page_migrates_within_system_memory),
+	KUNIT_CASE(file_page_does_not_migrate_to_device),
+	KUNIT_CASE(invalid_arguments_are_refused),
+	KUNIT_CASE(special_mapping_is_refused),
+	KUNIT_CASE(hugetlb_mapping_is_refused),
+	KUNIT_CASE(hole_is_populated),
+	KUNIT_CASE(populated_hole_is_dirty),
+	KUNIT_CASE(hole_is_populated_with_system_memory),
+	KUNIT_CASE(zero_page_is_replaced),
+	KUNIT_CASE(uffd_wp_zero_page_stays),
+	KUNIT_CASE(page_in_batch_of_this_cpu_migrates),
+	KUNIT_CASE(huge_zero_page_is_replaced),
+	KUNIT_CASE(huge_zero_page_without_access_stays),
+	KUNIT_CASE(replaced_ksm_zero_page_is_uncounted),
+	KUNIT_CASE(hole_filled_by_fault_is_not_populated),
+	KUNIT_CASE(hole_of_userfaultfd_is_not_populated),
+	KUNIT_CASE(hole_of_unstable_mm_is_not_populated),
+	KUNIT_CASE(hole_of_read_only_vma_becomes_read_only),
+	KUNIT_CASE(migration_stays_within_its_range),
+	KUNIT_CASE(read_only_page_stays_read_only),
+	KUNIT_CASE(prot_none_page_stays_prot_none),
+	KUNIT_CASE(mprotect_makes_private_page_read_only),
+	KUNIT_CASE(writable_page_comes_back_writable_and_dirty),
+	KUNIT_CASE(setup_reports_writable_pages),
+	KUNIT_CASE(soft_dirty_bit_survives_round_trip),
+	KUNIT_CASE(writable_private_page_comes_back_soft_dirty),
+	KUNIT_CASE(page_cleaned_between_steps_faults_on_write),
+	KUNIT_CASE(uffd_wp_bit_survives_round_trip),
+	KUNIT_CASE(dirty_pte_makes_device_folio_dirty),
+	KUNIT_CASE(young_pte_makes_device_folio_referenced),
+	KUNIT_CASE(restored_page_keeps_young_and_dirty_bits),
+	KUNIT_CASE(restored_page_is_not_referenced_twice),
 	KUNIT_CASE(age_of_shared_page_survives_on_device),
-	KUNIT_CASE(read_only_memory_stays_exclusive),
-	KUNIT_CASE(memory_that_was_shared_does_not_become_exclusive),
-	KUNIT_CASE(mlocked_memory_comes_back_mlocked),
-	KUNIT_CASE(page_moves_out_of_mlock_batch_of_another_cpu),
-	KUNIT_CASE(page_moves_out_of_munlock_batch_of_another_cpu),
+	KUNIT_CASE(read_only_page_stays_anon_exclusive),
+	KUNIT_CASE(once_shared_page_does_not_become_anon_exclusive),
+	KUNIT_CASE(mlocked_page_comes_back_mlocked),
+	KUNIT_CASE(page_in_mlock_batch_of_other_cpu_migrates),
+	KUNIT_CASE(page_in_munlock_batch_of_other_cpu_migrates),
 	KUNIT_CASE(page_mlocked_before_it_is_listed_is_unevictable),
-	KUNIT_CASE(disposable_pages_become_ordinary_ones),
-	KUNIT_CASE(droppable_pages_stay_droppable),
-	KUNIT_CASE(device_pages_are_free_of_marks),
-	KUNIT_CASE(drivers_are_told_who_migrates),
-	KUNIT_CASE(fork_shares_device_pages_until_one_writes),
-	KUNIT_CASE(a_page_that_two_share_moves_for_both),
-	KUNIT_CASE(a_page_that_two_share_stays_for_both),
-	KUNIT_CASE(a_child_that_ends_leaves_its_parents_pages),
-	KUNIT_CASE(a_huge_page_is_split_and_moved),
-	KUNIT_CASE(a_large_folio_mapped_by_ptes_is_split_and_moved),
-	KUNIT_CASE(a_large_folio_that_is_pinned_stays),
-	KUNIT_CASE(a_page_that_was_zapped_does_not_come_back),
-	KUNIT_CASE(a_page_that_was_zapped_is_not_restored),
-	KUNIT_CASE(protection_that_came_between_is_kept),
-	KUNIT_CASE(protection_is_kept_where_the_page_stays),
-	KUNIT_CASE(a_page_is_stable_once_setup_returns),
-	KUNIT_CASE(a_zap_between_leaves_no_stale_translation),
-	KUNIT_CASE(a_zero_page_leaves_no_stale_translation),
-	KUNIT_CASE(one_of_many_that_fault_calls_the_driver),
-	KUNIT_CASE(a_fault_may_bring_its_neighbours),
-	KUNIT_CASE(a_driver_that_fails_costs_an_access),
-	KUNIT_CASE(a_pin_brings_a_page_back_first),
-	KUNIT_CASE(eviction_brings_every_page_home),
-	KUNIT_CASE(evicted_pages_are_listed_by_finalize),
-	KUNIT_CASE(single_pfns_can_be_evicted),
-	KUNIT_CASE(eviction_passes_over_locked_pages),
-	KUNIT_CASE(eviction_outlives_the_process),
-	KUNIT_CASE(eviction_gives_the_anon_vma_back),
+	KUNIT_CASE(lazyfree_page_becomes_swapbacked),
+	KUNIT_CASE(droppable_page_stays_droppable),
+	KUNIT_CASE(freed_device_page_has_no_flags),
+	KUNIT_CASE(notifier_is_told_who_migrates),
+	KUNIT_CASE(fork_shares_device_page_until_a_write),
+	KUNIT_CASE(shared_page_migrates_for_both_processes),
+	KUNIT_CASE(shared_page_is_restored_for_both_processes),
+	KUNIT_CASE(exit_of_child_leaves_device_pages_of_parent),
+	KUNIT_CASE(huge_page_is_split_and_migrates),
+	KUNIT_CASE(pte_mapped_large_folio_is_split_and_migrates),
+	KUNIT_CASE(referenced_large_folio_does_not_migrate),
+	KUNIT_CASE_PARAM(page_zapped_between_steps_does_not_come_back,
+			 md_outcome_gen_params),
+	KUNIT_CASE(uffd_wp_bit_set_between_steps_is_kept),
+	KUNIT_CASE(restored_page_keeps_uffd_wp_bit),
+	KUNIT_CASE(page_does_not_change_after_setup),
+	KUNIT_CASE(zap_between_steps_leaves_no_stale_tlb_entry),
+	KUNIT_CASE(replaced_zero_page_leaves_no_stale_tlb_entry),
+	KUNIT_CASE(one_of_many_faults_calls_the_driver),
+	KUNIT_CASE(fault_brings_back_neighbours),
+	KUNIT_CASE(failed_migrate_to_ram_fails_the_access),
+	KUNIT_CASE(pin_brings_back_device_page),
+	KUNIT_CASE(eviction_brings_back_every_page),
+	KUNIT_CASE(finalize_puts_evicted_pages_on_lru),
+	KUNIT_CASE(single_pfns_are_evicted),
+	KUNIT_CASE(eviction_skips_locked_page),
+	KUNIT_CASE(eviction_survives_exit_of_the_process),
+	KUNIT_CASE(eviction_drops_its_anon_vma_references),
 	{}
 };
 
@@ -3580,22 +3331,22 @@ static struct kunit_suite migrate_device_suite = {
 };
 
 static struct kunit_case migrate_device_coherent_cases[] = {
-	KUNIT_CASE(coherent_memory_is_present),
-	KUNIT_CASE(only_its_owner_selects_coherent_memory),
-	KUNIT_CASE(a_short_pin_keeps_coherent_memory_where_it_is),
-	KUNIT_CASE(a_long_pin_brings_coherent_memory_home),
-	KUNIT_CASE(coherent_memory_goes_home_unless_pinned),
-	KUNIT_CASE(coherent_memory_is_evicted),
-	KUNIT_CASE(holes_are_populated_with_coherent_memory),
-	KUNIT_CASE(a_populated_hole_counts_as_written),
-	KUNIT_CASE(holes_are_populated_with_system_memory),
-	KUNIT_CASE(setup_says_what_was_writable),
-	KUNIT_CASE(drivers_are_told_who_migrates),
-	KUNIT_CASE(a_zero_page_leaves_no_stale_translation),
-	KUNIT_CASE(lists_have_the_size_that_is_counted),
-	KUNIT_CASE(fork_shares_coherent_memory_until_one_writes),
-	KUNIT_CASE_PARAM(counts_do_not_change_by_moves, md_outcome_gen_params),
-	KUNIT_CASE_PARAM(counts_follow_holes_that_are_populated,
+	KUNIT_CASE(coherent_page_is_present),
+	KUNIT_CASE(coherent_page_of_other_owner_stays),
+	KUNIT_CASE(short_term_pin_keeps_coherent_page),
+	KUNIT_CASE(long_term_pin_migrates_coherent_page),
+	KUNIT_CASE(unpinned_coherent_folio_migrates),
+	KUNIT_CASE(coherent_page_is_evicted),
+	KUNIT_CASE(hole_is_populated_with_coherent_memory),
+	KUNIT_CASE(populated_hole_is_dirty),
+	KUNIT_CASE(hole_is_populated_with_system_memory),
+	KUNIT_CASE(setup_reports_writable_pages),
+	KUNIT_CASE(notifier_is_told_who_migrates),
+	KUNIT_CASE(replaced_zero_page_leaves_no_stale_tlb_entry),
+	KUNIT_CASE(lru_size_is_number_of_pages),
+	KUNIT_CASE(fork_shares_coherent_page_until_a_write),
+	KUNIT_CASE_PARAM(migration_keeps_counters, md_outcome_gen_params),
+	KUNIT_CASE_PARAM(populated_holes_are_counted,
 			 md_outcome_gen_params),
 	{}
 };
@@ -3610,15 +3361,15 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(private_page_is_made_writable_after_mprotect),
 	KUNIT_CASE(page_migrated_read_only_is_made_writable),
 	KUNIT_CASE(shared_page_is_not_made_writable),
-	KUNIT_CASE(child_makes_writable_what_its_parent_gave_up),
-	KUNIT_CASE(locked_page_is_not_waited_for),
-	KUNIT_CASE(page_with_a_reference_is_made_writable_if_exclusive),
-	KUNIT_CASE(page_that_another_is_unmapping_is_made_writable),
-	KUNIT_CASE(page_with_a_lasting_reference_is_not_made_writable),
-	KUNIT_CASE(page_that_userfaultfd_watches_is_not_made_writable),
+	KUNIT_CASE(page_left_by_parent_is_made_writable_in_child),
+	KUNIT_CASE(locked_page_is_reported_busy),
+	KUNIT_CASE(referenced_page_is_made_writable_if_exclusive),
+	KUNIT_CASE(page_unmapped_elsewhere_is_made_writable),
+	KUNIT_CASE(referenced_page_is_not_made_writable),
+	KUNIT_CASE(uffd_wp_page_is_not_made_writable),
 	KUNIT_CASE(writable_page_is_made_soft_dirty),
-	KUNIT_CASE(page_of_another_owner_is_passed_over),
-	KUNIT_CASE(other_entries_are_passed_over),
+	KUNIT_CASE(page_of_other_owner_is_skipped),
+	KUNIT_CASE(entry_of_other_kind_is_skipped),
 	KUNIT_CASE(numa_scan_leaves_private_pages_writable),
 	KUNIT_CASE(numa_scan_leaves_exclusive_pages_writable),
 	KUNIT_CASE(numa_scan_leaves_migrating_pages_writable),
@@ -3626,7 +3377,7 @@ static struct kunit_case device_write_cases[] = {
 	KUNIT_CASE(hinted_page_keeps_its_write_permission),
 	KUNIT_CASE(hinted_huge_page_keeps_its_write_permission),
 	KUNIT_CASE(hinted_page_of_large_folio_is_made_writable),
-	KUNIT_CASE(hinted_huge_page_of_read_only_vma_stays_read_only),
+	KUNIT_CASE(hinted_read_only_huge_page_stays_read_only),
 	KUNIT_CASE(hinted_page_without_write_permission_gets_none),
 	{}
 };
