@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of mm/device_exclusive.c: which pages a device can have, how
- * it ends, and what the rest of mm does to such a page meanwhile.
+ * KUnit tests of mm/device_exclusive.c: how a device gets exclusive access to a
+ * page, how it loses it, and what the rest of mm does to such a page.
  *
- * The driver here is the thread of the test. What the notifier of its device
- * hears is counted by kind, and the device writes through the kernel's mapping
- * of the page.
+ * The thread of the test is the driver. The notifier of its device counts the
+ * notifications of each kind. The device writes through the kernel's mapping of
+ * the page.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -36,14 +36,14 @@
  * struct de_test - a process and a device
  * @test: the test
  * @km: address space of the thread that runs the test
- * @notifier: of the device, for the memory of the last de_memory()
- * @owner: of the device, for its announcements
- * @disturb: how many of our own announcements the first page changes under
- * @made: announcements of exclusive access of our own
- * @announced: how many pages they covered
- * @revoked: announcements that exclusive access ends
- * @other: invalidations of other kinds
- * @pages: result of a range, which may be of two page tables
+ * @notifier: notifier of the device, see de_watch()
+ * @owner: owner of the device
+ * @disturb: the first page changes during this many notifications of @made
+ * @made: notifications that this owner gets exclusive access
+ * @announced: pages in those notifications
+ * @revoked: notifications that exclusive access ends
+ * @other: other notifications
+ * @pages: result of a range, which may span two page tables
  */
 struct de_test {
 	struct kunit *test;
@@ -58,7 +58,7 @@ struct de_test {
 	struct page *pages[2 * MAX_PTRS_PER_PTE];
 };
 
-/* As by another thread or by reclaim: the page must be faulted again. */
+/* As another thread or reclaim might: the page must be faulted again. */
 static void de_disturb(struct de_test *de, unsigned long addr)
 {
 	struct mm_struct *mm = de->km->mm;
@@ -121,7 +121,7 @@ static void de_unwatch(void *data)
 	mmu_interval_notifier_remove(data);
 }
 
-/* The device is told of what happens to these pages from now on. */
+/* Mirror these pages from now on. */
 static void de_watch(struct de_test *de, unsigned long addr, unsigned long nr)
 {
 	int ret = mmu_interval_notifier_insert(&de->notifier, de->km->mm, addr,
@@ -133,7 +133,7 @@ static void de_watch(struct de_test *de, unsigned long addr, unsigned long nr)
 	KUNIT_ASSERT_EQ(de->test, ret, 0);
 }
 
-/* Anonymous pages with their number in them, and no reference left over. */
+/* Anonymous pages that contain their page number, without other references */
 static unsigned long de_memory(struct de_test *de, unsigned long nr)
 {
 	unsigned long addr = kunit_mm_map(de->km, nr, DE_RW);
@@ -179,6 +179,12 @@ static bool de_is_writable(struct de_test *de, unsigned long addr)
 	       is_writable_device_exclusive_entry(entry);
 }
 
+/* The page is present. */
+static struct folio *de_folio(struct de_test *de, unsigned long addr)
+{
+	return pfn_folio(kunit_mm_pfn(de->km, addr));
+}
+
 static unsigned long de_rss(struct de_test *de)
 {
 	return percpu_counter_sum(&de->km->mm->rss_stat[MM_ANONPAGES]);
@@ -212,7 +218,7 @@ static struct page *de_make(struct de_test *de, unsigned long addr)
 	return page;
 }
 
-/* The device is programmed, and has the page. */
+/* The driver has programmed the device and releases the page. */
 static struct page *de_give(struct de_test *de, unsigned long addr)
 {
 	struct page *page = de_make(de, addr);
@@ -233,7 +239,7 @@ static int de_make_range(struct de_test *de, unsigned long addr,
 	return ret;
 }
 
-/* Return: how many pages the range returned. */
+/* Return: number of pages that the range returned. */
 static unsigned long de_release_range(struct de_test *de, int nr)
 {
 	unsigned long had = 0;
@@ -263,10 +269,24 @@ static struct de_test *de_of(struct kunit_mm_thread *thread)
 	return thread->km->test->priv;
 }
 
-static bool de_thread_is_done(struct kunit_mm_thread *thread, unsigned int ms)
+/* Longer is only more likely to find a thread that does not wait. */
+#define DE_WAITS	msecs_to_jiffies(50)
+
+/* A thread waits for the lock of @page. Return: page that the thread got. */
+static struct page *de_expect_waits(struct de_test *de, unsigned long addr,
+				    int (*work)(struct kunit_mm_thread *thread),
+				    struct page *page, int ret)
 {
-	return wait_for_completion_timeout(&thread->done,
-					   msecs_to_jiffies(ms));
+	struct kunit_mm_thread thread = {};
+
+	kunit_mm_thread_start(&thread, de->km, addr, work);
+	KUNIT_EXPECT_EQ(de->test, 0,
+			wait_for_completion_timeout(&thread.done, DE_WAITS));
+	KUNIT_EXPECT_EQ(de->test, 0, atomic_read(&de->revoked));
+	de_release(page);
+	wait_for_completion(&thread.done);
+	KUNIT_EXPECT_EQ(de->test, ret, thread.ret);
+	return thread.page;
 }
 
 /* The result */
@@ -345,8 +365,7 @@ static void range_leaves_out_locked_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, DE_PAGES);
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km,
-						     addr + 3 * PAGE_SIZE));
+	struct folio *folio = de_folio(de, addr + 3 * PAGE_SIZE);
 	int refs = folio_ref_count(folio);
 
 	de_watch(de, addr, DE_PAGES);
@@ -355,7 +374,7 @@ static void range_leaves_out_locked_pages(struct kunit *test)
 			de_make_range(de, addr, addr + DE_PAGES * PAGE_SIZE));
 	KUNIT_EXPECT_NULL(test, de->pages[3]);
 	KUNIT_EXPECT_EQ(test, refs, folio_ref_count(folio));
-	/* nothing changed at the locked page, and nothing was said of it */
+	/* the locked page is unchanged, and was not in a notification */
 	KUNIT_EXPECT_EQ(test, 2, atomic_read(&de->made));
 	KUNIT_EXPECT_EQ(test, (int)DE_PAGES - 1, atomic_read(&de->announced));
 	folio_unlock(folio);
@@ -363,7 +382,7 @@ static void range_leaves_out_locked_pages(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr + 3 * PAGE_SIZE)));
 }
 
-/* Each page has to be faulted in, and the walk stops at each. */
+/* The walk stops at each page to fault it in. */
 static void range_of_holes_is_announced_once(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -391,7 +410,7 @@ static void range_is_taken_table_by_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, (int)nr, atomic_read(&de->announced));
 }
 
-/* As if memory is short: the first page is gone when the last one is there. */
+/* As if memory is short: the first page is lost when the last one comes. */
 static void range_makes_progress_while_pages_change(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -419,21 +438,17 @@ static void single_page_waits_for_the_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
-	struct kunit_mm_thread thread;
+	struct folio *folio = de_folio(de, addr);
 
+	folio_get(folio);
 	folio_lock(folio);
-	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
-	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
-	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr));
-	folio_unlock(folio);
-	wait_for_completion(&thread.done);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
-	KUNIT_EXPECT_PTR_EQ(test, &folio->page, thread.page);
+	KUNIT_EXPECT_PTR_EQ(test, &folio->page,
+			    de_expect_waits(de, addr, de_make_in_thread,
+					    &folio->page, 0));
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 }
 
-/* A driver that starts again does not revoke the page from itself. */
+/* A driver that retries does not revoke the page from itself. */
 static void exclusive_page_is_handed_over(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -481,8 +496,8 @@ static void mirror_is_told_of_the_loss_to_another_owner(struct kunit *test)
 }
 
 /*
- * Why an owner must be unique to its notifier: the loser cannot tell the call
- * of the other from its own. The end of exclusive access is told to both.
+ * An owner must be unique to its notifier: with a shared owner, the loser takes
+ * the notification for its own. Both are notified when exclusive access ends.
  */
 static void shared_owner_hides_the_loss_from_a_mirror(struct kunit *test)
 {
@@ -504,24 +519,20 @@ static void hand_over_waits_for_the_lock(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
-	struct kunit_mm_thread thread;
 	struct page *page;
 
 	de_watch(de, addr, 1);
 	page = de_make(de, addr);
-	kunit_mm_thread_start(&thread, de->km, addr, de_make_in_thread);
-	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
-	de_release(page);
-	wait_for_completion(&thread.done);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
-	KUNIT_EXPECT_PTR_EQ(test, page, thread.page);
+	KUNIT_EXPECT_PTR_EQ(test, page,
+			    de_expect_waits(de, addr, de_make_in_thread, page,
+					    0));
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* An entry that is writable and has lost the mark, however it came about */
+/* Make a writable entry soft-clean. */
 static void de_clear_soft_dirty(struct de_test *de, unsigned long addr)
 {
 	struct mm_struct *mm = de->km->mm;
@@ -546,7 +557,7 @@ static void handed_over_page_is_soft_dirty(struct kunit *test)
 	unsigned long addr = de_memory(de, 1);
 
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
-		kunit_skip(test, "no soft-dirty marks");
+		kunit_skip(test, "no soft-dirty bit in this kernel");
 	de_give(de, addr);
 	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(de_pte(de, addr)));
 	de_clear_soft_dirty(de, addr);
@@ -563,8 +574,7 @@ static void read_only_entry_is_faulted_first(struct kunit *test)
 	unsigned long addr = de_memory(de, 1);
 	struct page *page = de_give(de, addr);
 
-	kunit_mm_protect(de->km, addr, 1, VM_READ);
-	kunit_mm_protect(de->km, addr, 1, VM_READ | VM_WRITE);
+	kunit_mm_make_read_only(de->km, addr, 1);
 	KUNIT_EXPECT_FALSE(test, de_is_writable(de, addr));
 	KUNIT_EXPECT_PTR_EQ(test, page, de_give(de, addr));
 	KUNIT_EXPECT_TRUE(test, de_is_writable(de, addr));
@@ -572,7 +582,7 @@ static void read_only_entry_is_faulted_first(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, page_ref_count(page));
 }
 
-/* Large folios; khugepaged is told to leave the memory alone */
+/* Large folios */
 
 static unsigned long de_huge(struct de_test *de)
 {
@@ -580,7 +590,7 @@ static unsigned long de_huge(struct de_test *de)
 
 	kunit_mm_write(de->km, addr, HPAGE_PMD_NR);
 	if (!pmd_trans_huge(kunit_mm_pmd(de->km, addr)))
-		kunit_skip(de->test, "no huge page to be had");
+		kunit_skip(de->test, "no THP available");
 	kunit_mm_flags(de->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
 	lru_add_drain_all();
 	return addr;
@@ -606,7 +616,7 @@ static struct folio *de_give_two_of_large(struct de_test *de,
 					  unsigned long addr)
 {
 	unsigned long at = addr + 5 * PAGE_SIZE;
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct folio *folio = de_folio(de, addr);
 	struct kunit *test = de->test;
 	struct page *page;
 
@@ -698,25 +708,19 @@ static int de_make_two_in_thread(struct kunit_mm_thread *thread)
 	return nr == 2 ? de_release_range(de, nr) : -EBUSY;
 }
 
-/* Another driver is just programming its device. */
+/* Another driver holds the lock while it programs its device. */
 static void range_waits_for_the_lock_of_a_large_folio(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_huge(de);
-	struct page *page = de_make(de, addr);
-	struct kunit_mm_thread thread;
 
-	kunit_mm_thread_start(&thread, de->km, addr, de_make_two_in_thread);
-	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
-	de_release(page);
-	wait_for_completion(&thread.done);
-	KUNIT_EXPECT_EQ(test, 2, thread.ret);
+	de_expect_waits(de, addr, de_make_two_in_thread, de_make(de, addr), 2);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 }
 
-/* Pages 5 and 6 are neither in the range nor left to the device. */
+/* Pages 5 and 6 are not in the range, but the split revokes them as well. */
 static void split_for_a_range_revokes_the_rest_of_the_folio(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -761,12 +765,12 @@ static void child_shares_large_folio_with_exclusive_pages(struct kunit *test)
 	de_expect_large(de, addr);
 }
 
-/* Its pages can be had one by one. A range would need a split. */
+/* A single page needs no split. A range does. */
 static void pinned_large_folio_gives_single_pages(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_huge(de);
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct folio *folio = de_folio(de, addr);
 
 	folio_get(folio);
 	de_give(de, addr + PAGE_SIZE);
@@ -799,7 +803,7 @@ static void de_expect_page_is_back(struct de_test *de, unsigned long addr,
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
 	KUNIT_EXPECT_TRUE(test, pte_present(pte));
 	KUNIT_EXPECT_TRUE(test, pte_write(pte));
-	/* the device may have written, and nobody else says so */
+	/* the device leaves no trace of its writes */
 	KUNIT_EXPECT_TRUE(test, pte_dirty(pte));
 	KUNIT_EXPECT_EQ(test, 1, folio_mapcount(pfn_folio(pte_pfn(pte))));
 	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
@@ -859,15 +863,9 @@ static void cpu_fault_waits_for_the_page_lock(struct kunit *test)
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
 	struct page *page = de_make(de, addr);
-	struct kunit_mm_thread thread;
 
 	de_watch(de, addr, 1);
-	kunit_mm_thread_start(&thread, de->km, addr, de_read_in_thread);
-	KUNIT_EXPECT_FALSE(test, de_thread_is_done(&thread, 50));
-	KUNIT_EXPECT_EQ(test, 0, atomic_read(&de->revoked));
-	de_release(page);
-	wait_for_completion(&thread.done);
-	KUNIT_EXPECT_EQ(test, 0, thread.ret);
+	de_expect_waits(de, addr, de_read_in_thread, page, 0);
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&de->revoked));
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
 }
@@ -905,7 +903,7 @@ static void fork_revokes_the_pages(struct kunit *test)
 			de_read(de, addr + PAGE_SIZE));
 }
 
-/* A driver that is late learns it from the sequence, and has to start again. */
+/* The sequence number tells the driver to retry. */
 static void fork_does_not_wait_for_a_locked_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -972,7 +970,7 @@ static void page_that_the_device_wrote_is_dirty(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct folio *folio = de_folio(de, addr);
 
 	kunit_mm_change(de->km, addr, 1, pte_mkclean);
 	folio_clear_dirty(folio);
@@ -991,9 +989,7 @@ static void userfaultfd_protects_an_exclusive_page(struct kunit *test)
 		kunit_skip(test, "no write protection by userfaultfd");
 	kunit_mm_flags(de->km, addr, VM_UFFD_WP, 0);
 	de_give(de, addr);
-	mmap_read_lock(de->km->mm);
-	uffd_wp_range(vma_lookup(de->km->mm, addr), addr, PAGE_SIZE, true);
-	mmap_read_unlock(de->km->mm);
+	kunit_mm_uffd_wp(de->km, addr, 1, true);
 	KUNIT_EXPECT_EQ(test, addr >> PAGE_SHIFT, de_read(de, addr));
 	KUNIT_EXPECT_TRUE(test, pte_uffd_wp(de_pte(de, addr)));
 	KUNIT_EXPECT_FALSE(test, pte_write(de_pte(de, addr)));
@@ -1037,8 +1033,8 @@ static void munmap_frees_the_page(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, ERR_PTR(-EFAULT), de_try_make(de, addr));
 }
 
-/* The driver keeps a reference to a page that is no longer mapped. */
-static void zap_takes_a_locked_page(struct kunit *test)
+/* The driver still has a reference to the page. */
+static void zap_unmaps_a_locked_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
@@ -1138,7 +1134,7 @@ static void failed_migration_gives_the_page_to_the_cpu(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 }
 
-/* The page cannot be shared, so the entry stays; the device is notified. */
+/* A pinned page cannot be unmapped, so the entry stays. */
 static void pinned_exclusive_page_stays_exclusive(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1165,12 +1161,12 @@ static void large_folio_with_exclusive_pages_migrates(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
 	KUNIT_EXPECT_FALSE(test, de_is_exclusive(de, addr + 5 * PAGE_SIZE));
 	KUNIT_EXPECT_PTR_NE(test, folio,
-			    pfn_folio(kunit_mm_pfn(de->km, addr)));
+			    de_folio(de, addr));
 	de_expect_large(de, addr);
 	KUNIT_EXPECT_EQ(test, rss, de_rss(de));
 }
 
-/* The entry has no accessed bit. Looking for one must not change it. */
+/* The entry has no accessed bit, and the check must not change it. */
 static void exclusive_page_is_not_referenced(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1201,9 +1197,7 @@ static void migration_keeps_userfaultfd_protection(struct kunit *test)
 		kunit_skip(test, "no write protection by userfaultfd");
 	kunit_mm_flags(de->km, addr, VM_UFFD_WP, 0);
 	folio = page_folio(de_give(de, addr));
-	mmap_read_lock(de->km->mm);
-	uffd_wp_range(vma_lookup(de->km->mm, addr), addr, PAGE_SIZE, true);
-	mmap_read_unlock(de->km->mm);
+	kunit_mm_uffd_wp(de->km, addr, 1, true);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr));
 	KUNIT_EXPECT_TRUE(test, de_marked_uffd_wp(de_pte(de, addr)));
 	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
@@ -1220,7 +1214,7 @@ static void migration_keeps_soft_dirty(struct kunit *test)
 	struct folio *folio = page_folio(de_give(de, addr));
 
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
-		kunit_skip(test, "no soft-dirty marks");
+		kunit_skip(test, "no soft-dirty bit in this kernel");
 	kunit_mm_protect(de->km, addr, 1, VM_READ);
 	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(de_pte(de, addr)));
 	KUNIT_EXPECT_EQ(test, 0, de_migrate(folio));
@@ -1228,7 +1222,7 @@ static void migration_keeps_soft_dirty(struct kunit *test)
 }
 
 #ifdef CONFIG_MEMORY_FAILURE
-static void poisoned_page_is_used_by_nobody(struct kunit *test)
+static void poisoned_page_is_inaccessible(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1), pfn, rss = de_rss(de);
@@ -1265,7 +1259,7 @@ static void soft_offlined_page_is_replaced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, unpoison_memory(pfn));
 }
 #else
-static void poisoned_page_is_used_by_nobody(struct kunit *test)
+static void poisoned_page_is_inaccessible(struct kunit *test)
 {
 	kunit_skip(test, "no handling of poisoned memory in this kernel");
 }
@@ -1276,7 +1270,7 @@ static void soft_offlined_page_is_replaced(struct kunit *test)
 }
 #endif
 
-/* A walk that puts migration entries back takes this entry for none. */
+/* remove_migration_ptes() must skip the entry. */
 static void exclusive_entry_is_no_migration_entry(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1307,7 +1301,7 @@ static bool de_restore(struct de_test *de, unsigned long addr,
 	return restored;
 }
 
-static void driver_gives_a_page_back(struct kunit *test)
+static void driver_restores_a_page(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2);
@@ -1320,7 +1314,7 @@ static void driver_gives_a_page_back(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, de_restore(de, addr, page));
 	de_expect_page_is_back(de, addr, 2);
 	KUNIT_EXPECT_TRUE(test, de_is_exclusive(de, addr + PAGE_SIZE));
-	/* no entry, another page's, no mapping */
+	/* no entry, entry of another page, no mapping */
 	KUNIT_EXPECT_FALSE(test, de_restore(de, addr, page));
 	KUNIT_EXPECT_FALSE(test, de_restore(de, addr + PAGE_SIZE, page));
 	KUNIT_EXPECT_FALSE(test, de_restore(de, addr - PAGE_SIZE, page));
@@ -1330,29 +1324,23 @@ static void driver_gives_a_page_back(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 93UL, de_read(de, addr));
 }
 
-#ifdef CONFIG_HUGETLB_PAGE
-/* The driver's address has become something else. */
-static void hugetlb_page_is_not_given_back(struct kunit *test)
+/* The address is a hugetlb mapping by now. */
+static void hugetlb_page_is_not_restored(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = kunit_mm_map_hugetlb(de->km, 1), word = 0;
 	struct page *page = de_give(de, de_memory(de, 1));
 
-	/* what looks like an entry of a page table, and then like none */
+	/* contents that look like a page-table entry, and then like none */
 	do {
 		KUNIT_EXPECT_EQ(test, 0, de_try_write(addr, word));
 		KUNIT_EXPECT_FALSE(test, de_restore(de, addr, page));
-		KUNIT_EXPECT_FALSE(test, de_restore(de, addr + PAGE_SIZE, page));
+		KUNIT_EXPECT_FALSE(test,
+				   de_restore(de, addr + PAGE_SIZE, page));
 		KUNIT_EXPECT_EQ(test, word, de_read(de, addr));
 		word = ~word;
 	} while (word);
 }
-#else
-static void hugetlb_page_is_not_given_back(struct kunit *test)
-{
-	kunit_skip(test, "no hugetlb pages in this kernel");
-}
-#endif
 
 static void exclusive_page_does_not_move_to_a_device(struct kunit *test)
 {
@@ -1401,7 +1389,7 @@ static void exit_frees_exclusive_pages(struct kunit *test)
 
 /* Memory that is refused */
 
-static void absurd_ranges_are_refused(struct kunit *test)
+static void invalid_ranges_are_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 2);
@@ -1417,7 +1405,7 @@ static void absurd_ranges_are_refused(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
 }
 
-/* The page behind it would be at 0. */
+/* The address after the page would be 0. */
 static void last_page_of_all_addresses_is_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1478,7 +1466,7 @@ static void file_memory_is_refused(struct kunit *test)
 	de_expect_not_supported(de, addr);
 	KUNIT_EXPECT_TRUE(test, pte_present(de_pte(de, addr)));
 
-	/* its own copy is anonymous */
+	/* a private copy is anonymous */
 	addr = kunit_mm_map_file(de->km, file, 2, DE_RW, MAP_PRIVATE);
 	kunit_mm_read(de->km, addr, 2);
 	de_give(de, addr);
@@ -1486,7 +1474,6 @@ static void file_memory_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0UL, de_read(de, addr));
 }
 
-#ifdef CONFIG_HUGETLB_PAGE
 static void hugetlb_pages_are_refused(struct kunit *test)
 {
 	struct de_test *de = test->priv;
@@ -1497,18 +1484,12 @@ static void hugetlb_pages_are_refused(struct kunit *test)
 	de_expect_not_supported(de, addr + PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, 1UL, de_read(de, addr));
 }
-#else
-static void hugetlb_pages_are_refused(struct kunit *test)
-{
-	kunit_skip(test, "no hugetlb pages in this kernel");
-}
-#endif
 
 static void fatal_signal_ends_the_wait(struct kunit *test)
 {
 	struct de_test *de = test->priv;
 	unsigned long addr = de_memory(de, 1);
-	struct folio *folio = pfn_folio(kunit_mm_pfn(de->km, addr));
+	struct folio *folio = de_folio(de, addr);
 	int refs = folio_ref_count(folio);
 	struct page *page;
 
@@ -1561,7 +1542,7 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(userfaultfd_protects_an_exclusive_page),
 	KUNIT_CASE(discard_frees_the_page),
 	KUNIT_CASE(munmap_frees_the_page),
-	KUNIT_CASE(zap_takes_a_locked_page),
+	KUNIT_CASE(zap_unmaps_a_locked_page),
 	KUNIT_CASE(exclusive_page_migrates),
 	KUNIT_CASE(read_only_exclusive_page_migrates),
 	KUNIT_CASE(failed_migration_gives_the_page_to_the_cpu),
@@ -1570,14 +1551,14 @@ static struct kunit_case device_exclusive_cases[] = {
 	KUNIT_CASE(exclusive_page_is_not_referenced),
 	KUNIT_CASE(migration_keeps_userfaultfd_protection),
 	KUNIT_CASE(migration_keeps_soft_dirty),
-	KUNIT_CASE(poisoned_page_is_used_by_nobody),
+	KUNIT_CASE(poisoned_page_is_inaccessible),
 	KUNIT_CASE(soft_offlined_page_is_replaced),
 	KUNIT_CASE(exclusive_entry_is_no_migration_entry),
-	KUNIT_CASE(driver_gives_a_page_back),
-	KUNIT_CASE(hugetlb_page_is_not_given_back),
+	KUNIT_CASE(driver_restores_a_page),
+	KUNIT_CASE(hugetlb_page_is_not_restored),
 	KUNIT_CASE(exclusive_page_does_not_move_to_a_device),
 	KUNIT_CASE(exit_frees_exclusive_pages),
-	KUNIT_CASE(absurd_ranges_are_refused),
+	KUNIT_CASE(invalid_ranges_are_refused),
 	KUNIT_CASE(last_page_of_all_addresses_is_refused),
 	KUNIT_CASE(range_ends_where_memory_ends),
 	KUNIT_CASE(io_memory_is_refused),
