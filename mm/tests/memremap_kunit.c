@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit suite of mm/memremap.c.
+ * KUnit tests of mm/memremap.c.
  *
  * The physical addresses come from request_free_mem_region(), also for the
- * types that CPUs can reach: there is no memory behind them, but nobody here
- * touches more than their struct pages.
+ * types of memory that CPUs can access. There is no memory at these addresses,
+ * but the tests access struct pages only.
  *
- * A removal that should wait runs in a thread of its own. What such a thread
- * works on is never freed by a test that fails to see it finish.
+ * A removal that must wait runs in a thread. If it does not finish, the test
+ * does not free what the thread uses.
  */
 #include <kunit/device.h>
 #include <kunit/test.h>
@@ -36,9 +36,10 @@
 #define MAX_RANGES	3
 #define SUB		((u64)SUBSECTION_SIZE)
 
-/* long enough for a removal that does not wait to be over */
+/* A removal that fails to wait ends in less. Longer is only more likely. */
 #define WAITS		msecs_to_jiffies(300)
-#define FINISHES	msecs_to_jiffies(30000)
+/* A guard against a hang. A virtual CPU may not run for a while. */
+#define FINISHES	(120 * HZ)
 
 struct memremap_test {
 	struct kunit *test;
@@ -50,7 +51,7 @@ struct memremap_test {
 	struct dev_pagemap *pgmap;
 };
 
-/* A pagemap with room for MAX_RANGES, and the way from it to the test. */
+/* A pagemap with room for MAX_RANGES, and its test */
 struct test_pgmap {
 	struct memremap_test *t;
 	struct dev_pagemap pgmap;
@@ -181,7 +182,7 @@ static void expect_pfn_gone(struct memremap_test *t, unsigned long pfn)
 	KUNIT_EXPECT_FALSE(t->test, in_linear_mapping(PFN_PHYS(pfn)));
 }
 
-/* No trace in the whole region, and all of it can be plugged in. */
+/* Nothing is left in the region, and all of it can be plugged in. */
 static void expect_nothing_left(struct memremap_test *t)
 {
 	struct dev_pagemap *pgmap;
@@ -197,7 +198,14 @@ static void expect_nothing_left(struct memremap_test *t)
 	free_pgmap(pgmap);
 }
 
-/* ---- what the log says ---- */
+static void remove_pgmap(struct memremap_test *t, struct dev_pagemap *pgmap)
+{
+	memunmap_pages(pgmap);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
+/* ---- messages in the log ---- */
 
 static unsigned int log_mark;
 
@@ -206,7 +214,7 @@ static void mark_log(void)
 	pr_info("memremap_kunit: mark %u\n", ++log_mark);
 }
 
-/* Lines of memremap since the mark, and how many of them have @word. */
+/* Return: lines of memremap since the mark; @matches: those with @word. */
 static int count_log(const char *word, int *matches)
 {
 	struct kmsg_dump_iter iter;
@@ -284,10 +292,18 @@ static void expect_waits(struct memremap_test *t, struct removal *removal)
 
 static void expect_finishes(struct memremap_test *t, struct removal *removal)
 {
-	KUNIT_ASSERT_NE_MSG(t->test,
-			    wait_for_completion_timeout(&removal->done, FINISHES),
-			    0, "removal hangs");
+	unsigned long left;
+
+	left = wait_for_completion_timeout(&removal->done, FINISHES);
+	KUNIT_ASSERT_NE_MSG(t->test, left, 0UL, "removal hangs");
 	kfree(removal);
+}
+
+static void remove_in_thread(struct memremap_test *t,
+			     struct dev_pagemap *pgmap)
+{
+	expect_finishes(t, start_removal(t, pgmap));
+	free_pgmap(pgmap);
 }
 
 /* ---- life of a pagemap, for each type ---- */
@@ -311,13 +327,21 @@ static void type_to_desc(const enum memory_type *type, char *desc)
 
 KUNIT_ARRAY_PARAM(type, all_types, type_to_desc);
 
-/* one of each way to count, for what takes long */
+/* for slow tests: one type for each way to count references */
 static const enum memory_type two_types[] = {
 	MEMORY_DEVICE_PRIVATE,
 	MEMORY_DEVICE_GENERIC,
 };
 
 KUNIT_ARRAY_PARAM(two_type, two_types, type_to_desc);
+
+/* A pagemap of the type that the case is for */
+static struct dev_pagemap *param_pgmap(struct kunit *test)
+{
+	const enum memory_type *type = test->param_value;
+
+	return new_pgmap(test->priv, *type);
+}
 
 static bool counts_from_zero(enum memory_type type)
 {
@@ -344,21 +368,24 @@ static void expect_live_page(struct memremap_test *t,
 	put_dev_pagemap(found);
 }
 
-static void memremap_test_types(struct kunit *test)
+static void pagemap_is_live_until_removed(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	unsigned long pfn;
 
 	mark_log();
 	set_range(pgmap, 0, t->base, 3 * SUB);
 	must_map(t, pgmap);
-	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0); pfn += 255)
+	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0);
+	     pfn += PAGES_PER_SUBSECTION / 2 - 1)
 		expect_live_page(t, pgmap, pfn);
 	expect_live_page(t, pgmap, last_pfn(pgmap, 0));
-	KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, first_pfn(pgmap, 0) - 1));
-	KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, last_pfn(pgmap, 0) + 1));
+	KUNIT_EXPECT_FALSE(test,
+			   pgmap_pfn_valid(pgmap, first_pfn(pgmap, 0) - 1));
+	KUNIT_EXPECT_FALSE(test,
+			   pgmap_pfn_valid(pgmap, last_pfn(pgmap, 0) + 1));
 	KUNIT_EXPECT_NULL(test, get_dev_pagemap(last_pfn(pgmap, 0) + 1, NULL));
 
 	pfn = first_pfn(pgmap, 0);
@@ -376,7 +403,7 @@ static void memremap_test_types(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* Nothing is left of what was in the memory map before. */
+/* Is the struct page as if it had never been used? */
 static bool page_is_pristine(const struct page *page, int nid, int count)
 {
 	return page_zonenum(page) == ZONE_DEVICE && page_to_nid(page) == nid &&
@@ -395,12 +422,11 @@ static bool free_page_is_pristine(const struct page *page,
 	       page->pgmap == pgmap && !page->zone_device_data;
 }
 
-/* Also over the end of a section */
-static void memremap_test_every_page(struct kunit *test)
+/* The second range crosses the end of a section. */
+static void every_page_is_initialized(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	unsigned long pfn, wrong = 0;
 
 	set_range(pgmap, 0, t->base, SUB);
@@ -413,9 +439,7 @@ static void memremap_test_every_page(struct kunit *test)
 		wrong += !free_page_is_pristine(pfn_to_page(pfn), pgmap,
 						numa_mem_id());
 	KUNIT_EXPECT_EQ(test, wrong, 0UL);
-	memunmap_pages(pgmap);
-	free_pgmap(pgmap);
-	expect_nothing_left(t);
+	remove_pgmap(t, pgmap);
 }
 
 static bool tail_is_pristine(struct page *page, struct page *head)
@@ -425,10 +449,11 @@ static bool tail_is_pristine(struct page *page, struct page *head)
 	       !page_ref_count(page) && atomic_read(&page->_mapcount) == -1;
 }
 
-static void memremap_test_every_tail(struct kunit *test)
+static void every_tail_page_is_initialized(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	struct list_head *list;
 	unsigned long pfn, i, wrong = 0;
 
 	pgmap->vmemmap_shift = ilog2(PAGES_PER_SUBSECTION);
@@ -442,19 +467,17 @@ static void memremap_test_every_tail(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, page_ref_count(head), 1);
 		KUNIT_EXPECT_EQ(test, compound_order(head),
 				pgmap->vmemmap_shift);
-		KUNIT_EXPECT_TRUE(test,
-				  list_empty(&page_folio(head)->_deferred_list));
+		list = &page_folio(head)->_deferred_list;
+		KUNIT_EXPECT_TRUE(test, list_empty(list));
 		for (i = 1; i < PAGES_PER_SUBSECTION; i++)
 			wrong += !tail_is_pristine(head + i, head);
 	}
 	KUNIT_EXPECT_EQ(test, wrong, 0UL);
-	memunmap_pages(pgmap);
-	free_pgmap(pgmap);
-	expect_nothing_left(t);
+	remove_pgmap(t, pgmap);
 }
 
-/* The same pagemap again and again, as a driver that is bound anew. */
-static void memremap_test_again(struct kunit *test)
+/* As by a driver that is unbound and bound */
+static void pagemap_is_mapped_again(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_COHERENT);
@@ -469,12 +492,13 @@ static void memremap_test_again(struct kunit *test)
 	free_pgmap(pgmap);
 }
 
-static void memremap_test_several_ranges(struct kunit *test)
+static void pagemap_has_several_ranges(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
 	struct dev_pagemap *found;
 	struct removal *removal;
+	unsigned long pfn;
 	int i;
 
 	set_range(pgmap, 0, t->base + SZ_128M, 2 * SUB);
@@ -495,18 +519,20 @@ static void memremap_test_several_ranges(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, found, pgmap);
 
 	for (i = 0; i < 3; i++) {
-		KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, last_pfn(pgmap, i) + 1));
-		KUNIT_EXPECT_FALSE(test, pfn_is_device_memory(last_pfn(pgmap, i) + 1));
+		pfn = last_pfn(pgmap, i) + 1;
+		KUNIT_EXPECT_FALSE(test, pgmap_pfn_valid(pgmap, pfn));
+		KUNIT_EXPECT_FALSE(test, pfn_is_device_memory(pfn));
 	}
 
 	removal = start_removal(t, pgmap);
 	expect_waits(t, removal);
-	/* who has the pagemap keeps finding it, in each of its ranges */
+	/* a caller with a reference still finds the pagemap in each range */
 	for (i = 0; i < 3; i++) {
-		found = get_dev_pagemap(first_pfn(pgmap, i), found);
+		pfn = first_pfn(pgmap, i);
+		found = get_dev_pagemap(pfn, found);
 		KUNIT_EXPECT_PTR_EQ(test, found, pgmap);
-		KUNIT_EXPECT_NULL(test, get_dev_pagemap(first_pfn(pgmap, i), NULL));
-		KUNIT_EXPECT_TRUE(test, pfn_is_device_memory(first_pfn(pgmap, i)));
+		KUNIT_EXPECT_NULL(test, get_dev_pagemap(pfn, NULL));
+		KUNIT_EXPECT_TRUE(test, pfn_is_device_memory(pfn));
 	}
 	put_dev_pagemap(found);
 	expect_finishes(t, removal);
@@ -514,8 +540,8 @@ static void memremap_test_several_ranges(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* A cached pagemap that does not cover the frame gives its reference up. */
-static void memremap_test_cached_elsewhere(struct kunit *test)
+/* A cached pagemap that does not cover the pfn loses its reference. */
+static void cached_pagemap_of_other_range_is_released(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *a = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -537,8 +563,8 @@ static void memremap_test_cached_elsewhere(struct kunit *test)
 	free_pgmap(b);
 }
 
-/* Neighbours in one section come and go by themselves. */
-static void memremap_test_subsections(struct kunit *test)
+/* Pagemaps in one section come and go one by one. */
+static void subsections_are_independent(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap[4];
@@ -568,7 +594,7 @@ static void memremap_test_subsections(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-static void memremap_test_compound(struct kunit *test)
+static void pagemap_has_compound_pages(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -580,29 +606,31 @@ static void memremap_test_compound(struct kunit *test)
 	set_range(pgmap, 0, t->base, 3 * SUB);
 	set_range(pgmap, 1, t->base + SZ_128M, SUB);
 	must_map(t, pgmap);
-	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0); pfn += 64) {
+	for (pfn = first_pfn(pgmap, 0); pfn <= last_pfn(pgmap, 0);
+	     pfn += PAGES_PER_SUBSECTION / 8) {
 		folio = pfn_folio(pfn);
 		KUNIT_EXPECT_EQ(test, folio_order(folio), pgmap->vmemmap_shift);
 		KUNIT_EXPECT_EQ(test, folio_pfn(folio),
 				round_down(pfn, PAGES_PER_SUBSECTION));
 		KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 		KUNIT_EXPECT_PTR_EQ(test, page_pgmap(pfn_to_page(pfn)), pgmap);
-		KUNIT_EXPECT_TRUE(test, page_is_device_type(pfn_to_page(pfn),
-							    MEMORY_DEVICE_GENERIC));
+		KUNIT_EXPECT_TRUE(test,
+				  page_is_device_type(pfn_to_page(pfn),
+						      MEMORY_DEVICE_GENERIC));
 	}
 
-	folio = pfn_folio(first_pfn(pgmap, 1) + 77);
-	folio_get(folio);
+	pfn = last_pfn(pgmap, 1) - 3;
+	folio_get(pfn_folio(pfn));
 	removal = start_removal(t, pgmap);
 	expect_waits(t, removal);
-	put_page(pfn_to_page(first_pfn(pgmap, 1) + 77));
+	put_page(pfn_to_page(pfn));
 	expect_finishes(t, removal);
 	free_pgmap(pgmap);
 	expect_nothing_left(t);
 }
 
-/* As device DAX has them: of the last page of 1 GiB there is only a part. */
-static void memremap_test_compound_cut_short(struct kunit *test)
+/* As with device DAX, whose last page of 1 GiB may be partial */
+static void last_compound_page_may_be_partial(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -616,12 +644,11 @@ static void memremap_test_compound_cut_short(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 	KUNIT_EXPECT_PTR_EQ(test, folio_page(folio, 0)->pgmap, pgmap);
 	KUNIT_EXPECT_TRUE(test, PageTail(folio_page(folio, 77)));
-	expect_finishes(t, start_removal(t, pgmap));
-	free_pgmap(pgmap);
+	remove_in_thread(t, pgmap);
 	expect_nothing_left(t);
 }
 
-/* ---- pagemaps that must not be accepted ---- */
+/* ---- invalid pagemaps ---- */
 
 struct bad_case {
 	const char *name;
@@ -631,125 +658,42 @@ struct bad_case {
 	void (*spoil)(struct memremap_test *t, struct dev_pagemap *pgmap);
 };
 
-static void no_owner(struct memremap_test *t, struct dev_pagemap *pgmap)
+static u64 behind_pluggable(bool need_mapping)
 {
-	pgmap->owner = NULL;
+	return mhp_get_pluggable_range(need_mapping).end + 1;
 }
 
-static void no_ops(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->ops = NULL;
+/* A function that makes one change to a valid pagemap */
+#define SPOIL(name, change)						\
+static void name(struct memremap_test *t, struct dev_pagemap *pgmap)	\
+{									\
+	change;								\
 }
 
-static void no_free(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->ops = &no_free_ops;
-}
-
-static void no_migrate(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->ops = &no_migrate_ops;
-}
-
-static void no_type(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->type = 0;
-}
-
-static void next_type(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->type = MEMORY_DEVICE_PCI_P2PDMA + 1;
-}
-
-static void negative_type(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->type = -1;
-}
-
-static void bad_flags(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->flags = BIT(7);
-}
-
-static void no_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->nr_range = 0;
-}
-
-static void negative_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->nr_range = -1;
-}
-
-static void absurd_ranges(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->nr_range = INT_MAX;
-}
-
-static void empty_range(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->range.end = pgmap->range.start - 1;
-}
-
-static void empty_second(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_range(pgmap, 1, t->base + SZ_64M, 0);
-}
-
-static void range_wraps(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_range(pgmap, 0, t->base, -t->base + SUB);
-}
-
-static void range_is_all(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->range.end = U64_MAX;
-}
-
-static void range_too_high(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_range(pgmap, 0, mhp_get_pluggable_range(true).end + 1, SUB);
-}
-
-static void range_too_long(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->range.end = mhp_get_pluggable_range(false).end + SUB;
-}
-
-static void start_is_off(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->range.start += PAGE_SIZE;
-}
-
-static void end_is_off(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->range.end -= PAGE_SIZE;
-}
-
-static void range_is_ram(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_range(pgmap, 0, round_down(__pa(t), SUB), SUB);
-}
-
-static void second_is_ram(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_range(pgmap, 1, round_down(__pa(t), SUB), SUB);
-}
-
-static void shift_too_large(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->vmemmap_shift = ilog2(MAX_FOLIO_NR_PAGES) + 1;
-}
-
-static void shift_is_absurd(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->vmemmap_shift = BITS_PER_LONG;
-}
-
-static void shift_of_private(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	pgmap->vmemmap_shift = 2;
-}
+SPOIL(no_owner, pgmap->owner = NULL)
+SPOIL(no_ops, pgmap->ops = NULL)
+SPOIL(no_free, pgmap->ops = &no_free_ops)
+SPOIL(no_migrate, pgmap->ops = &no_migrate_ops)
+SPOIL(no_type, pgmap->type = 0)
+SPOIL(next_type, pgmap->type = MEMORY_DEVICE_PCI_P2PDMA + 1)
+SPOIL(negative_type, pgmap->type = -1)
+SPOIL(bad_flags, pgmap->flags = BIT(7))
+SPOIL(no_ranges, pgmap->nr_range = 0)
+SPOIL(negative_ranges, pgmap->nr_range = -1)
+SPOIL(absurd_ranges, pgmap->nr_range = INT_MAX)
+SPOIL(empty_range, pgmap->range.end = pgmap->range.start - 1)
+SPOIL(empty_second, set_range(pgmap, 1, t->base + SZ_64M, 0))
+SPOIL(range_wraps, set_range(pgmap, 0, t->base, -t->base + SUB))
+SPOIL(range_is_all, pgmap->range.end = U64_MAX)
+SPOIL(range_too_high, set_range(pgmap, 0, behind_pluggable(true), SUB))
+SPOIL(range_too_long, pgmap->range.end = behind_pluggable(false) + SUB - 1)
+SPOIL(start_is_off, pgmap->range.start += PAGE_SIZE)
+SPOIL(end_is_off, pgmap->range.end -= PAGE_SIZE)
+SPOIL(range_is_ram, set_range(pgmap, 0, round_down(__pa(t), SUB), SUB))
+SPOIL(second_is_ram, set_range(pgmap, 1, round_down(__pa(t), SUB), SUB))
+SPOIL(shift_too_large, pgmap->vmemmap_shift = ilog2(MAX_FOLIO_NR_PAGES) + 1)
+SPOIL(shift_is_absurd, pgmap->vmemmap_shift = BITS_PER_LONG)
+SPOIL(shift_of_private, pgmap->vmemmap_shift = 2)
 
 static void part_of_compound(struct memremap_test *t, struct dev_pagemap *pgmap)
 {
@@ -783,29 +727,19 @@ static void set_altmap(struct dev_pagemap *pgmap, unsigned long base_pfn,
 	pgmap->flags |= PGMAP_ALTMAP_VALID;
 }
 
-static void altmap_elsewhere(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_altmap(pgmap, first_pfn(pgmap, 0) + 1, 0, 64);
-}
+SPOIL(altmap_elsewhere, set_altmap(pgmap, first_pfn(pgmap, 0) + 1, 0, 8))
+SPOIL(altmap_wraps, set_altmap(pgmap, first_pfn(pgmap, 0), 8, ULONG_MAX - 4))
+SPOIL(altmap_of_private, set_altmap(pgmap, first_pfn(pgmap, 0), 0, 8))
 
-static void altmap_takes_all(struct memremap_test *t, struct dev_pagemap *pgmap)
+static void altmap_takes_all(struct memremap_test *t,
+			     struct dev_pagemap *pgmap)
 {
-	set_altmap(pgmap, first_pfn(pgmap, 0), 64, PHYS_PFN(SUB) - 64);
-}
-
-static void altmap_wraps(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_altmap(pgmap, first_pfn(pgmap, 0), 64, ULONG_MAX - 32);
-}
-
-static void altmap_of_private(struct memremap_test *t, struct dev_pagemap *pgmap)
-{
-	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 64);
+	set_altmap(pgmap, first_pfn(pgmap, 0), 8, PHYS_PFN(SUB) - 8);
 }
 
 static void altmap_of_two(struct memremap_test *t, struct dev_pagemap *pgmap)
 {
-	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 64);
+	set_altmap(pgmap, first_pfn(pgmap, 0), 0, 8);
 	set_range(pgmap, 1, t->base + SZ_64M, SUB);
 }
 
@@ -831,13 +765,15 @@ static const struct bad_case bad_cases[] = {
 	{ "private_no_free", PRIVATE, -EINVAL, "folio_free", no_free },
 	{ "coherent_no_free", COHERENT, -EINVAL, "folio_free", no_free },
 	{ "p2pdma_no_free", P2PDMA, -EINVAL, "folio_free", no_free },
-	{ "private_no_migrate", PRIVATE, -EINVAL, "migrate_to_ram", no_migrate },
+	{ "private_no_migrate", PRIVATE, -EINVAL,
+	  "migrate_to_ram", no_migrate },
 	{ "no_type", GENERIC, -EINVAL, "type", no_type },
 	{ "next_type", GENERIC, -EINVAL, "type", next_type },
 	{ "negative_type", GENERIC, -EINVAL, "type", negative_type },
 	{ "bad_flags", GENERIC, -EINVAL, "flags", bad_flags },
 	{ "no_ranges", GENERIC, -EINVAL, "number of ranges", no_ranges },
-	{ "negative_ranges", GENERIC, -EINVAL, "number of ranges", negative_ranges },
+	{ "negative_ranges", GENERIC, -EINVAL,
+	  "number of ranges", negative_ranges },
 	{ "absurd_ranges", FS_DAX, -EINVAL, "number of ranges", absurd_ranges },
 	{ "empty_range", FS_DAX, -EINVAL, "empty", empty_range },
 	{ "empty_second", PRIVATE, -EINVAL, "empty", empty_second },
@@ -850,24 +786,32 @@ static const struct bad_case bad_cases[] = {
 	{ "range_is_ram", GENERIC, -ENXIO, "System RAM", range_is_ram },
 	{ "private_is_ram", PRIVATE, -ENXIO, "System RAM", range_is_ram },
 	{ "second_is_ram", COHERENT, -ENXIO, "System RAM", second_is_ram },
-	{ "shift_too_large", GENERIC, -EINVAL, "vmemmap_shift", shift_too_large },
-	{ "shift_is_absurd", GENERIC, -EINVAL, "vmemmap_shift", shift_is_absurd },
-	{ "shift_of_private", PRIVATE, -EINVAL, "vmemmap_shift", shift_of_private },
-	{ "shift_of_coherent", COHERENT, -EINVAL, "vmemmap_shift", shift_of_private },
+	{ "shift_too_large", GENERIC, -EINVAL,
+	  "vmemmap_shift", shift_too_large },
+	{ "shift_is_absurd", GENERIC, -EINVAL,
+	  "vmemmap_shift", shift_is_absurd },
+	{ "shift_of_private", PRIVATE, -EINVAL,
+	  "vmemmap_shift", shift_of_private },
+	{ "shift_of_coherent", COHERENT, -EINVAL,
+	  "vmemmap_shift", shift_of_private },
 	{ "part_of_compound", GENERIC, -EINVAL, "compound", part_of_compound },
-	{ "twice_the_same", PRIVATE, -EBUSY, "another one of the pagemap", twice_the_same },
-	{ "range_in_range", GENERIC, -EBUSY, "another one of the pagemap", range_in_range },
+	{ "twice_the_same", PRIVATE, -EBUSY,
+	  "another one of the pagemap", twice_the_same },
+	{ "range_in_range", GENERIC, -EBUSY,
+	  "another one of the pagemap", range_in_range },
 	{ "altmap_elsewhere", FS_DAX, -EINVAL, "altmap", altmap_elsewhere },
 	{ "altmap_takes_all", FS_DAX, -EINVAL, "altmap", altmap_takes_all },
 	{ "altmap_wraps", FS_DAX, -EINVAL, "altmap", altmap_wraps },
-	{ "altmap_of_private", PRIVATE, -EINVAL, "memory map", altmap_of_private },
+	{ "altmap_of_private", PRIVATE, -EINVAL,
+	  "memory map", altmap_of_private },
 	{ "altmap_of_two", GENERIC, -EINVAL, "altmap", altmap_of_two },
-	{ "altmap_too_small", GENERIC, -ENOMEM, "plugged in", altmap_too_small },
+	{ "altmap_too_small", GENERIC, -ENOMEM,
+	  "plugged in", altmap_too_small },
 };
 
 KUNIT_ARRAY_PARAM_DESC(bad, bad_cases, name);
 
-static void memremap_test_invalid(struct kunit *test)
+static void invalid_pagemap_is_refused(struct kunit *test)
 {
 	const struct bad_case *bad = test->param_value;
 	struct memremap_test *t = test->priv;
@@ -898,7 +842,7 @@ static void memremap_test_invalid(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-static void memremap_test_no_such_node(struct kunit *test)
+static void invalid_node_is_refused(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -912,8 +856,8 @@ static void memremap_test_no_such_node(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* Whatever way a range lies across that of a live pagemap. */
-static void memremap_test_overlap(struct kunit *test)
+/* Every way in which a range can overlap that of a live pagemap */
+static void overlapping_range_is_refused(struct kunit *test)
 {
 	static const struct { int start, nr; } across[] = {
 		{ 4, 4 }, { 3, 2 }, { 7, 2 }, { 5, 1 }, { 2, 9 },
@@ -936,7 +880,7 @@ static void memremap_test_overlap(struct kunit *test)
 		expect_one_line(t, "other device memory");
 		expect_pfn_gone(t, first_pfn(pgmap, 0));
 	}
-	/* a live pagemap once more does it no harm */
+	/* mapping a live pagemap again does no harm */
 	addr = memremap_pages(live, NUMA_NO_NODE);
 	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
 
@@ -948,8 +892,8 @@ static void memremap_test_overlap(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* Nor is memory free for others while its removal waits. */
-static void memremap_test_overlap_dying(struct kunit *test)
+/* The range stays taken while the removal waits. */
+static void range_of_dying_pagemap_is_refused(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *dying = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -976,13 +920,14 @@ static void memremap_test_overlap_dying(struct kunit *test)
 }
 
 /*
- * The third of three ranges has a memory map already, of which only hotplug
- * itself knows. What was plugged in before it must be gone afterwards.
+ * The third of three ranges already has a memory map that only hotplug knows
+ * of. The failure must undo the two ranges before it.
  */
-static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
+static void failure_in_third_range_is_undone(struct kunit *test)
 {
+	struct memremap_test *t = test->priv;
 	struct mhp_params params = { .pgprot = PAGE_KERNEL };
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	void *addr;
 	u64 at;
 	int ret;
@@ -997,40 +942,32 @@ static void fail_in_hotplug(struct memremap_test *t, enum memory_type type)
 	ret = __add_pages(numa_mem_id(), PHYS_PFN(t->base + SZ_128M),
 			  PHYS_PFN(SUB), &params);
 	mem_hotplug_done();
-	KUNIT_ASSERT_EQ(t->test, ret, 0);
+	KUNIT_ASSERT_EQ(test, ret, 0);
 
 	mark_log();
 	addr = memremap_pages(pgmap, NUMA_NO_NODE);
-	KUNIT_EXPECT_EQ(t->test, PTR_ERR_OR_ZERO(addr), -EEXIST);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EEXIST);
 	expect_one_line(t, "plugged in");
-	KUNIT_EXPECT_EQ(t->test, pgmap->nr_range, 3);
+	KUNIT_EXPECT_EQ(test, pgmap->nr_range, 3);
 	expect_pfn_gone(t, first_pfn(pgmap, 0));
 	expect_pfn_gone(t, first_pfn(pgmap, 1));
 	expect_pfn_gone(t, last_pfn(pgmap, 1));
-	KUNIT_EXPECT_FALSE(t->test, pfn_valid(first_pfn(pgmap, 2)));
-	KUNIT_EXPECT_FALSE(t->test, pfn_is_device_memory(last_pfn(pgmap, 2)));
-	for (at = 0; at < 4 * SUB; at += SUB)
-		KUNIT_EXPECT_FALSE(t->test,
-				   in_linear_mapping(pgmap->ranges[2].start + at));
+	KUNIT_EXPECT_FALSE(test, pfn_valid(first_pfn(pgmap, 2)));
+	KUNIT_EXPECT_FALSE(test, pfn_is_device_memory(last_pfn(pgmap, 2)));
+	for (at = pgmap->ranges[2].start; at < pgmap->ranges[2].end; at += SUB)
+		KUNIT_EXPECT_FALSE(test, in_linear_mapping(at));
 
 	mem_hotplug_begin();
 	__remove_pages(PHYS_PFN(t->base + SZ_128M), PHYS_PFN(SUB), NULL, pgmap);
 	mem_hotplug_done();
 
-	/* now there is nothing in the way */
+	/* now nothing is in the way */
 	must_map(t, pgmap);
-	memunmap_pages(pgmap);
-	free_pgmap(pgmap);
-	expect_nothing_left(t);
+	remove_pgmap(t, pgmap);
 }
 
-static void memremap_test_fail_halfway(struct kunit *test)
-{
-	fail_in_hotplug(test->priv, *(const enum memory_type *)test->param_value);
-}
-
-/* Memory that somebody else has plugged in, in the middle of a range */
-static void memremap_test_present_keeps_mapping(struct kunit *test)
+/* Another user plugged in memory in the middle of the range. */
+static void memory_of_others_keeps_its_mapping(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct mhp_params params = { .pgprot = PAGE_KERNEL };
@@ -1063,9 +1000,9 @@ static void memremap_test_present_keeps_mapping(struct kunit *test)
 }
 
 /*
- * Each allocation fails once. The allocators' fault injection has to look at
- * ordinary allocations for that, and has but a file in debugfs to be told so.
- * Page tables of the kernel must not fail: single pages are left out as they are.
+ * Each allocation fails once. Fault injection must include allocations that
+ * may sleep, which only files in debugfs can set. Single pages are left out,
+ * because page tables of the kernel must not fail.
  */
 #if defined(CONFIG_FAILSLAB) && defined(CONFIG_FAIL_PAGE_ALLOC) && \
 	defined(CONFIG_FAULT_INJECTION_DEBUG_FS)
@@ -1100,8 +1037,9 @@ static void inject_as_before(void *data)
 
 static void inject_where_it_may_wait(struct kunit *test, const char *kind)
 {
-	struct injection_switch *sw = kunit_kzalloc(test, sizeof(*sw), GFP_KERNEL);
+	struct injection_switch *sw;
 
+	sw = kunit_kzalloc(test, sizeof(*sw), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, sw);
 	sw->ignores = injection_setting(kind, "ignore-gfp-wait");
 	KUNIT_ASSERT_NOT_NULL(test, sw->ignores);
@@ -1111,7 +1049,7 @@ static void inject_where_it_may_wait(struct kunit *test, const char *kind)
 	*sw->ignores = false;
 }
 
-static void memremap_test_no_memory(struct kunit *test)
+static void failed_allocation_is_undone(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_FS_DAX);
@@ -1150,13 +1088,13 @@ static void memremap_test_no_memory(struct kunit *test)
 	kunit_info(test, "%d allocations, %d failures\n", nth - 1, nr_failed);
 }
 #else
-static void memremap_test_no_memory(struct kunit *test)
+static void failed_allocation_is_undone(struct kunit *test)
 {
 	kunit_skip(test, "needs CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC");
 }
 #endif
 
-/* ---- who comes first gets the memory, the others an error ---- */
+/* ---- one caller gets the memory, the others an error ---- */
 
 struct racer {
 	struct dev_pagemap *pgmap;
@@ -1189,10 +1127,11 @@ static int race_thread(void *data)
 	return 0;
 }
 
-static void memremap_test_race(struct kunit *test)
+static void one_of_many_callers_gets_the_range(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	atomic_t inside = ATOMIC_INIT(0);
+	struct task_struct *task;
 	struct racer racers[4];
 	int i, nr_mapped = 0;
 
@@ -1201,8 +1140,9 @@ static void memremap_test_race(struct kunit *test)
 		racers[i].pgmap = new_pgmap(t, all_types[i]);
 		set_range(racers[i].pgmap, 0, t->base + i * SUB, 4 * SUB);
 		init_completion(&racers[i].done);
-		KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(race_thread, &racers[i],
-							    "memremap_race%d", i)));
+		task = kthread_run(race_thread, &racers[i], "memremap_race%d",
+				   i);
+		KUNIT_ASSERT_FALSE(test, IS_ERR(task));
 	}
 	for (i = 0; i < ARRAY_SIZE(racers); i++) {
 		/* the threads use this stack frame */
@@ -1224,7 +1164,7 @@ static void expect_handed_out(struct memremap_test *t, struct folio *folio)
 	KUNIT_EXPECT_TRUE(t->test, folio_test_locked(folio));
 }
 
-static void memremap_test_page_life(struct kunit *test)
+static void page_is_freed_to_its_driver(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
@@ -1246,12 +1186,11 @@ static void memremap_test_page_life(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, t->count_in_free, 0);
 		KUNIT_EXPECT_FALSE(test, t->by_folio);
 	}
-	expect_finishes(t, start_removal(t, pgmap));
-	free_pgmap(pgmap);
+	remove_in_thread(t, pgmap);
 }
 
-/* A process page's marks are gone before the driver gets the folio back. */
-static void memremap_test_forgets_user(struct kunit *test)
+/* State of a user page is gone when the driver gets the folio back. */
+static void freed_folio_keeps_no_user_state(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_COHERENT);
@@ -1264,7 +1203,8 @@ static void memremap_test_forgets_user(struct kunit *test)
 	SetPageAnonExclusive(&folio->page);
 	KUNIT_EXPECT_EQ(test, mem_cgroup_charge(folio, NULL, GFP_KERNEL), 0);
 #ifdef CONFIG_MEMCG
-	KUNIT_EXPECT_EQ(test, folio_memcg_charged(folio), !mem_cgroup_disabled());
+	KUNIT_EXPECT_EQ(test, folio_memcg_charged(folio),
+			!mem_cgroup_disabled());
 #endif
 	folio_unlock(folio);
 	folio_put(folio);
@@ -1297,7 +1237,7 @@ static void free_one_folio(struct memremap_test *t,
 	free_pgmap(pgmap);
 }
 
-static void memremap_test_folio_free(struct kunit *test)
+static void folio_free_comes_before_page_free(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 
@@ -1312,8 +1252,8 @@ static void memremap_test_folio_free(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, t->by_folio);
 }
 
-/* Not possible yet, but neither the folio nor a reference may get lost. */
-static void memremap_test_large_folio(struct kunit *test)
+/* Not supported yet, but neither the folio nor a reference may be lost. */
+static void large_folio_is_handed_out_as_a_page(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
@@ -1329,12 +1269,11 @@ static void memremap_test_large_folio(struct kunit *test)
 	folio_unlock(folio);
 	folio_put(folio);
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
-	expect_finishes(t, start_removal(t, pgmap));
-	free_pgmap(pgmap);
+	remove_in_thread(t, pgmap);
 }
 
-/* A page that goes back into a pool must have its idle count by then. */
-static void memremap_test_p2pdma_put(struct kunit *test)
+/* The driver may put the page into a pool, so it has its idle count. */
+static void p2pdma_page_is_freed_with_idle_count(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PCI_P2PDMA);
@@ -1349,11 +1288,10 @@ static void memremap_test_p2pdma_put(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
 	KUNIT_EXPECT_EQ(test, t->count_in_free, 1);
 	KUNIT_EXPECT_EQ(test, page_ref_count(page), 1);
-	expect_finishes(t, start_removal(t, pgmap));
-	free_pgmap(pgmap);
+	remove_in_thread(t, pgmap);
 }
 
-static void memremap_test_put_too_often(struct kunit *test)
+static void extra_put_is_reported(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -1365,11 +1303,10 @@ static void memremap_test_put_too_often(struct kunit *test)
 	put_page(page);
 	expect_one_line(t, "once too often");
 	KUNIT_EXPECT_EQ(test, page_ref_count(page), 1);
-	expect_finishes(t, start_removal(t, pgmap));
-	free_pgmap(pgmap);
+	remove_in_thread(t, pgmap);
 }
 
-static void memremap_test_hand_out_late(struct kunit *test)
+static void page_handed_out_late_is_waited_for(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
@@ -1397,7 +1334,7 @@ static void memremap_test_hand_out_late(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* ---- removal waits for everybody ---- */
+/* ---- removal waits for all users ---- */
 
 static struct page *take_page(struct dev_pagemap *pgmap, unsigned long pfn)
 {
@@ -1412,11 +1349,10 @@ static struct page *take_page(struct dev_pagemap *pgmap, unsigned long pfn)
 	return page;
 }
 
-static void memremap_test_waits_for_page(struct kunit *test)
+static void removal_waits_for_page(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	struct page *first, *last;
 	struct removal *removal;
 
@@ -1438,11 +1374,10 @@ static void memremap_test_waits_for_page(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-static void memremap_test_waits_for_pagemap(struct kunit *test)
+static void removal_waits_for_pagemap_reference(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type), *found;
+	struct dev_pagemap *pgmap = param_pgmap(test), *found;
 	struct removal *removal;
 
 	must_map(t, pgmap);
@@ -1456,8 +1391,8 @@ static void memremap_test_waits_for_pagemap(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* An entry of a file bears no reference, yet it leads to the page. */
-static void memremap_test_waits_for_file(struct kunit *test)
+/* An entry of the page cache leads to the page without a reference. */
+static void removal_waits_for_file_mapping(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_FS_DAX);
@@ -1476,12 +1411,11 @@ static void memremap_test_waits_for_file(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* Pages whose last put comes by each of the ways that there are. */
-static void memremap_test_waits_for_batch(struct kunit *test)
+/* Every function that puts the last reference */
+static void removal_waits_for_batched_puts(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	struct folio_batch batch;
 	struct removal *removal;
 	struct page *pages[8];
@@ -1490,7 +1424,7 @@ static void memremap_test_waits_for_batch(struct kunit *test)
 	must_map(t, pgmap);
 	folio_batch_init(&batch);
 	for (i = 0; i < ARRAY_SIZE(pages); i++)
-		pages[i] = take_page(pgmap, first_pfn(pgmap, 0) + 9 * i);
+		pages[i] = take_page(pgmap, first_pfn(pgmap, 0) + 3 * i);
 	for (i = 0; i < 4; i++)
 		folio_batch_add(&batch, page_folio(pages[i]));
 	removal = start_removal(t, pgmap);
@@ -1510,7 +1444,7 @@ struct putter {
 	struct completion done;
 };
 
-/* Takes more references by the one it has, as a bio that is split does. */
+/* Takes further references while it has one, as splitting a bio does. */
 static int put_thread(void *data)
 {
 	struct putter *putter = data;
@@ -1525,19 +1459,18 @@ static int put_thread(void *data)
 	return 0;
 }
 
-/* The last put falls into every moment of the removal. */
-static void memremap_test_no_lost_wakeup(struct kunit *test)
+/* The last put comes at a different moment of each removal. */
+static void removal_notices_the_last_put(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	struct putter putter;
 	struct removal *removal;
 	int i;
 
 	for (i = 0; i < 40; i++) {
 		must_map(t, pgmap);
-		putter.page = take_page(pgmap, first_pfn(pgmap, 0) + i);
+		putter.page = take_page(pgmap, first_pfn(pgmap, 0) + i % 8);
 		atomic_set(&putter.stop, 0);
 		init_completion(&putter.done);
 		KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(put_thread, &putter,
@@ -1552,10 +1485,10 @@ static void memremap_test_no_lost_wakeup(struct kunit *test)
 	expect_nothing_left(t);
 }
 
-/* When removal begins to say whom it waits for, see mm/memremap.c. */
+/* When the removal reports users for the first time, see mm/memremap.c */
 #define FIRST_REPORT	(10 * HZ)
 
-/* It may have taken longer to get here than that. */
+/* No check if it took longer to get here. */
 static void expect_no_line_before(struct memremap_test *t, unsigned long time)
 {
 	int matches, lines = count_log("", &matches);
@@ -1572,11 +1505,10 @@ static void wait_for_lines(int nr)
 		msleep(100);
 }
 
-static void memremap_test_report(struct kunit *test)
+static void removal_reports_pinned_page(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
-	struct dev_pagemap *pgmap = new_pgmap(t, type);
+	struct dev_pagemap *pgmap = param_pgmap(test);
 	struct page *page;
 	struct removal *removal;
 	unsigned long begun;
@@ -1608,7 +1540,7 @@ static void memremap_test_report(struct kunit *test)
 	free_pgmap(pgmap);
 }
 
-/* A subsection without RAM in a section that has some; 0 if there is none. */
+/* Return: a subsection without RAM in a section that has some, or 0. */
 static unsigned long find_hole_in_section(struct mem_section *ms,
 					  unsigned long first)
 {
@@ -1624,14 +1556,15 @@ static unsigned long find_hole_in_section(struct mem_section *ms,
 	return 0;
 }
 
-/* Memory of earlier tests may have raised max_pfn far above all RAM. */
+/* Earlier tests may have raised max_pfn far above all RAM. */
 static unsigned long find_hole_beside_ram(void)
 {
 	unsigned long nr, hole, end = pfn_to_section_nr(max_pfn - 1) + 1;
 
 	for (nr = 0; nr < end; nr++) {
 		cond_resched();
-		if (!online_section_nr(nr) || !early_section(__nr_to_section(nr)))
+		if (!online_section_nr(nr) ||
+		    !early_section(__nr_to_section(nr)))
 			continue;
 		hole = find_hole_in_section(__nr_to_section(nr),
 					    section_nr_to_pfn(nr));
@@ -1641,8 +1574,8 @@ static unsigned long find_hole_beside_ram(void)
 	return 0;
 }
 
-/* Pages of a pagemap that is not live any longer are not online either. */
-static void memremap_test_shared_section(struct kunit *test)
+/* Also after the pagemap was killed */
+static void device_page_beside_ram_is_not_online(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	unsigned long hole = find_hole_beside_ram();
@@ -1651,7 +1584,7 @@ static void memremap_test_shared_section(struct kunit *test)
 	struct page *page;
 
 	if (!hole)
-		kunit_skip(test, "no hole beside RAM: boot with memmap=16M$0x104000000");
+		kunit_skip(test, "no hole beside RAM, see memmap=");
 
 	pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
 	set_range(pgmap, 0, PFN_PHYS(hole), SUB);
@@ -1689,16 +1622,14 @@ static int hotplug_thread(void *data)
 }
 
 /*
- * A walk that found a device page under RCU reads its pagemap after the last
- * reference has gone. The read lock is taken while the removal waits for that
- * reference, so that only a grace period of its own can hold it back: the one
- * that the hotplug lock implies when it was idle is taken out of the way by
- * somebody who uses it all the time.
+ * A reader under RCU may read the pagemap of a device page after the last
+ * reference was dropped, so the removal must wait for a grace period. The
+ * hotplug lock implies one if it was idle. A thread keeps the lock busy, so
+ * that only the grace period of the removal itself counts.
  */
-static void memremap_test_grace_period(struct kunit *test)
+static void removal_waits_for_rcu_readers(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
-	enum memory_type type = *(const enum memory_type *)test->param_value;
 	struct dev_pagemap *pgmap, *seen = NULL;
 	struct hotplugger hotplugger = {};
 	struct removal *removal;
@@ -1712,7 +1643,7 @@ static void memremap_test_grace_period(struct kunit *test)
 	init_completion(&hotplugger.done);
 	KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(hotplug_thread, &hotplugger,
 						    "memremap_plug")));
-	pgmap = new_pgmap(t, type);
+	pgmap = param_pgmap(test);
 	must_map(t, pgmap);
 	page = take_page(pgmap, first_pfn(pgmap, 0));
 	removal = start_removal(t, pgmap);
@@ -1737,7 +1668,7 @@ static void memremap_test_grace_period(struct kunit *test)
 
 /* ---- devm ---- */
 
-static void memremap_test_devm(struct kunit *test)
+static void devm_pagemap_ends_with_its_device(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
 	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
@@ -1794,40 +1725,40 @@ static void memremap_test_exit(struct kunit *test)
 }
 
 static struct kunit_case memremap_cases[] = {
-	KUNIT_CASE_PARAM(memremap_test_types, type_gen_params),
-	KUNIT_CASE_PARAM(memremap_test_every_page, type_gen_params),
-	KUNIT_CASE(memremap_test_every_tail),
-	KUNIT_CASE(memremap_test_again),
-	KUNIT_CASE(memremap_test_several_ranges),
-	KUNIT_CASE(memremap_test_cached_elsewhere),
-	KUNIT_CASE(memremap_test_subsections),
-	KUNIT_CASE(memremap_test_compound),
-	KUNIT_CASE(memremap_test_compound_cut_short),
-	KUNIT_CASE_PARAM(memremap_test_invalid, bad_gen_params),
-	KUNIT_CASE(memremap_test_no_such_node),
-	KUNIT_CASE(memremap_test_overlap),
-	KUNIT_CASE(memremap_test_overlap_dying),
-	KUNIT_CASE_PARAM(memremap_test_fail_halfway, type_gen_params),
-	KUNIT_CASE(memremap_test_present_keeps_mapping),
-	KUNIT_CASE(memremap_test_no_memory),
-	KUNIT_CASE(memremap_test_race),
-	KUNIT_CASE(memremap_test_page_life),
-	KUNIT_CASE(memremap_test_forgets_user),
-	KUNIT_CASE(memremap_test_folio_free),
-	KUNIT_CASE(memremap_test_large_folio),
-	KUNIT_CASE(memremap_test_p2pdma_put),
-	KUNIT_CASE(memremap_test_put_too_often),
-	KUNIT_CASE(memremap_test_hand_out_late),
-	KUNIT_CASE_PARAM(memremap_test_waits_for_page, type_gen_params),
-	KUNIT_CASE_PARAM(memremap_test_waits_for_pagemap, type_gen_params),
-	KUNIT_CASE(memremap_test_waits_for_file),
-	KUNIT_CASE_PARAM(memremap_test_waits_for_batch, type_gen_params),
-	KUNIT_CASE_PARAM(memremap_test_no_lost_wakeup, type_gen_params),
-	KUNIT_CASE(memremap_test_shared_section),
-	KUNIT_CASE_PARAM(memremap_test_grace_period, type_gen_params),
-	KUNIT_CASE_PARAM_ATTR(memremap_test_report, two_type_gen_params,
+	KUNIT_CASE_PARAM(pagemap_is_live_until_removed, type_gen_params),
+	KUNIT_CASE_PARAM(every_page_is_initialized, type_gen_params),
+	KUNIT_CASE(every_tail_page_is_initialized),
+	KUNIT_CASE(pagemap_is_mapped_again),
+	KUNIT_CASE(pagemap_has_several_ranges),
+	KUNIT_CASE(cached_pagemap_of_other_range_is_released),
+	KUNIT_CASE(subsections_are_independent),
+	KUNIT_CASE(pagemap_has_compound_pages),
+	KUNIT_CASE(last_compound_page_may_be_partial),
+	KUNIT_CASE_PARAM(invalid_pagemap_is_refused, bad_gen_params),
+	KUNIT_CASE(invalid_node_is_refused),
+	KUNIT_CASE(overlapping_range_is_refused),
+	KUNIT_CASE(range_of_dying_pagemap_is_refused),
+	KUNIT_CASE_PARAM(failure_in_third_range_is_undone, type_gen_params),
+	KUNIT_CASE(memory_of_others_keeps_its_mapping),
+	KUNIT_CASE(failed_allocation_is_undone),
+	KUNIT_CASE(one_of_many_callers_gets_the_range),
+	KUNIT_CASE(page_is_freed_to_its_driver),
+	KUNIT_CASE(freed_folio_keeps_no_user_state),
+	KUNIT_CASE(folio_free_comes_before_page_free),
+	KUNIT_CASE(large_folio_is_handed_out_as_a_page),
+	KUNIT_CASE(p2pdma_page_is_freed_with_idle_count),
+	KUNIT_CASE(extra_put_is_reported),
+	KUNIT_CASE(page_handed_out_late_is_waited_for),
+	KUNIT_CASE_PARAM(removal_waits_for_page, type_gen_params),
+	KUNIT_CASE_PARAM(removal_waits_for_pagemap_reference, type_gen_params),
+	KUNIT_CASE(removal_waits_for_file_mapping),
+	KUNIT_CASE_PARAM(removal_waits_for_batched_puts, type_gen_params),
+	KUNIT_CASE_PARAM(removal_notices_the_last_put, type_gen_params),
+	KUNIT_CASE(device_page_beside_ram_is_not_online),
+	KUNIT_CASE_PARAM(removal_waits_for_rcu_readers, type_gen_params),
+	KUNIT_CASE_PARAM_ATTR(removal_reports_pinned_page, two_type_gen_params,
 			      { .speed = KUNIT_SPEED_SLOW }),
-	KUNIT_CASE(memremap_test_devm),
+	KUNIT_CASE(devm_pagemap_ends_with_its_device),
 	{}
 };
 
