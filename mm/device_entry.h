@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a page-table entry keeps when it becomes an entry of another kind.
+ * Conversions between the kinds of page-table entries that device memory and
+ * exclusive access use.
  *
  * What this file owns
  *
- *   Six properties of a mapped page, in the entries that device memory and
- *   exclusive access use, and the conversions between those entries. No other
- *   file decides what a conversion keeps.
+ *   The conversions, and which of six properties of a mapped page each of them
+ *   keeps. No other file decides that.
  *
  * Where a property is stored
  *
@@ -18,25 +18,25 @@
  *	young		PTE bit	  entry bit (1)	folio		folio
  *	anon-exclusive	page flag entry type	page flag	page flag
  *
- *   (1) where the architecture has room for it, see
- *	 migration_entry_supports_ad(); the folio has it in any case
- *   (2) a device leaves no trace of its writes, so a writable entry counts as
- *	 dirty
+ *   (1) if the architecture has room for it, see
+ *	 migration_entry_supports_ad(); the folio always has it
+ *   (2) a device leaves no trace of its writes, so a writable entry is taken
+ *	 for dirty
  *
  * Rules
  *
  *   - The CPU or a device may write only while the entry is writable.
  *   - A writable entry is not uffd-wp. Setting uffd-wp makes it read-only.
- *   - Where soft-dirty is tracked, a writable entry is soft-dirty. Clearing
+ *   - With soft-dirty tracking on, a writable entry is soft-dirty. Clearing
  *     soft-dirty makes it read-only.
- *   - Hence a page that was written since the last protect or clear is always
- *     found without uffd-wp and with soft-dirty: while it is on the device,
- *     while it moves, and afterwards.
+ *   - Therefore a page that was written since the last protect or clear is
+ *     soft-dirty and not uffd-wp: on the device, while it migrates, and
+ *     afterwards.
  *   - Code that makes an entry read-only invalidates the mirrors before it
- *     drops the page-table lock or announces the change; then the device
+ *     drops the page-table lock or reports the change, so that the device
  *     faults before its next write.
  *
- * What a conversion does; "=" is kept, "+" set, "-" cleared
+ * Conversions: "=" keeps a property, "+" sets it, "-" clears it
  *
  *					write	soft-d.	uffd-wp	dirty	young
  *	present to migration		=	=	=	=	=
@@ -54,15 +54,16 @@
  *	soft-dirty cleared		-	-	=	=	=
  *	write fault in place		+	+	- (e)	folio	folio
  *
- *   (a) set if the entry is writable, as the device may have written
- *   (b) not if soft-dirty is tracked and clear
- *   (c) an entry that is not writable is not converted, but faulted
- *   (d) by mprotect(), by fork() in parent and child
- *   (e) the fault has resolved it, or waited for the handler to do so
+ *   (a) set if the entry is writable, because the device may have written
+ *   (b) cleared if soft-dirty is tracked and clear
+ *   (c) a read-only entry is faulted instead of converted
+ *   (d) by mprotect(), or by fork() in parent and child
+ *   (e) the fault resolved it, or userfaultfd did
  *
  * Locks
  *
- *   The page-table lock of the entry. The page of a migration entry is locked.
+ *   The caller holds the page-table lock of the entry. The page of a migration
+ *   entry is locked.
  */
 #ifndef _MM_DEVICE_ENTRY_H
 #define _MM_DEVICE_ENTRY_H
@@ -77,10 +78,10 @@
 #include "internal.h"
 
 /*
- * Entries without their marks, alike for PTEs and PMDs.
+ * Swap entries without soft-dirty and uffd-wp, for PTEs and PMDs.
  */
 
-/* Does the entry, of any kind that is not present, allow writing? */
+/* Does a non-present entry of any kind allow writing? */
 static __always_inline bool device_entry_writable(swp_entry_t entry)
 {
 	return is_writable_device_private_entry(entry) ||
@@ -88,7 +89,7 @@ static __always_inline bool device_entry_writable(swp_entry_t entry)
 	       is_writable_migration_entry(entry);
 }
 
-/* A writable page is anon-exclusive, or not anonymous. */
+/* If @write, the page is anon-exclusive or not anonymous. */
 static __always_inline swp_entry_t
 device_entry_migration(unsigned long pfn, bool write, bool exclusive)
 {
@@ -107,7 +108,7 @@ static __always_inline swp_entry_t device_entry_private(unsigned long pfn,
 	return make_readable_device_private_entry(pfn);
 }
 
-/* The offset of a migration entry has young and dirty in it: keep it whole. */
+/* Keep the whole offset: in a migration entry, it contains young and dirty. */
 static inline swp_entry_t device_entry_wrprotect(swp_entry_t entry)
 {
 	pgoff_t offset = swp_offset(entry);
@@ -123,7 +124,7 @@ static inline swp_entry_t device_entry_wrprotect(swp_entry_t entry)
 	return make_readable_migration_entry(offset);
 }
 
-/* Only the folio itself is told about anonymous memory. */
+/* Anonymous folios have no filesystem that needs folio_mark_dirty(). */
 static __always_inline void device_folio_note_dirty(struct folio *folio)
 {
 	if (folio_test_anon(folio))
@@ -133,10 +134,10 @@ static __always_inline void device_folio_note_dirty(struct folio *folio)
 }
 
 /*
- * The marks of trackers, soft-dirty and uffd-wp, from one entry to another.
+ * Copy the marks, soft-dirty and uffd-wp, from one entry to another.
  */
 
-/* From an entry that is not present to another one */
+/* From a non-present entry to a non-present one */
 static __always_inline pte_t device_pte_swp_marks(pte_t new, pte_t old)
 {
 	if (pte_swp_soft_dirty(old))
@@ -146,7 +147,7 @@ static __always_inline pte_t device_pte_swp_marks(pte_t new, pte_t old)
 	return new;
 }
 
-/* From a present entry to one that is not */
+/* From a present entry to a non-present one */
 static __always_inline pte_t device_pte_save_marks(pte_t new, pte_t old)
 {
 	if (pte_soft_dirty(old))
@@ -156,7 +157,7 @@ static __always_inline pte_t device_pte_save_marks(pte_t new, pte_t old)
 	return new;
 }
 
-/* Back to a present one. Making it dirty may have made it soft-dirty. */
+/* To a present entry, which pte_mkdirty() may have made soft-dirty */
 static __always_inline pte_t device_pte_restore_marks(pte_t new, pte_t old)
 {
 	if (pte_swp_soft_dirty(old))
@@ -169,10 +170,10 @@ static __always_inline pte_t device_pte_restore_marks(pte_t new, pte_t old)
 }
 
 /*
- * To migration entries. @entry is what device_entry_migration() made.
+ * To migration entries. @entry comes from device_entry_migration().
  */
 
-/* The caller notes in the folio that the page is dirty. */
+/* The caller marks the folio dirty. */
 static __always_inline pte_t
 device_pte_present_to_migration(swp_entry_t entry, pte_t old)
 {
@@ -196,10 +197,10 @@ device_pte_swp_to_migration(swp_entry_t entry, pte_t old, struct folio *folio)
 }
 
 /*
- * The young bit of an entry that becomes one without such a bit. LRU_GEN takes
- * PG_referenced for part of the generation and clears it when the page goes to
- * a list, so that the mark of idle page tracking has to keep the age, for smaps
- * and reclaim; without that mark, all that remains is the generation.
+ * Keep the young bit of an entry that becomes one without such a bit. LRU_GEN
+ * clears PG_referenced when it adds the folio to a list, so use the young flag
+ * of idle page tracking instead, which smaps and reclaim see. Without that
+ * flag, only the generation of the folio is left.
  */
 static __always_inline void device_folio_note_young(struct folio *folio)
 {
@@ -212,8 +213,8 @@ static __always_inline void device_folio_note_young(struct folio *folio)
 }
 
 /*
- * From migration entries. Everything is taken from the entry as it is now, as it
- * may have been protected, cleaned or copied by fork() since it was made.
+ * From migration entries. Use the current entry: since it was made, it may have
+ * been write-protected, made soft-clean or copied by fork().
  */
 
 static __always_inline pte_t
@@ -234,7 +235,7 @@ device_pte_migration_to_present(struct vm_area_struct *vma, struct folio *folio,
 	return pte;
 }
 
-/* The caller notes in the folio that the page is young. */
+/* The caller marks the folio young. */
 static __always_inline pte_t device_pte_migration_to_private(unsigned long pfn,
 							     pte_t old)
 {
@@ -248,7 +249,7 @@ static __always_inline pte_t device_pte_migration_to_private(unsigned long pfn,
  * To private entries.
  */
 
-/* A new page, filled by the driver, counts as written. */
+/* The driver filled the new page, so the entry is soft-dirty. */
 static __always_inline pte_t device_pte_new_private(unsigned long pfn,
 						    bool write)
 {
@@ -258,14 +259,14 @@ static __always_inline pte_t device_pte_new_private(unsigned long pfn,
 }
 
 /**
- * device_pte_private_mkwrite() - let the device write to its page
+ * device_pte_private_mkwrite() - make a device-private entry writable
  * @old: device-private entry
  *
  * For a write fault that leaves the page on the device. The caller has checked
- * that the VMA allows writing, that the page is anon-exclusive, and, if @old is
- * uffd-wp, that the VMA resolves that by itself or no longer watches.
+ * that the VMA allows writing and that the page is anon-exclusive. If @old is
+ * uffd-wp, the VMA is in asynchronous mode or no longer registered.
  *
- * Return: the entry to set; nothing needs to be flushed or invalidated
+ * Return: the new entry. It needs no TLB flush and no invalidation.
  */
 static __always_inline pte_t device_pte_private_mkwrite(pte_t old)
 {
@@ -304,20 +305,20 @@ device_pte_exclusive_to_present(struct vm_area_struct *vma, struct folio *folio,
 	return maybe_mkwrite(pte, vma);
 }
 
-/* Is exclusive access handed over as it is? If not, it must be faulted. */
+/* Can the entry be handed over in place? If not, it must be faulted. */
 static __always_inline bool device_pte_exclusive_write(pte_t pte)
 {
 	return is_writable_device_exclusive_entry(pte_to_swp_entry(pte)) &&
 	       !pte_swp_uffd_wp(pte);
 }
 
-/* To another owner, who is about to write. @old allows it. */
+/* The new owner is about to write. @old is writable. */
 static __always_inline pte_t device_pte_exclusive_hand_over(pte_t old)
 {
 	return pte_swp_mksoft_dirty(old);
 }
 
-/* @entry is the slot in swap that reclaim gave the page. */
+/* @entry is the swap slot that reclaim allocated for the page. */
 static __always_inline pte_t
 device_pte_exclusive_to_swap(swp_entry_t entry, pte_t old, struct folio *folio,
 			     bool anon_exclusive)
@@ -334,7 +335,7 @@ device_pte_exclusive_to_swap(swp_entry_t entry, pte_t old, struct folio *folio,
 }
 
 /*
- * Changes of an entry that is not present and keeps its kind.
+ * Changes of a non-present entry that keeps its kind.
  */
 
 static inline pte_t device_pte_swp_wrprotect(pte_t old)
@@ -347,7 +348,7 @@ static inline pte_t device_pte_swp_wrprotect(pte_t old)
 	return device_pte_swp_marks(swp_entry_to_pte(entry), old);
 }
 
-/* From now on the device must fault before it writes. */
+/* The device must fault before its next write. */
 static inline pte_t device_pte_swp_mkuffd_wp(pte_t old)
 {
 	return pte_swp_mkuffd_wp(device_pte_swp_wrprotect(old));
@@ -358,7 +359,7 @@ static inline pte_t device_pte_swp_clear_soft_dirty(pte_t old)
 	return pte_swp_clear_soft_dirty(device_pte_swp_wrprotect(old));
 }
 
-/* May a device be told that it can write to the page of this private entry? */
+/* May a mirror report the page of this device-private entry as writable? */
 static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
 						     pte_t pte)
 {

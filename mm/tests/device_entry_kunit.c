@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * KUnit tests of mm/device_entry.h: each conversion of a page-table entry, from
- * every state that the entry can be in, against a table of what it keeps.
+ * every possible state of the entry, compared with a table of what it keeps.
  *
- * No entry here is in a page table. The entries refer to one anonymous page
- * that belongs to the test.
+ * No entry is in a page table. All entries refer to one anonymous page of the
+ * test.
  */
 #include <kunit/test.h>
 #include <linux/mm.h>
@@ -26,7 +26,7 @@ enum ent_kind {
 	ENT_SWAP,
 };
 
-/* What an entry says of its page. Not every kind of entry has room for all. */
+/* Properties of a page. Not every kind of entry has room for all of them. */
 #define ENT_WRITE	BIT(0)
 #define ENT_SOFT_DIRTY	BIT(1)
 #define ENT_UFFD_WP	BIT(2)
@@ -36,11 +36,11 @@ enum ent_kind {
 #define ENT_STATES	BIT(6)
 
 /**
- * struct ent_test - what the entries of a test refer to
+ * struct ent_test - the page and the VMA of all entries
  * @test: the test
  * @vma: a private mapping that allows writing
  * @folio: a locked anonymous page
- * @swap: a slot in swap; nothing is stored there
+ * @swap: a swap slot, without contents
  */
 struct ent_test {
 	struct kunit *test;
@@ -55,14 +55,13 @@ struct ent_test {
  * @from: kind of the entry that is converted
  * @to: kind of the result
  * @convert: the conversion
- * @kept: properties that the result has if, and only if, the entry had them
- * @set: properties that the result has in any case
+ * @kept: properties that the result has if and only if the entry has them
+ * @set: properties that the result always has
  * @written: properties that the result also has if the entry was writable
  * @needs: properties without which the entry is not converted
  * @dirties: a writable entry makes the folio dirty
  *
- * What is in none of @kept, @set and @written is clear in the result, unless
- * its kind has no room for it.
+ * All other properties are clear in the result.
  */
 struct ent_conversion {
 	const char *name;
@@ -76,7 +75,7 @@ struct ent_conversion {
 	bool dirties;
 };
 
-/* The properties that an entry of this kind can tell on this machine */
+/* The properties that an entry of this kind has room for on this machine */
 static unsigned int ent_room(enum ent_kind kind)
 {
 	unsigned int room = ENT_WRITE;
@@ -96,7 +95,7 @@ static unsigned int ent_room(enum ent_kind kind)
 	return room | ENT_ANON_EXCL;
 }
 
-/* A writable entry is not uffd-wp, and an anonymous page has it exclusively. */
+/* A writable entry is not uffd-wp, and its page is anon-exclusive. */
 static bool ent_is_legal(enum ent_kind kind, unsigned int state)
 {
 	if (state & ~ent_room(kind))
@@ -197,9 +196,11 @@ static unsigned int ent_read_present(pte_t pte)
 
 static unsigned int ent_read_entry(swp_entry_t entry)
 {
+	if (is_writable_device_private_entry(entry) ||
+	    is_writable_device_exclusive_entry(entry))
+		return ENT_WRITE;
 	if (!is_migration_entry(entry))
-		return is_writable_device_private_entry(entry) ||
-		       is_writable_device_exclusive_entry(entry) ? ENT_WRITE : 0;
+		return 0;
 	return (is_writable_migration_entry(entry) ? ENT_WRITE : 0) |
 	       (is_readable_migration_entry(entry) ? 0 : ENT_ANON_EXCL) |
 	       (is_migration_entry_dirty(entry) ? ENT_DIRTY : 0) |
@@ -483,6 +484,11 @@ static unsigned int ent_expected(const struct ent_conversion *c,
 	return result & ent_room(c->to);
 }
 
+static bool ent_converts(const struct ent_conversion *c, unsigned int state)
+{
+	return ent_is_legal(c->from, state) && (state & c->needs) == c->needs;
+}
+
 static void ent_check(struct ent_test *et, const struct ent_conversion *c,
 		      unsigned int state)
 {
@@ -501,15 +507,14 @@ static void ent_check(struct ent_test *et, const struct ent_conversion *c,
 				    c->name, state);
 }
 
-static void conversion_keeps_what_the_table_says(struct kunit *test)
+static void conversion_keeps_listed_properties(struct kunit *test)
 {
 	const struct ent_conversion *c = test->param_value;
 	struct ent_test *et = test->priv;
 	unsigned int state, checked = 0;
 
 	for (state = 0; state < ENT_STATES; state++) {
-		if (!ent_is_legal(c->from, state) ||
-		    (state & c->needs) != c->needs)
+		if (!ent_converts(c, state))
 			continue;
 		ent_check(et, c, state);
 		checked++;
@@ -517,15 +522,14 @@ static void conversion_keeps_what_the_table_says(struct kunit *test)
 	KUNIT_EXPECT_GT(test, checked, 0);
 }
 
-static void writable_result_is_never_protected(struct kunit *test)
+static void writable_result_is_never_uffd_wp(struct kunit *test)
 {
 	const struct ent_conversion *c = test->param_value;
 	struct ent_test *et = test->priv;
 	unsigned int state, result;
 
 	for (state = 0; state < ENT_STATES; state++) {
-		if (!ent_is_legal(c->from, state) ||
-		    (state & c->needs) != c->needs)
+		if (!ent_converts(c, state))
 			continue;
 		result = ent_read(c->convert(et, ent_make(et, c->from, state),
 					     state));
@@ -535,7 +539,7 @@ static void writable_result_is_never_protected(struct kunit *test)
 	}
 }
 
-/* The VMA is in no address space that could be locked. */
+/* The VMA is not in an address space, so there is no lock to take. */
 static void ent_track_soft_dirty(struct ent_test *et)
 {
 	vm_flags_init(et->vma, et->vma->vm_flags & ~VM_SOFTDIRTY);
@@ -596,7 +600,7 @@ static void new_page_is_soft_dirty(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ent_read(pte), dirty);
 }
 
-/* A page of a file is nobody's exclusively. */
+/* A file page is never anon-exclusive. */
 static void file_page_is_not_made_anon_exclusive(struct kunit *test)
 {
 	struct ent_test *et = test->priv;
@@ -626,7 +630,7 @@ static unsigned int ent_read_pmd(pmd_t pmd)
 	       (pmd_swp_uffd_wp(pmd) ? ENT_UFFD_WP : 0);
 }
 
-static void pmd_conversions_are_those_of_ptes(struct kunit *test)
+static void pmd_conversion_equals_pte_conversion(struct kunit *test)
 {
 	struct ent_test *et = test->priv;
 	unsigned int state, kept, wp = ent_room(ENT_MIGRATION) & ENT_UFFD_WP;
@@ -647,7 +651,7 @@ static void pmd_conversions_are_those_of_ptes(struct kunit *test)
 	}
 }
 #else
-static void pmd_conversions_are_those_of_ptes(struct kunit *test)
+static void pmd_conversion_equals_pte_conversion(struct kunit *test)
 {
 	kunit_skip(test, "no PMD migration entries in this kernel");
 }
@@ -661,13 +665,13 @@ static void ent_describe(const struct ent_conversion *c, char *desc)
 KUNIT_ARRAY_PARAM(ent, ent_conversions, ent_describe);
 
 static struct kunit_case ent_cases[] = {
-	KUNIT_CASE_PARAM(conversion_keeps_what_the_table_says, ent_gen_params),
-	KUNIT_CASE_PARAM(writable_result_is_never_protected, ent_gen_params),
+	KUNIT_CASE_PARAM(conversion_keeps_listed_properties, ent_gen_params),
+	KUNIT_CASE_PARAM(writable_result_is_never_uffd_wp, ent_gen_params),
 	KUNIT_CASE(clean_page_is_not_restored_writable),
 	KUNIT_CASE(device_writes_through_writable_entries_only),
 	KUNIT_CASE(new_page_is_soft_dirty),
 	KUNIT_CASE(file_page_is_not_made_anon_exclusive),
-	KUNIT_CASE(pmd_conversions_are_those_of_ptes),
+	KUNIT_CASE(pmd_conversion_equals_pte_conversion),
 	{}
 };
 
