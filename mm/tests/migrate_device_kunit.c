@@ -105,7 +105,7 @@ static long md_node_stat(enum node_stat_item item)
 	loff_t pos = 0;
 	long sum = 0;
 
-	if (IS_ENABLED(CONFIG_PROC_FS))
+	if (IS_ENABLED(CONFIG_SMP) && IS_ENABLED(CONFIG_PROC_FS))
 		vmstat_refresh(NULL, 0, NULL, &len, &pos);
 	for_each_online_pgdat(pgdat)
 		sum += atomic_long_read(&pgdat->vm_stat[item]);
