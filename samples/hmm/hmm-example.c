@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Drive the example driver of HMM, drivers/misc/hmm_example.c.
+ *
+ * The CPU builds data with pointers in ordinary memory and the device works on
+ * it at the same addresses, wherever the pages are. Every step is a test: its
+ * result is compared with that of the CPU. Prints TAP.
+ *
+ * The last step unbinds the driver while its memory is in use, which takes
+ * root. It binds the driver again.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <misc/hmm_example.h>
+
+#define DEVICE		"/dev/hmm_example"
+#define DRIVER		"/sys/bus/platform/drivers/hmm_example/"
+#define MIB		"/sys/module/hmm_example/parameters/mib"
+#define PAGES		256
+#define NODES		1000
+#define TESTS		25
+
+struct memory {
+	uint64_t *words;
+	size_t len;		/* bytes */
+};
+
+static int device;
+static size_t page_size;
+static unsigned int tests, failed;
+
+static void result(bool ok, const char *name)
+{
+	tests++;
+	if (!ok)
+		failed++;
+	printf("%sok %u %s\n", ok ? "" : "not ", tests, name);
+	fflush(stdout);
+}
+
+static void die(const char *call)
+{
+	printf("Bail out! %s: %s\n", call, strerror(errno));
+	exit(1);
+}
+
+/* Returns 0 or an errno; @value is operand and result. */
+static int command(unsigned long cmd, const void *addr, size_t len,
+		   uint64_t *value)
+{
+	struct hmm_example_args args = {
+		.addr = (uintptr_t)addr,
+		.len = len,
+		.value = *value,
+	};
+
+	if (ioctl(device, cmd, &args))
+		return errno;
+	*value = args.value;
+	return 0;
+}
+
+static bool device_sums(const void *addr, size_t len, uint64_t sum)
+{
+	uint64_t value = 0;
+
+	return !command(HMM_EXAMPLE_SUM, addr, len, &value) && value == sum;
+}
+
+static bool device_adds(const void *addr, size_t len, uint64_t add)
+{
+	return !command(HMM_EXAMPLE_ADD, addr, len, &add);
+}
+
+static unsigned long moved(unsigned long cmd, const struct memory *mem)
+{
+	uint64_t value = 0;
+
+	return command(cmd, mem->words, mem->len, &value) ? 0 : value;
+}
+
+static struct memory map(size_t len)
+{
+	struct memory mem = { .len = len };
+
+	mem.words = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem.words == MAP_FAILED)
+		die("mmap");
+	return mem;
+}
+
+static void unmap(struct memory *mem)
+{
+	munmap(mem->words, mem->len);
+}
+
+/* Each word is its index plus @base: sums of different places differ. */
+static void fill(struct memory *mem, uint64_t base)
+{
+	size_t i;
+
+	for (i = 0; i < mem->len / sizeof(uint64_t); i++)
+		mem->words[i] = base + i;
+}
+
+static uint64_t sum(const struct memory *mem, uint64_t base)
+{
+	uint64_t n = mem->len / sizeof(uint64_t);
+
+	return n * base + n * (n - 1) / 2;
+}
+
+static bool check(const struct memory *mem, uint64_t base)
+{
+	size_t i;
+
+	for (i = 0; i < mem->len / sizeof(uint64_t); i++)
+		if (mem->words[i] != base + i)
+			return false;
+	return true;
+}
+
+static void test_mirror(void)
+{
+	struct memory mem = map(PAGES * page_size);
+
+	fill(&mem, 5);
+	result(device_sums(mem.words, mem.len, sum(&mem, 5)),
+	       "device reads memory of the process");
+	result(device_adds(mem.words, mem.len, 2) && check(&mem, 7),
+	       "CPU reads what the device wrote");
+	mem.words[3] += 100;
+	result(device_sums(mem.words, mem.len, sum(&mem, 7) + 100),
+	       "device reads what the CPU wrote meanwhile");
+	unmap(&mem);
+	mem = map(PAGES * page_size);
+	result(device_adds(mem.words, mem.len, 1) &&
+	       device_sums(mem.words, mem.len, mem.len / sizeof(uint64_t)),
+	       "device writes to memory that has no pages yet");
+	unmap(&mem);
+}
+
+static void test_list(void)
+{
+	struct hmm_example_node *nodes[NODES];
+	uint64_t value = 0;
+	int i, j;
+
+	for (i = 0; i < NODES; i++) {
+		nodes[i] = aligned_alloc(sizeof(*nodes[i]), 16 * (1 + i % 50));
+		if (!nodes[i])
+			die("aligned_alloc");
+		nodes[i]->value = i;
+		nodes[i]->next = 0;
+	}
+	for (i = 0; i < NODES - 1; i++) {
+		j = (i * 7 + 7) % NODES;
+		nodes[i * 7 % NODES]->next = (uintptr_t)nodes[j];
+	}
+	result(!command(HMM_EXAMPLE_LIST, nodes[0], NODES, &value) &&
+	       value == NODES * (NODES - 1ull) / 2,
+	       "device follows pointers of the process");
+	nodes[(NODES - 1) * 7 % NODES]->next = (uintptr_t)nodes[0];
+	result(command(HMM_EXAMPLE_LIST, nodes[0], NODES, &value) == E2BIG,
+	       "list without an end is given up");
+	nodes[0]->next = 16;
+	result(command(HMM_EXAMPLE_LIST, nodes[0], NODES, &value) == EFAULT,
+	       "pointer to nowhere is an error");
+	for (i = 0; i < NODES; i++)
+		free(nodes[i]);
+}
+
+static void test_migrate(void)
+{
+	struct memory mem = map(PAGES * page_size);
+
+	fill(&mem, 9);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES,
+	       "pages move to the device");
+	result(device_sums(mem.words, mem.len, sum(&mem, 9)) &&
+	       device_adds(mem.words, mem.len, 1) &&
+	       moved(HMM_EXAMPLE_TO_DEVICE, &mem) == 0,
+	       "device works on its own memory, which stays there");
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == PAGES && check(&mem, 10),
+	       "pages move to system memory");
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES &&
+	       device_adds(mem.words, mem.len, 1) && check(&mem, 11),
+	       "CPU faults migrate pages back");
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == 0,
+	       "no page is left on the device");
+	unmap(&mem);
+	mem = map(PAGES * page_size);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES &&
+	       device_sums(mem.words, mem.len, 0),
+	       "holes are filled on the device");
+	unmap(&mem);
+}
+
+static size_t device_bytes(void)
+{
+	FILE *file = fopen(MIB, "r");
+	unsigned int mib;
+
+	if (!file || fscanf(file, "%u", &mib) != 1)
+		die(MIB);
+	fclose(file);
+	return (size_t)mib << 20;
+}
+
+static void test_evict(void)
+{
+	struct memory mem = map(device_bytes() * 3 / 2);
+	unsigned long pages = mem.len / page_size;
+
+	fill(&mem, 13);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == pages,
+	       "full device makes room");
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) < pages && check(&mem, 13),
+	       "evicted pages are intact");
+	unmap(&mem);
+}
+
+/* In a child that has inherited memory and device. */
+static bool child_sees(const struct memory *mem, uint64_t base)
+{
+	uint64_t value = 0;
+
+	return command(HMM_EXAMPLE_SUM, mem->words, mem->len,
+		       &value) == EPERM && check(mem, base);
+}
+
+static void test_forked(void)
+{
+	struct memory mem = map(PAGES * page_size);
+	int status = 1;
+	pid_t pid;
+
+	fill(&mem, 17);
+	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != PAGES)
+		die("HMM_EXAMPLE_TO_DEVICE");
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid)
+		_exit(!child_sees(&mem, 17));
+	result(device_adds(mem.words, mem.len, 3) && check(&mem, 20),
+	       "parent owns what the device writes after fork");
+	waitpid(pid, &status, 0);
+	result(!status, "child has its own copy, and no device");
+	unmap(&mem);
+}
+
+static void test_refused(void)
+{
+	struct memory mem = map(2 * page_size);
+	uint64_t value = 1;
+
+	fill(&mem, 1);
+	mprotect(mem.words, mem.len, PROT_READ);
+	result(command(HMM_EXAMPLE_ADD, mem.words, mem.len, &value) == EPERM &&
+	       check(&mem, 1), "device does not write to read-only memory");
+	munmap(mem.words, page_size);
+	result(command(HMM_EXAMPLE_SUM, mem.words, 8, &value) == EFAULT &&
+	       command(HMM_EXAMPLE_TO_DEVICE, mem.words, 8, &value) == EFAULT,
+	       "unmapped memory is an error");
+	result(command(HMM_EXAMPLE_SUM, mem.words, 0, &value) == EINVAL &&
+	       command(HMM_EXAMPLE_SUM, mem.words, 7, &value) == EINVAL &&
+	       command(HMM_EXAMPLE_SUM, (void *)4, 8, &value) == EINVAL &&
+	       command(HMM_EXAMPLE_SUM, (void *)8, -8ul, &value) == EINVAL &&
+	       command(HMM_EXAMPLE_SUM, (void *)-16ul, 8, &value) == EINVAL,
+	       "absurd ranges are refused");
+	result(command(0, mem.words, 8, &value) == ENOTTY,
+	       "unknown commands are refused");
+	munmap((char *)mem.words + page_size, page_size);
+}
+
+static bool bind_driver(const char *file)
+{
+	static const char name[] = "hmm_example";
+	int fd = open(file, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, name, strlen(name)) > 0;
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+static void test_unplug(void)
+{
+	struct memory mem = map(PAGES * page_size);
+	uint64_t value = 0;
+
+	fill(&mem, 23);
+	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != PAGES)
+		die("HMM_EXAMPLE_TO_DEVICE");
+	result(bind_driver(DRIVER "unbind") && check(&mem, 23),
+	       "device is unplugged with data on it, which survives");
+	result(command(HMM_EXAMPLE_SUM, mem.words, mem.len, &value) == ENODEV,
+	       "unplugged device refuses work");
+	close(device);
+	result(bind_driver(DRIVER "bind"), "device is plugged in again");
+	device = open(DEVICE, O_RDWR);
+	result(device >= 0 && device_sums(mem.words, mem.len, sum(&mem, 23)),
+	       "device works again");
+	unmap(&mem);
+}
+
+int main(void)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	device = open(DEVICE, O_RDWR);
+	printf("TAP version 13\n1..%d\n", TESTS);
+	if (device < 0)
+		die(DEVICE);
+	test_mirror();
+	test_list();
+	test_migrate();
+	test_evict();
+	test_forked();
+	test_refused();
+	test_unplug();
+	return failed || tests != TESTS;
+}
