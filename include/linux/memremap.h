@@ -2,9 +2,9 @@
 /*
  * Device memory with struct pages (ZONE_DEVICE).
  *
- * A driver describes physical ranges by a struct dev_pagemap and hands it to
- * memremap_pages(), which plugs the ranges in and gives each of their pages a
- * pointer back to the pagemap. mm/memremap.c says how the two live and die.
+ * A driver describes physical ranges in a struct dev_pagemap and passes it to
+ * memremap_pages(), which plugs them in. Each page points to its pagemap. For
+ * the lifetime of pagemaps and pages see mm/memremap.c.
  */
 #ifndef _LINUX_MEMREMAP_H_
 #define _LINUX_MEMREMAP_H_
@@ -18,30 +18,30 @@ struct device;
 struct resource;
 
 /**
- * enum memory_type - what a range of device memory is, and who may use it
+ * enum memory_type - type of a range of device memory
  *
- * @MEMORY_DEVICE_PRIVATE: Memory of a device that no CPU can address. It has
- *	struct pages, and a process page can live in it, but to the CPU such a
- *	page looks swapped out: an access brings it back by way of the driver's
- *	migrate_to_ram(). It can never be pinned.
- * @MEMORY_DEVICE_COHERENT: Memory of a device that CPUs address as they do
- *	their own, caches included. Process pages live in it and stay mapped.
- *	A long-term pin moves the page to system memory first, so that the
- *	device can always be emptied.
- * @MEMORY_DEVICE_FS_DAX: Host memory, persistent as a rule, whose pages a
- *	file system maps into processes directly. When the last user but the
- *	file system lets go of a page, whoever waits for that (truncation, hole
- *	punching, teardown) is woken.
- * @MEMORY_DEVICE_GENERIC: Host memory that a driver hands to processes or to
- *	the kernel by its own rules, as device DAX does.
- * @MEMORY_DEVICE_PCI_P2PDMA: Memory behind a PCI BAR that other PCI devices
- *	reach without a detour through host memory.
+ * @MEMORY_DEVICE_PRIVATE: Device memory that no CPU can address. Pages of a
+ *	process can migrate to it. For the CPU such a page looks swapped out:
+ *	an access calls migrate_to_ram() of the driver, which migrates it back.
+ *	The pages cannot be pinned.
+ * @MEMORY_DEVICE_COHERENT: Device memory that CPUs can address and cache like
+ *	system memory. Pages of a process can migrate to it and stay mapped.
+ *	A long-term pin migrates a page to system memory first, so that the
+ *	device can always evict all pages.
+ * @MEMORY_DEVICE_FS_DAX: Host memory, usually persistent, whose pages a file
+ *	system maps into processes directly. When a page has no other user than
+ *	the file system any more, tasks that wait for this (truncation, hole
+ *	punching, removal) are woken.
+ * @MEMORY_DEVICE_GENERIC: Host memory that a driver provides to processes or
+ *	to the kernel by its own rules, as device DAX does.
+ * @MEMORY_DEVICE_PCI_P2PDMA: Memory of a PCI BAR that other PCI devices
+ *	access directly.
  *
- * Zero is no type, so that a pagemap nobody filled in is found out.
+ * Zero is not a valid type, so that an uninitialised pagemap is refused.
  *
- * A page of the first two types that nobody uses has a reference count of
- * zero, and zone_device_page_init() or zone_device_folio_init() brings it to
- * life. A page of the other types always exists and idles at one.
+ * An unused page of the first two types has a reference count of zero;
+ * zone_device_page_init() or zone_device_folio_init() makes it usable. A page
+ * of the other types always exists and has a count of one when idle.
  */
 enum memory_type {
 	MEMORY_DEVICE_PRIVATE		= 1,
@@ -52,17 +52,17 @@ enum memory_type {
 };
 
 /**
- * struct vmem_altmap - a memory map that lies in the device memory itself
+ * struct vmem_altmap - memory map stored in the device memory itself
  *
- * @reserve: pages at the start that are the driver's, for a label or the like
- * @free: pages after those, set aside for the memory map
- * @align: of @free, pages lost to alignment so far
- * @alloc: of @free, pages that the memory map has taken so far
- * @base_pfn: where the pagemap's only range starts
- * @end_pfn: last page frame that the memory map may take
- * @inaccessible: the memory cannot be written yet while it is plugged in
+ * @reserve: number of pages at the start that the driver uses, e.g. for a label
+ * @free: number of pages behind those, for the memory map
+ * @align: pages of @free that alignment has used up
+ * @alloc: pages of @free that the memory map uses
+ * @base_pfn: start of the only range of the pagemap
+ * @end_pfn: last page frame that the memory map may use
+ * @inaccessible: the memory cannot be written while it is plugged in
  *
- * Device pages proper start after the first @reserve + @free pages.
+ * The usable device pages start behind the first @reserve + @free pages.
  */
 struct vmem_altmap {
 	const unsigned long reserve;
@@ -75,29 +75,29 @@ struct vmem_altmap {
 };
 
 /**
- * struct dev_pagemap_ops - what the owner of device memory is asked to do
+ * struct dev_pagemap_ops - callbacks of the owner of device memory
  *
- * @folio_free: The last reference to a folio is gone and the memory is the
- *	driver's again, to be handed out as soon as it likes, from within the
- *	call on. The count is what an unused page of the type has; charge,
- *	mapping and anonymous-exclusive marks are gone. May be called in any
- *	context but NMI, with spinlocks held, so it must not sleep. Required
- *	for the types private, coherent and PCI peer-to-peer, unless @page_free
- *	is there.
- * @page_free: The same for folios of one page, as Linux 6.12 names it. Not
- *	called where @folio_free is there, too.
- * @migrate_to_ram: A CPU touched a page of private memory. Move it, and what
- *	else seems worthwhile, to system memory. The page at hand is locked and
- *	referenced for the call by the caller, the mmap or VMA lock is held for
- *	read. Returns 0 or a VM_FAULT code. Required for private memory.
- * @memory_failure: Page frames @pfn to @pfn + @nr_pages - 1 have gone bad.
- *	Tell those who use them and save what can be saved; flags are MF_*.
- *	Optional: without it, or when it returns -EOPNOTSUPP, the processes
+ * @folio_free: Called when the last reference to a folio is dropped. The driver
+ *	may reuse the memory at once, even before it returns. The reference
+ *	count is that of an unused page; memcg charge, mapping and
+ *	anonymous-exclusive marks are cleared. Must not sleep: it is called in
+ *	any context but NMI, also with spinlocks held. Required for private,
+ *	coherent and PCI peer-to-peer memory, unless @page_free
+ *	is set.
+ * @page_free: The same for folios of order 0, under its name in Linux 6.12.
+ *	Not called if @folio_free is set.
+ * @migrate_to_ram: Handle a CPU fault on a page of private memory. Migrate it,
+ *	and other pages at choice, to system memory. The caller has locked and
+ *	referenced the page, and holds the mmap or VMA lock for reading.
+ *	Returns 0 or a VM_FAULT code. Required for private memory.
+ * @memory_failure: Page frames @pfn to @pfn + @nr_pages - 1 are poisoned.
+ *	Handle it for all users of these pages; flags are MF_*.
+ *	Optional: without it, or if it returns -EOPNOTSUPP, the processes
  *	that map the pages are killed.
- * @folio_split: A folio of several pages has been split and @tail, its head
- *	once, is a part of @head no longer. The driver splits what it keeps
- *	about the memory likewise. Called for each new folio, with @tail NULL
- *	when all are done. Must not sleep. Optional.
+ * @folio_split: A large folio was split, and @tail is the head of a new folio
+ *	that was part of @head. The driver splits its own state of the folio
+ *	in the same way. Called for each new folio, and with @tail NULL at
+ *	the end. Must not sleep. Optional.
  */
 struct dev_pagemap_ops {
 	int (*memory_failure)(struct dev_pagemap *pgmap, unsigned long pfn,
@@ -108,33 +108,33 @@ struct dev_pagemap_ops {
 	void (*page_free)(struct page *page);
 };
 
-/* dev_pagemap.flags: the altmap member is filled in */
+/* dev_pagemap.flags: the altmap member is valid */
 #define PGMAP_ALTMAP_VALID	BIT(0)
 
 /**
- * struct dev_pagemap - device memory that is plugged in and removed as one
+ * struct dev_pagemap - device memory that is plugged in and removed as a unit
  *
- * @ref: Live from memremap_pages() to memunmap_pages(). Holders: whoever got
- *	the pagemap from get_dev_pagemap(), each page in use of private and
- *	coherent memory, each allocation of PCI peer-to-peer memory.
+ * @ref: Live from memremap_pages() to memunmap_pages(). References are held by
+ *	callers of get_dev_pagemap(), by each page of private and coherent
+ *	memory in use, and by each allocation of PCI peer-to-peer memory.
  * @type: a MEMORY_DEVICE value
  * @flags: PGMAP flags
- * @owner: Tells the memory of one driver from that of another: walks and
- *	migration leave foreign device memory alone. Required for private and
- *	coherent memory.
- * @ops: the owner's callbacks
- * @vmemmap_shift: Order of the compound pages that the memory map is laid out
- *	in for good, 0 for single pages; the last one may be cut short. Not
- *	for private and coherent memory, whose folios come and go.
+ * @owner: Identifies the memory of a driver: walks and migration on behalf of
+ *	another owner ignore it. Required for private and coherent
+ *	memory.
+ * @ops: callbacks of the owner
+ * @vmemmap_shift: Order of the compound pages that form the memory map, 0 for
+ *	single pages; the last one may be incomplete. Not for private and
+ *	coherent memory, whose folios are created dynamically.
  * @done: completed when @ref has dropped to zero
- * @altmap: where the memory map comes from, if PGMAP_ALTMAP_VALID is set
- * @nr_range: How many ranges. While memremap_pages() runs, which one it is at;
- *	the layout of compound pages in the memory map depends on that.
- * @range: the range, where there is one
- * @ranges: the ranges, where there are more
+ * @altmap: the source of the memory map, if PGMAP_ALTMAP_VALID is set
+ * @nr_range: Number of ranges. During memremap_pages(), index of the current
+ *	one; the layout of compound pages in the memory map depends on it.
+ * @range: the range, if there is one
+ * @ranges: the ranges, if there are several
  *
- * Type, owner, ops, flags, altmap, shift and ranges are the caller's to fill
- * in before and to leave alone after memremap_pages(); the rest is private.
+ * The caller sets type, owner, ops, flags, altmap, shift and ranges before
+ * memremap_pages() and does not change them later. The rest is private.
  */
 struct dev_pagemap {
 	struct percpu_ref ref;
@@ -200,17 +200,17 @@ static inline struct vmem_altmap *pgmap_altmap(struct dev_pagemap *pgmap)
 	return pgmap->flags & PGMAP_ALTMAP_VALID ? &pgmap->altmap : NULL;
 }
 
-/* how many pages one compound page of the memory map has */
+/* Number of pages in a compound page of the memory map */
 static inline unsigned long pgmap_vmemmap_nr(struct dev_pagemap *pgmap)
 {
 	return 1UL << pgmap->vmemmap_shift;
 }
 
 /**
- * put_dev_pagemap - give a reference from get_dev_pagemap() back
+ * put_dev_pagemap - drop a reference from get_dev_pagemap()
  * @pgmap: the pagemap, may be NULL
  *
- * Context: any but NMI
+ * Context: Any but NMI.
  */
 static inline void put_dev_pagemap(struct dev_pagemap *pgmap)
 {
@@ -238,7 +238,7 @@ void zone_device_page_init(struct page *page);
 
 #else /* !CONFIG_ZONE_DEVICE */
 
-/* without ZONE_DEVICE a namespace can be as small as memremap() allows */
+/* Without ZONE_DEVICE only memremap() uses a namespace. */
 static inline unsigned long memremap_compat_align(void)
 {
 	return PAGE_SIZE;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Compile-time test: <linux/hmm.h> alone declares what later kernels declare in
- * it. Out-of-tree drivers look for a function in that header, and bring their
- * own where they do not find it.
+ * Compile-time test: <linux/hmm.h> by itself declares what it declares in
+ * later kernels. Out-of-tree drivers look for a function in that header, and
+ * define it if they do not find it there.
  */
 #include <linux/hmm.h>
 
