@@ -18,7 +18,7 @@
  *
  *   Removal waits until every device page is free, and runs when the test
  *   ends. Create the device before the address space that its pages go to:
- *   what was created last ends first.
+ *   KUnit runs the actions of a test in reverse order.
  */
 #include <linux/bitmap.h>
 #include <linux/highmem.h>

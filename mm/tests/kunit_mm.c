@@ -451,7 +451,7 @@ void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
 }
 
 /**
- * kunit_mm_uffd_wp() - what UFFDIO_WRITEPROTECT does
+ * kunit_mm_uffd_wp() - write-protect pages, as UFFDIO_WRITEPROTECT does
  * @km: address space
  * @addr: first page
  * @nr: number of pages

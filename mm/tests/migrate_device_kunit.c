@@ -47,7 +47,7 @@
 #define MD_RW		(PROT_READ | PROT_WRITE)
 
 /**
- * enum md_driver - what the driver does between the steps
+ * enum md_driver - the actions of the driver between the steps
  * @MD_MOVES_ALL: copies every page that was collected
  * @MD_MOVES_ODD: copies those with an odd index
  * @MD_MOVES_NONE: has no memory
@@ -275,7 +275,7 @@ static unsigned long md_to_system(struct md_test *md, unsigned long addr,
 	return md_migrate(md, addr, nr, md_select_device(md), MD_MOVES_ALL);
 }
 
-/* Collects every page of the device, whoever maps it. */
+/* Collect every page of the device, in all address spaces. */
 static void md_begin_eviction(struct md_test *md)
 {
 	migrate_device_range(md->src, md->dev->first, MD_DEVICE_PAGES);
@@ -348,8 +348,8 @@ static unsigned long md_map(struct md_test *md, unsigned long nr)
 }
 
 /*
- * A huge page, of which @nr base pages go to the device. khugepaged is kept
- * away from what becomes of it.
+ * Map a huge page, of which @nr base pages will go to the device. Keep
+ * khugepaged away, which would bring them back.
  */
 static unsigned long md_map_huge(struct md_test *md, unsigned long nr)
 {
@@ -2328,7 +2328,7 @@ static void zap_between_steps_leaves_no_stale_tlb_entry(struct kunit *test)
 		md_zap_under_a_reader(md, addr + i * PAGE_SIZE);
 }
 
-/* With a stale TLB entry, the reader does not see what the device wrote. */
+/* With a stale TLB entry, the reader does not see the write of the device. */
 static void md_replace_zero_under_a_reader(struct md_test *md,
 					   unsigned long addr)
 {
@@ -2520,7 +2520,7 @@ static void eviction_skips_locked_page(struct kunit *test)
 
 /*
  * Eviction does not hold the mmap lock, so the process may exit meanwhile. The
- * migration must hold what it needs to restore the pages.
+ * migration must hold the references that restoring the pages needs.
  */
 static void eviction_survives_exit_of_the_process(struct kunit *test)
 {
