@@ -1,123 +1,120 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Interval notifiers: subscriptions to what happens to a part of an mm.
+ * Interval notifiers: subscriptions to a range of an address space.
  *
- * A driver that mirrors a piece of an address space subscribes to it here. It
- * may then read page tables and load what it read into its device without
- * holding off the mm: the sequence protocol tells it afterwards whether what
- * it read is still good. This file owns the subscriptions of an mm and the
- * protocol. It knows neither pages nor page tables.
+ * A driver that mirrors part of an address space subscribes to that range. It
+ * reads page tables and programs its device without blocking the mm; the
+ * sequence protocol tells it afterwards whether what it read is still valid.
+ * This file owns the subscriptions of an mm and the protocol. It knows nothing
+ * about pages or page tables.
  *
  *
  * The protocol
  * ============
  *
- * One number belongs to the mm (intervals->seq) and one to each subscription
+ * The mm has a sequence number (intervals->seq), and so has each subscription
  * (invalidate_seq). The number of the mm is odd while a running invalidation
- * covers a subscription, else even; a subscription's number is always odd and
- * names the last run of invalidations that covered it:
+ * covers a subscription, and even otherwise. The number of a subscription is
+ * always odd. It is the number that the mm had in the last invalidation which
+ * covered the subscription:
  *
  *   invalidation                           reader
  *
  *   start  lock                            begin  lock
- *            running++                              n = subscription's number
- *            covers one? mm number |= 1             n is the mm's number? wait
- *          unlock                                 unlock
- *          invalidate() of each covered:          read page tables
- *            driver lock                          driver lock
- *              zap the device's entries             number still n? load device
- *              its number = mm number               else start again
+ *            running++                              n = sub->invalidate_seq
+ *            subscription in range?                 wait = (n == seq)
+ *              seq |= 1                           unlock, wait for seq != n
+ *          unlock                                 read page tables
+ *          invalidate() of each:                  driver lock
+ *            driver lock                            n == sub->invalidate_seq?
+ *              zap the device's entries               load the device, else
+ *              sub->invalidate_seq = seq              start over
  *            driver unlock                        driver unlock
  *   the mm changes page tables
  *   end    lock
- *            last one, and odd? mm number += 1
- *          unlock, wake who waits
+ *            if (!--running && seq is odd)
+ *              seq++
+ *          unlock, wake waiters
  *
- * A reader is safe whatever the timing. If its begin comes after the driver's
- * invalidate(), its n is the number of the mm and it waits for the last end,
- * after which it sees the page tables as that end left them. If its begin comes
- * before invalidate(), one of the two is first with the driver lock:
- * invalidate() first, and the number differs from n; the reader first, and
- * invalidate() zaps what the reader loaded. The odd number of a subscription
- * never equals an even number of the mm, so nobody waits when nothing runs, and
- * that stays true when the number wraps.
+ * A reader that begins after invalidate() finds n equal to the number of the
+ * mm. It waits for the last end and then sees the final page tables. If a
+ * reader begins before invalidate(), the driver lock orders the two: either
+ * invalidate() comes first and changes the number, or the reader comes first
+ * and invalidate() zaps what the reader has loaded. An odd number never equals
+ * an even one, so no reader waits while nothing runs, even after the number has
+ * wrapped.
  *
- * All invalidations that overlap in time share one odd number, and it ends
- * with the last of them. That costs a reader some patience and saves a list of
- * running ranges, which every invalidation would have to keep.
- *
- *
- * The tree freezes
- * ================
- *
- * While the number of the mm is odd the tree does not change. This is what
- * lets an invalidation walk it, calling drivers that sleep, with no lock and
- * no reference. Changes that come in this time are put off and made by the
- * last end, so they are made in bounded time however many invalidations run:
- *
- *  - A new subscription joins then. It counts as covered from the start, since
- *    which ranges are running is not known: its number is the mm's number.
- *  - A removal unhooks the subscription then and waits for it. So when remove
- *    returns no callback runs, none will, and the memory can be freed. Only a
- *    subscription that never came into the tree leaves it at once: no callback
- *    can have seen it.
- *
- * Invalidations that run but cover nobody leave the number even: no walk is
- * going on and the tree may change. A subscription that comes now goes in, but
- * may lie in a range that is running. Hence the number becomes odd with it,
- * and for it the same is true as for one that came later.
- *
- * Invalidations may be non-blocking; then a driver may refuse. The invalidation
- * ends at once in that case: see mmu_intervals_invalidate_start().
+ * All invalidations that overlap in time share one odd number, which ends with
+ * the last of them. A reader may wait for longer than it has to; in return, no
+ * invalidation has to maintain a list of running ranges.
  *
  *
- * Why each of these
- * =================
+ * Frozen tree
+ * ===========
  *
- * intervals->lock   makes "count and look up", "compare with the mm's number",
- *                   "in or put off" and "last one out" single steps. A spinlock
- *                   since non-blocking invalidations take it. No callback is
- *                   called and no other lock taken under it.
- * running           says which end is the last. The number alone cannot: it
- *                   does not know how many share it.
- * invalidate_seq    is written by the driver under the lock of the driver and
- *                   read in begin under ours, hence READ_ONCE/WRITE_ONCE. That
- *                   race is harmless: begin sees the old number and the
- *                   comparison under the driver's lock finds the new one.
- * release/acquire   on intervals->seq: who waits looks at it without the lock.
- *                   The last end makes the changes first and the number even
- *                   after; who sees it even finds the page tables changed, and
- *                   the subscription out of the tree and out of every list, so
- *                   that it may be freed while the last end has yet to unlock.
- * full barrier      in wq_has_sleeper(): the last end writes the number, then
- *                   looks for waiters; a waiter queues itself, then looks at
- *                   the number. One of them sees the other.
- * mm_count          is held by each subscription, for the spinlock, the tree
- *                   and the wait queue lie in memory that goes with the mm.
- * mm_users          is held by the caller of insert only. At 0 exit_mmap()
- *                   may already have told all subscriptions (release).
- * mmap lock         is needed for the first subscription of an mm, which has
- *                   to shut out running invalidations (mm_take_all_locks());
- *                   from then on these count themselves.
+ * While the number of the mm is odd, the tree does not change. So an
+ * invalidation can walk it without the lock and call drivers that sleep.
+ * Changes during that time are deferred. The last end applies them, so they
+ * take effect in bounded time no matter how many invalidations run:
+ *
+ *  - A new subscription goes on the joining list. Running ranges are not
+ *    recorded, so it counts as covered: its number is the number of the mm.
+ *  - A removed subscription goes on the leaving list, and the removal waits.
+ *    After that no callback runs or will run, and the caller may free the
+ *    subscription. A subscription that is still on the joining list is removed
+ *    at once, as no invalidation has seen it.
+ *
+ * If the running invalidations cover no subscription, the number stays even:
+ * nobody walks the tree, and it may change. A new subscription is inserted, but
+ * one of the running ranges may cover it. So the insertion makes the number
+ * odd, and the subscription counts as covered.
+ *
+ *
+ * Locks and ordering
+ * ==================
+ *
+ * Lock order: mmap lock or rmap locks; the invalidation (lockdep map); the
+ * driver's lock; intervals->lock. read_begin and remove must not be called with
+ * a lock that a callback takes; insert may be.
+ *
+ * intervals->lock   Makes each step of the protocol atomic. A spinlock, because
+ *                   non-blocking invalidations take it. No callback is called
+ *                   and no other lock is taken under it.
+ * invalidate_seq    The driver writes it under its own lock and read_begin
+ *                   reads it under ours, hence READ_ONCE() and WRITE_ONCE(). A
+ *                   stale value is harmless: read_retry() compares it again
+ *                   under the driver's lock.
+ * intervals->seq    Waiters read it without the lock. The last end applies the
+ *                   deferred changes, then stores the even number with release
+ *                   semantics. A waiter that sees it (acquire) also sees the
+ *                   new page tables, and its subscription is in no list or
+ *                   tree, so the caller may free it.
+ * wq_has_sleeper()  Its full barrier orders the store to seq before the check
+ *                   for waiters. Pairs with the barrier in prepare_to_wait().
+ * mm_count          Each subscription holds a reference, because the lock, the
+ *                   tree and the wait queue are freed with the mm.
+ * mm_users          Held by the caller of insert, during the call only. When it
+ *                   drops to 0, exit_mmap() notifies all subscriptions.
+ * mmap lock         Taken by the first insertion into an mm, to exclude running
+ *                   invalidations with mm_take_all_locks(). From then on,
+ *                   invalidations are counted.
  * lockdep map       __mmu_notifier_invalidate_range_start_map stands for "an
- *                   invalidation runs". Begin and remove may wait for one, so
- *                   they must not hold a lock that a callback takes.
- *
- * Order: mmap lock or rmap locks, invalidation (lockdep map), driver's lock,
- * intervals->lock. Begin and remove want no lock of the driver's callbacks;
- * insert may be called with them.
- *
- * What has been subscribed since the tree was last empty lies in its hull: an
- * invalidation outside, of the stack or the heap, need not look into the tree.
+ *                   invalidation runs". read_begin and remove may wait for one.
  */
 #include <linux/export.h>
+#include <linux/interval_tree.h>
 #include <linux/llist.h>
 #include <linux/mmu_notifier.h>
 #include <linux/overflow.h>
 #include <linux/sched/mm.h>
 
 #include "mmu_interval_notifier.h"
-#include "mmu_interval_tree.h"
+
+/*
+ * Initial number of an mm. The first subscription gets one less: 1. Starting
+ * at 0 would give it ULONG_MAX, which drivers use for "no number yet".
+ */
+#define INTERVALS_FIRST_SEQ	2
 
 static inline struct mmu_intervals *
 intervals_of(const struct mmu_interval_notifier *sub)
@@ -125,108 +122,84 @@ intervals_of(const struct mmu_interval_notifier *sub)
 	return &sub->mm->notifier_subscriptions->intervals;
 }
 
-static inline struct mmu_interval_notifier *
-to_subscription(struct mmu_interval_span *span)
-{
-	return container_of(span, struct mmu_interval_notifier, interval_tree);
-}
-
-static void tree_insert(struct mmu_intervals *intervals,
-			struct mmu_interval_span *span)
-{
-	span_tree_insert(&intervals->tree, span);
-	if (span->start < intervals->hull_first)
-		intervals->hull_first = span->start;
-	if (span->last > intervals->hull_last)
-		intervals->hull_last = span->last;
-}
-
-static void empty_hull(struct mmu_intervals *intervals)
-{
-	intervals->hull_first = ULONG_MAX;
-	intervals->hull_last = 0;
-}
-
-static void tree_remove(struct mmu_intervals *intervals,
-			struct mmu_interval_span *span)
-{
-	span_tree_remove(&intervals->tree, span);
-	if (span_tree_empty(&intervals->tree))
-		empty_hull(intervals);
-}
-
-/*
- * The number of an mm without history, even. The first subscription then has
- * 1. With 0 it would have ULONG_MAX, which drivers use for "no number yet".
- */
-#define INTERVALS_FIRST_SEQ	2
-
 /**
- * mmu_intervals_init() - Make an empty set of interval subscriptions
- * @intervals: Zeroed memory, not yet visible to anybody
+ * mmu_intervals_init() - initialize the interval subscriptions of an mm
+ * @intervals: zeroed memory that nobody else can see yet
  */
 void mmu_intervals_init(struct mmu_intervals *intervals)
 {
 	spin_lock_init(&intervals->lock);
 	intervals->seq = INTERVALS_FIRST_SEQ;
+	intervals->tree = RB_ROOT_CACHED;
 	init_waitqueue_head(&intervals->thawed);
-	span_tree_init(&intervals->tree);
-	empty_hull(intervals);
 }
 
-static inline bool is_frozen(const struct mmu_intervals *intervals)
+static inline bool intervals_frozen(const struct mmu_intervals *intervals)
 {
 	lockdep_assert_held(&intervals->lock);
 	return intervals->seq & 1;
 }
 
-static inline void freeze(struct mmu_intervals *intervals)
+static inline void intervals_freeze(struct mmu_intervals *intervals)
 {
 	WRITE_ONCE(intervals->seq, intervals->seq | 1);
 }
 
-static void make_deferred_changes(struct mmu_intervals *intervals)
+static void intervals_apply_deferred(struct mmu_intervals *intervals)
 {
 	struct mmu_interval_notifier *sub;
 	struct hlist_node *next;
 
 	hlist_for_each_entry(sub, &intervals->leaving, deferred_item)
-		tree_remove(intervals, &sub->interval_tree);
+		interval_tree_remove(&sub->interval_tree, &intervals->tree);
 	INIT_HLIST_HEAD(&intervals->leaving);
 
 	hlist_for_each_entry_safe(sub, next, &intervals->joining,
-				  deferred_item)
-		tree_insert(intervals, &sub->interval_tree);
-	INIT_HLIST_HEAD(&intervals->joining);
+				  deferred_item) {
+		hlist_del_init(&sub->deferred_item);
+		interval_tree_insert(&sub->interval_tree, &intervals->tree);
+	}
 }
 
-static void thaw(struct mmu_intervals *intervals)
+static void intervals_thaw(struct mmu_intervals *intervals)
 {
-	make_deferred_changes(intervals);
-	/* From here on a removed subscription may be gone: wait_for_thaw(). */
+	intervals_apply_deferred(intervals);
+	/*
+	 * Pairs with intervals_thawed(): once seq is even, the owner of a
+	 * removed subscription may free it.
+	 */
 	smp_store_release(&intervals->seq, intervals->seq + 1);
 }
 
-/* For callers that may now have to wait until running invalidations end. */
-static void may_wait_for_invalidations(void)
+static bool intervals_thawed(const struct mmu_intervals *intervals,
+			     unsigned long seq)
+{
+	/* Pairs with intervals_thaw(). */
+	return smp_load_acquire(&intervals->seq) != seq;
+}
+
+static void intervals_wait(struct mmu_intervals *intervals, unsigned long seq)
+{
+	wait_event(intervals->thawed, intervals_thawed(intervals, seq));
+}
+
+/* Tell lockdep that the caller may wait for running invalidations to end. */
+static void intervals_might_wait(void)
 {
 	might_sleep();
 	lock_map_acquire(&__mmu_notifier_invalidate_range_start_map);
 	lock_map_release(&__mmu_notifier_invalidate_range_start_map);
 }
 
-static bool has_thawed(const struct mmu_intervals *intervals, unsigned long seq)
-{
-	/* Pairs with the release in thaw(). */
-	return smp_load_acquire(&intervals->seq) != seq;
-}
-
-static void wait_for_thaw(struct mmu_intervals *intervals, unsigned long seq)
-{
-	wait_event(intervals->thawed, has_thawed(intervals, seq));
-}
-
-/* One invalidation between its start and the last of its callbacks. */
+/**
+ * struct invalidation - an invalidation from its start to its last callback
+ * @range: what the mm is about to change
+ * @first: first byte of the range
+ * @last: last byte of the range
+ * @seq: number that covered subscriptions get
+ * @finishes: second steps to call, in the order of the first ones
+ * @finishes_tail: where to link the next one
+ */
 struct invalidation {
 	const struct mmu_notifier_range *range;
 	unsigned long first;
@@ -246,34 +219,28 @@ static void invalidation_init(struct invalidation *inv,
 	inv->finishes_tail = &inv->finishes;
 }
 
-static struct mmu_interval_span *
-first_covered(const struct mmu_intervals *intervals,
-	      const struct invalidation *inv)
-{
-	if (inv->last < intervals->hull_first ||
-	    inv->first > intervals->hull_last)
-		return NULL;
-	return span_tree_first(&intervals->tree, inv->first, inv->last);
-}
-
-/* The subscription that is found first keeps the tree as it is until the end. */
-static struct mmu_interval_span *
+/*
+ * If a subscription is covered, freeze the tree until the matching end, so that
+ * it can be walked without the lock.
+ */
+static struct interval_tree_node *
 invalidation_begin(struct mmu_intervals *intervals, struct invalidation *inv)
 {
-	struct mmu_interval_span *span;
+	struct interval_tree_node *node;
 
 	spin_lock(&intervals->lock);
 	intervals->running++;
-	span = first_covered(intervals, inv);
-	if (span)
-		freeze(intervals);
+	node = interval_tree_iter_first(&intervals->tree, inv->first,
+					inv->last);
+	if (node)
+		intervals_freeze(intervals);
 	inv->seq = intervals->seq;
 	spin_unlock(&intervals->lock);
-	return span;
+	return node;
 }
 
-static bool start_two_step(struct invalidation *inv,
-			   struct mmu_interval_notifier *sub)
+static bool invalidation_start_two_step(struct invalidation *inv,
+					struct mmu_interval_notifier *sub)
 {
 	struct mmu_interval_notifier_finish *finish = NULL;
 
@@ -289,23 +256,25 @@ static bool start_two_step(struct invalidation *inv,
 }
 
 /*
- * A driver that refuses although it may sleep leaves its device on memory that
- * is about to go. Nobody can wait for it here: the mm does not ask, it tells.
+ * A driver must not refuse a blockable invalidation: its device would keep
+ * using memory that the mm is about to free. The mm cannot wait, so only warn.
  */
-static bool tell_driver(struct invalidation *inv,
-			struct mmu_interval_notifier *sub)
+static bool invalidation_notify(struct invalidation *inv,
+				struct interval_tree_node *node)
 {
+	struct mmu_interval_notifier *sub =
+		container_of(node, struct mmu_interval_notifier, interval_tree);
 	bool done;
 
 	if (sub->ops->invalidate_start)
-		done = start_two_step(inv, sub);
+		done = invalidation_start_two_step(inv, sub);
 	else
 		done = sub->ops->invalidate(sub, inv->range, inv->seq);
 	return done || WARN_ON_ONCE(mmu_notifier_range_blockable(inv->range));
 }
 
-/* invalidate_finish() may free or use again what it is called with. */
-static void finish_all(struct invalidation *inv)
+/* Use the safe iterator: invalidate_finish() may free or reuse its argument. */
+static void invalidation_finish_all(struct invalidation *inv)
 {
 	struct mmu_interval_notifier_finish *finish, *next;
 
@@ -313,36 +282,32 @@ static void finish_all(struct invalidation *inv)
 		finish->notifier->ops->invalidate_finish(finish);
 }
 
-/* Returns false if a driver refused; those after it were not asked. */
-static bool invalidate_covered(struct mmu_intervals *intervals,
-			       struct invalidation *inv)
+/* Return false if a driver refused. The drivers after it were not called. */
+static bool invalidation_notify_all(struct mmu_intervals *intervals,
+				    struct invalidation *inv)
 {
-	struct mmu_interval_span *span = invalidation_begin(intervals, inv);
+	struct interval_tree_node *node = invalidation_begin(intervals, inv);
 
-	while (span) {
-		if (!tell_driver(inv, to_subscription(span)))
-			break;
-		span = span_tree_next(span, inv->first, inv->last);
-	}
-	finish_all(inv);
-	return !span;
+	while (node && invalidation_notify(inv, node))
+		node = interval_tree_iter_next(node, inv->first, inv->last);
+	invalidation_finish_all(inv);
+	return !node;
 }
 
 /**
- * mmu_intervals_invalidate_start() - Tell who is covered that page tables change
- * @intervals: The subscriptions of the mm
- * @range: What is going to change
+ * mmu_intervals_invalidate_start() - notify subscriptions before a change
+ * @intervals: subscriptions of the mm
+ * @range: range whose page tables are about to change
  *
- * Calls the drivers of all subscriptions that @range touches: in the order of
- * their first bytes, of equal ones the one that came into the tree last first.
- * Then come, in the same order, the second steps of those that want one.
+ * Calls the driver of every subscription that overlaps @range, in the order of
+ * their start addresses, and then the second steps in the same order.
  *
- * Context: May sleep if @range is blockable; the callbacks always may.
+ * Context: May sleep if @range is blockable, and so may the callbacks.
  * Return:
- * * 0 - the page tables may be changed; mmu_intervals_invalidate_end() is due.
- * * -EAGAIN - @range is not blockable and a driver would have had to sleep. The
- *   invalidation has ended already: nothing is due, nothing may be changed.
- *   Drivers that accepted before have merely dropped what they may load again.
+ * * 0 - the page tables may change; call mmu_intervals_invalidate_end() after
+ * * -EAGAIN - @range is not blockable and a driver would have to sleep. The
+ *   invalidation has ended: do not change anything, do not call the end.
+ *   Drivers that had accepted it only have to load their device again
  */
 int mmu_intervals_invalidate_start(struct mmu_intervals *intervals,
 				   const struct mmu_notifier_range *range)
@@ -350,48 +315,48 @@ int mmu_intervals_invalidate_start(struct mmu_intervals *intervals,
 	struct invalidation inv;
 
 	invalidation_init(&inv, range);
-	if (invalidate_covered(intervals, &inv))
+	if (invalidation_notify_all(intervals, &inv))
 		return 0;
 	mmu_intervals_invalidate_end(intervals);
 	return -EAGAIN;
 }
 
 /**
- * mmu_intervals_invalidate_end() - The page tables are changed
- * @intervals: The subscriptions of the mm
+ * mmu_intervals_invalidate_end() - end an invalidation
+ * @intervals: subscriptions of the mm
  *
- * Each mmu_intervals_invalidate_start() that returned 0 has exactly one end.
- * The last of those that overlap in time lets readers, insertions and removals
- * go on.
+ * Call it once for each mmu_intervals_invalidate_start() that returned 0. The
+ * last end of all that overlap in time lets readers, insertions and removals
+ * continue.
  *
- * Context: Any context that may take a spinlock. The caller has a hold on the
- * mm beyond the subscriptions, since those that wait here may go at once.
+ * Context: Any context that may take a spinlock. The caller keeps the mm alive
+ * by other means than a subscription: waiters may drop theirs at once.
  */
 void mmu_intervals_invalidate_end(struct mmu_intervals *intervals)
 {
 	bool thawed = false;
 
 	spin_lock(&intervals->lock);
-	if (!--intervals->running && is_frozen(intervals)) {
-		thaw(intervals);
+	if (!--intervals->running && intervals_frozen(intervals)) {
+		intervals_thaw(intervals);
 		thawed = true;
 	}
 	spin_unlock(&intervals->lock);
 
-	/* The number is written before the look; a sleeper does it in reverse. */
+	/* Store seq, then check for waiters. Pairs with prepare_to_wait(). */
 	if (thawed && wq_has_sleeper(&intervals->thawed))
 		wake_up_all(&intervals->thawed);
 }
 
 /**
- * mmu_intervals_release() - Tell all subscriptions that the mm goes
- * @intervals: The subscriptions of the mm
- * @mm: The mm, whose page tables exit_mmap() is about to tear down
+ * mmu_intervals_release() - notify all subscriptions that the mm is going away
+ * @intervals: subscriptions of the mm
+ * @mm: address space that exit_mmap() is about to tear down
  *
  * The subscriptions stay until their drivers remove them. Other invalidations
- * may still run, through the reverse maps of what is not yet unmapped.
+ * may still run, from the reverse maps of pages that are still mapped.
  *
- * Context: May sleep. mm_users is 0, so no new subscription can come.
+ * Context: May sleep. mm_users is 0, so nobody can insert a subscription.
  */
 void mmu_intervals_release(struct mmu_intervals *intervals,
 			   struct mm_struct *mm)
@@ -404,23 +369,23 @@ void mmu_intervals_release(struct mmu_intervals *intervals,
 				      ULONG_MAX, NULL);
 	invalidation_init(&inv, &range);
 	inv.last = ULONG_MAX;
-	invalidate_covered(intervals, &inv);
+	invalidation_notify_all(intervals, &inv);
 	mmu_intervals_invalidate_end(intervals);
 }
 
 /**
- * mmu_interval_read_begin() - Start to read page tables for a device
- * @interval_sub: A live subscription that contains what is to be read
+ * mmu_interval_read_begin() - start to read page tables for a device
+ * @interval_sub: subscription that contains the range to read
  *
- * Waits while an invalidation covers @interval_sub, at most once: if the next
- * one comes in the meantime, mmu_interval_read_retry() says so. So the caller
- * stays the master of its time limit.
+ * Waits while an invalidation covers @interval_sub, but not for another one
+ * that starts meanwhile: mmu_interval_read_retry() reports that. So the caller
+ * can limit the time it spends.
  *
- * What is read from the page tables after this may be loaded into the device
- * under the lock that the driver's callback takes too, if
- * mmu_interval_read_retry() returns false under it.
+ * The driver may load what it reads from the page tables after this call into
+ * its device, under the lock that its callback takes, if
+ * mmu_interval_read_retry() returns false under that lock.
  *
- * Context: Sleeps. Not from a callback, and with no lock held that a callback
+ * Context: May sleep. Not from a callback, and without any lock that a callback
  * of an MMU notifier takes. The mmap lock may be held.
  * Return: The number for mmu_interval_read_retry(), always odd.
  */
@@ -431,7 +396,7 @@ mmu_interval_read_begin(struct mmu_interval_notifier *interval_sub)
 	unsigned long seq;
 	bool covered;
 
-	may_wait_for_invalidations();
+	intervals_might_wait();
 
 	spin_lock(&intervals->lock);
 	seq = READ_ONCE(interval_sub->invalidate_seq);
@@ -439,57 +404,63 @@ mmu_interval_read_begin(struct mmu_interval_notifier *interval_sub)
 	spin_unlock(&intervals->lock);
 
 	if (covered)
-		wait_for_thaw(intervals, seq);
+		intervals_wait(intervals, seq);
 	return seq;
 }
 EXPORT_SYMBOL_GPL(mmu_interval_read_begin);
 
-/* Something runs, and whether it touches the new subscription is unknown. */
-static void subscribe_covered(struct mmu_intervals *intervals,
-			      struct mmu_interval_notifier *sub)
+/*
+ * Invalidations run, and one of them may overlap the new subscription. Treat it
+ * as covered until the last of them ends.
+ */
+static void interval_insert_covered(struct mmu_intervals *intervals,
+				    struct mmu_interval_notifier *sub)
 {
-	if (is_frozen(intervals)) {
-		sub->interval_tree.leaf_parent = NULL;
+	if (intervals_frozen(intervals)) {
 		hlist_add_head(&sub->deferred_item, &intervals->joining);
 	} else {
-		freeze(intervals);
-		tree_insert(intervals, &sub->interval_tree);
+		intervals_freeze(intervals);
+		interval_tree_insert(&sub->interval_tree, &intervals->tree);
 	}
 	sub->invalidate_seq = intervals->seq;
 }
 
-/* With nothing running: an odd number, and the last that the mm will reach. */
-static void subscribe_idle(struct mmu_intervals *intervals,
-			   struct mmu_interval_notifier *sub)
+/*
+ * No invalidation runs. The new number is odd, and of all odd numbers the one
+ * that the mm will reach last.
+ */
+static void interval_insert_idle(struct mmu_intervals *intervals,
+				 struct mmu_interval_notifier *sub)
 {
 	sub->invalidate_seq = intervals->seq - 1;
-	tree_insert(intervals, &sub->interval_tree);
+	interval_tree_insert(&sub->interval_tree, &intervals->tree);
 }
 
-static void subscribe(struct mmu_intervals *intervals,
-		      struct mmu_interval_notifier *sub)
+static void interval_insert(struct mmu_interval_notifier *sub)
 {
+	struct mmu_intervals *intervals = intervals_of(sub);
+
 	mmgrab(sub->mm);	/* dropped by mmu_interval_notifier_remove() */
 	spin_lock(&intervals->lock);
 	if (unlikely(intervals->running))
-		subscribe_covered(intervals, sub);
+		interval_insert_covered(intervals, sub);
 	else
-		subscribe_idle(intervals, sub);
+		interval_insert_idle(intervals, sub);
 	spin_unlock(&intervals->lock);
 }
 
-/* Has @mm had a first subscription, and do invalidations count therefore? */
+/* Does @mm count invalidations? It does from its first subscription on. */
 static bool intervals_in_use(struct mm_struct *mm)
 {
 	struct mmu_notifier_subscriptions *subscriptions;
 
-	/* Without the mmap lock: pairs with __mmu_notifier_register(). */
+	/* Pairs with __mmu_notifier_register(); the mmap lock is not held. */
 	subscriptions = smp_load_acquire(&mm->notifier_subscriptions);
 	return subscriptions && READ_ONCE(subscriptions->has_itree);
 }
 
-/* A callback for the one step, or both for the two, or all three. */
-static bool ops_are_complete(const struct mmu_interval_notifier_ops *ops)
+/* Either invalidate, or invalidate_start with invalidate_finish, or all. */
+static bool interval_ops_valid(const struct mmu_interval_notifier_ops *ops)
 {
 	if (!ops)
 		return false;
@@ -498,13 +469,13 @@ static bool ops_are_complete(const struct mmu_interval_notifier_ops *ops)
 	return ops->invalidate && !ops->invalidate_finish;
 }
 
-static int check_subscription(struct mm_struct *mm, unsigned long start,
-			      unsigned long length,
-			      const struct mmu_interval_notifier_ops *ops)
+static int interval_check(struct mm_struct *mm, unsigned long start,
+			  unsigned long length,
+			  const struct mmu_interval_notifier_ops *ops)
 {
 	unsigned long last;
 
-	if (!mm || !ops_are_complete(ops))
+	if (!mm || !interval_ops_valid(ops))
 		return -EINVAL;
 	if (!length || check_add_overflow(start, length - 1, &last))
 		return -EOVERFLOW;
@@ -513,78 +484,94 @@ static int check_subscription(struct mm_struct *mm, unsigned long start,
 	return 0;
 }
 
-static void init_subscription(struct mmu_interval_notifier *sub,
+/* Register the first notifier of @mm with @prepare, then subscribe. */
+static int interval_subscribe(struct mmu_interval_notifier *sub,
 			      struct mm_struct *mm, unsigned long start,
 			      unsigned long length,
-			      const struct mmu_interval_notifier_ops *ops)
+			      const struct mmu_interval_notifier_ops *ops,
+			      int (*prepare)(struct mm_struct *mm))
 {
+	int ret;
+
+	ret = interval_check(mm, start, length, ops);
+	if (ret)
+		return ret;
+	ret = prepare(mm);
+	if (ret)
+		return ret;
+
+	INIT_HLIST_NODE(&sub->deferred_item);
 	sub->interval_tree.start = start;
 	sub->interval_tree.last = start + length - 1;
 	sub->ops = ops;
 	sub->mm = mm;
+	interval_insert(sub);
+	return 0;
+}
+
+static int interval_prepare(struct mm_struct *mm)
+{
+	might_lock(&mm->mmap_lock);
+	return intervals_in_use(mm) ? 0 : mmu_notifier_register(NULL, mm);
+}
+
+static int interval_prepare_locked(struct mm_struct *mm)
+{
+	mmap_assert_write_locked(mm);
+	return intervals_in_use(mm) ? 0 : __mmu_notifier_register(NULL, mm);
 }
 
 /**
- * mmu_interval_notifier_insert() - Subscribe to a range of an mm
- * @interval_sub: The subscription, memory of the caller; need not be zeroed
- * @mm: The mm
- * @start: First byte of the range
- * @length: Bytes in the range; need not be aligned or mapped
- * @ops: The callbacks: invalidate, or invalidate_start and invalidate_finish
+ * mmu_interval_notifier_insert() - subscribe to a range of an address space
+ * @interval_sub: the subscription, in memory of the caller; need not be zeroed
+ * @mm: address space
+ * @start: first byte of the range
+ * @length: size of the range in bytes; need not be aligned or mapped
+ * @ops: callbacks: invalidate, or invalidate_start and invalidate_finish
  *
- * From now on the driver is called before any change of the page tables of the
- * range. If invalidations of @mm run at this moment, whichever ranges they
- * touch, the subscription counts as covered until the last of them ends, and
- * mmu_interval_read_begin() waits for that. Nothing that was read before the
- * insertion may be loaded into the device.
+ * From now on the driver is called before page tables of the range change. If
+ * invalidations of @mm run during the call, whatever their ranges are, the
+ * subscription counts as covered until the last of them ends, and
+ * mmu_interval_read_begin() waits for that. The driver must not load anything
+ * into its device that it read before the insertion.
  *
  * Ranges of subscriptions may overlap.
  *
- * Context: Process context, takes the mmap lock. The caller holds mm_users of
- * @mm during the call. Not from a callback of an MMU notifier.
+ * Context: Process context, takes the mmap lock. The caller holds a reference
+ * to the mm_users of @mm during the call. Not from a callback of an MMU
+ * notifier.
  * Return:
- * * 0 - the subscription is live and holds a reference to @mm (mm_count) until
- *   mmu_interval_notifier_remove().
- * * -EINVAL - no @mm or @ops, callbacks that do not make a set, or mm_users
- *   is 0.
- * * -EOVERFLOW - @length is 0, or the range wraps.
- * * -ENOMEM, -EINTR - the first notifier of @mm could not be set up.
+ * * 0 - subscribed; holds a reference to @mm (mm_count) until
+ *   mmu_interval_notifier_remove()
+ * * -EINVAL - @mm or @ops is NULL, the callbacks are incomplete, or mm_users
+ *   is 0
+ * * -EOVERFLOW - @length is 0, or the range wraps
+ * * -ENOMEM, -EINTR - cannot register the first notifier of @mm
  *
- * After an error @interval_sub is as it was, with no reference taken.
+ * On error, @interval_sub is unchanged and no reference is taken.
  */
 int mmu_interval_notifier_insert(struct mmu_interval_notifier *interval_sub,
 				 struct mm_struct *mm, unsigned long start,
 				 unsigned long length,
 				 const struct mmu_interval_notifier_ops *ops)
 {
-	int err = check_subscription(mm, start, length, ops);
-
-	if (err)
-		return err;
-	might_lock(&mm->mmap_lock);
-	if (!intervals_in_use(mm)) {
-		err = mmu_notifier_register(NULL, mm);
-		if (err)
-			return err;
-	}
-	init_subscription(interval_sub, mm, start, length, ops);
-	subscribe(intervals_of(interval_sub), interval_sub);
-	return 0;
+	return interval_subscribe(interval_sub, mm, start, length, ops,
+				  interval_prepare);
 }
 EXPORT_SYMBOL_GPL(mmu_interval_notifier_insert);
 
 /**
- * mmu_interval_notifier_insert_locked() - Subscribe, with the mmap lock held
- * @interval_sub: The subscription, memory of the caller; need not be zeroed
- * @mm: The mm
- * @start: First byte of the range
- * @length: Bytes in the range; need not be aligned or mapped
- * @ops: The callbacks: invalidate, or invalidate_start and invalidate_finish
+ * mmu_interval_notifier_insert_locked() - subscribe with the mmap lock held
+ * @interval_sub: the subscription, in memory of the caller; need not be zeroed
+ * @mm: address space
+ * @start: first byte of the range
+ * @length: size of the range in bytes; need not be aligned or mapped
+ * @ops: callbacks: invalidate, or invalidate_start and invalidate_finish
  *
- * mmu_interval_notifier_insert() for those who hold the mmap lock for write.
+ * As mmu_interval_notifier_insert(), for callers that hold the mmap lock.
  *
- * Context: Process context, mmap lock of @mm held for write, mm_users too. Not
- * from a callback of an MMU notifier.
+ * Context: Process context, mmap lock of @mm held for writing. The caller holds
+ * a reference to the mm_users of @mm. Not from a callback of an MMU notifier.
  * Return: As mmu_interval_notifier_insert().
  */
 int
@@ -593,30 +580,19 @@ mmu_interval_notifier_insert_locked(struct mmu_interval_notifier *interval_sub,
 				    unsigned long length,
 				    const struct mmu_interval_notifier_ops *ops)
 {
-	int err = check_subscription(mm, start, length, ops);
-
-	if (err)
-		return err;
-	mmap_assert_write_locked(mm);
-	if (!intervals_in_use(mm)) {
-		err = __mmu_notifier_register(NULL, mm);
-		if (err)
-			return err;
-	}
-	init_subscription(interval_sub, mm, start, length, ops);
-	subscribe(intervals_of(interval_sub), interval_sub);
-	return 0;
+	return interval_subscribe(interval_sub, mm, start, length, ops,
+				  interval_prepare_locked);
 }
 EXPORT_SYMBOL_GPL(mmu_interval_notifier_insert_locked);
 
 /*
- * Returns the number to wait for, or 0 (which is no odd number) if no walk
- * can have come by.
+ * Return the number to wait for, or 0, which is never odd, if the subscription
+ * is not in the tree yet: no invalidation can have seen it.
  */
-static unsigned long unsubscribe_frozen(struct mmu_intervals *intervals,
-					struct mmu_interval_notifier *sub)
+static unsigned long interval_remove_frozen(struct mmu_intervals *intervals,
+					    struct mmu_interval_notifier *sub)
 {
-	if (!sub->interval_tree.leaf_parent) {
+	if (!hlist_unhashed(&sub->deferred_item)) {
 		hlist_del(&sub->deferred_item);
 		return 0;
 	}
@@ -625,16 +601,16 @@ static unsigned long unsubscribe_frozen(struct mmu_intervals *intervals,
 }
 
 /**
- * mmu_interval_notifier_remove() - End a subscription
- * @interval_sub: A subscription that was inserted
+ * mmu_interval_notifier_remove() - remove a subscription
+ * @interval_sub: subscription that was inserted
  *
- * Once this returns no callback of the subscription runs or will run, and its
- * memory belongs to the caller alone. If invalidations that cover a
- * subscription of the mm run, it waits until the last of them has ended.
- * Drops the reference to the mm.
+ * When this returns, no callback of the subscription is running or will run,
+ * and the caller may free it. If invalidations that cover any subscription of
+ * the mm are running, this waits for the last of them to end. Drops the
+ * reference to the mm.
  *
- * Context: Sleeps. Not from a callback of an MMU notifier, and with no lock held
- * that one takes.
+ * Context: May sleep. Not from a callback of an MMU notifier, and without any
+ * lock that such a callback takes.
  */
 void mmu_interval_notifier_remove(struct mmu_interval_notifier *interval_sub)
 {
@@ -642,17 +618,18 @@ void mmu_interval_notifier_remove(struct mmu_interval_notifier *interval_sub)
 	struct mm_struct *mm = interval_sub->mm;
 	unsigned long seq = 0;
 
-	may_wait_for_invalidations();
+	intervals_might_wait();
 
 	spin_lock(&intervals->lock);
-	if (unlikely(is_frozen(intervals)))
-		seq = unsubscribe_frozen(intervals, interval_sub);
+	if (unlikely(intervals_frozen(intervals)))
+		seq = interval_remove_frozen(intervals, interval_sub);
 	else
-		tree_remove(intervals, &interval_sub->interval_tree);
+		interval_tree_remove(&interval_sub->interval_tree,
+				     &intervals->tree);
 	spin_unlock(&intervals->lock);
 
 	if (seq)
-		wait_for_thaw(intervals, seq);
+		intervals_wait(intervals, seq);
 	mmdrop(mm);
 }
 EXPORT_SYMBOL_GPL(mmu_interval_notifier_remove);

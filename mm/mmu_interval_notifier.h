@@ -1,53 +1,64 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Interval notifiers, as mm/mmu_notifier.c sees them. See
+ * mmu_interval_notifier.c for the protocol and for the locks.
+ */
 #ifndef _MM_MMU_INTERVAL_NOTIFIER_H
 #define _MM_MMU_INTERVAL_NOTIFIER_H
 
 #include <linux/list.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
+#include <linux/rbtree_types.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
 
-/*
- * The interval subscriptions of one mm. The head of mmu_interval_notifier.c
- * says what each member is for.
+/**
+ * struct mmu_intervals - the interval subscriptions of an mm
+ * @lock: protects all other members
+ * @seq: sequence number of the mm; odd while the tree is frozen
+ * @running: number of invalidations between their start and their end
+ * @tree: interval tree of the subscriptions
+ * @joining: subscriptions that were inserted while the tree was frozen
+ * @leaving: subscriptions that were removed while the tree was frozen
+ * @thawed: readers and removals that wait for the end of the invalidations
  */
 struct mmu_intervals {
-	spinlock_t lock;		/* for all of this */
-	unsigned long seq;		/* odd: the tree is frozen */
-	unsigned long running;		/* invalidations between start and end */
-	unsigned long hull_first;	/* nothing is subscribed below ... */
-	unsigned long hull_last;	/* ... or above these two bytes */
-	struct mmu_interval_branch tree;
-	struct hlist_head joining;	/* inserted while the tree was frozen */
-	struct hlist_head leaving;	/* removed while the tree was frozen */
+	spinlock_t lock;		/* for all other members */
+	unsigned long seq;
+	unsigned long running;
+	struct rb_root_cached tree;
+	struct hlist_head joining;
+	struct hlist_head leaving;
 	wait_queue_head_t thawed;
 };
 
-/*
- * All that an mm knows about its notifiers. It is made with the first notifier
- * and stays until the mm_struct itself goes.
+/**
+ * struct mmu_notifier_subscriptions - the notifiers of an mm
+ * @list: plain notifiers, read under SRCU
+ * @lock: protects changes of @list
+ * @has_itree: @intervals counts invalidations. Set under mm_take_all_locks(),
+ *	when no invalidation runs, so that every start it counts has its end
+ * @intervals: interval notifiers
+ *
+ * Allocated for the first notifier of an mm and freed with the mm_struct.
  */
 struct mmu_notifier_subscriptions {
-	struct hlist_head list;		/* of plain notifiers, read under SRCU */
+	struct hlist_head list;
 	spinlock_t lock;		/* for changes of @list */
-	/*
-	 * Set under mm_take_all_locks(), that is with no invalidation running,
-	 * so that each start that was counted in @intervals meets its end.
-	 */
 	bool has_itree;
 	struct mmu_intervals intervals;
 };
 
 /**
- * mmu_intervals_seq() - the number of an mm, to see if anything is invalidated
+ * mmu_intervals_seq() - read the sequence number of an mm
  * @mm: address space with a subscription
  *
- * Context: any. Without the lock, the number may be out of date at once.
- * Return: If the number is even, and the same as some time before, then no
- * invalidation of a subscribed range began in between, not even one that its
- * driver ignores.
+ * Context: Any. Without the lock, the number may be stale at once.
+ * Return: The sequence number. If it is even and equal to an earlier one, no
+ * invalidation of a subscribed range has started in between, not even one that
+ * the driver ignores.
  */
 static inline unsigned long mmu_intervals_seq(const struct mm_struct *mm)
 {

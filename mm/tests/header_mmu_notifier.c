@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Compile-time test: <linux/mmu_notifier.h> by itself declares what it declares in
- * later kernels. Out-of-tree drivers look for a function in that header, and
- * define it if they do not find it there.
+ * Compile-time test: <linux/mmu_notifier.h> declares what later kernels declare
+ * there, and a subscription is as large as on the base. Out-of-tree drivers
+ * look for functions in that header and define those that are missing.
  */
 #include <linux/mmu_notifier.h>
 
@@ -17,3 +17,5 @@ static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_st
 				   struct mmu_interval_notifier_finish **finish)));
 static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_finish,
 			  void (*)(struct mmu_interval_notifier_finish *finish)));
+static_assert(__same_type(((struct mmu_interval_notifier *)0)->interval_tree,
+			  struct interval_tree_node));

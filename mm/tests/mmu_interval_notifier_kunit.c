@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit suite of the interval notifiers: what an insertion accepts, whom an
- * invalidation reaches, the sequence protocol, changes while the tree is
- * frozen, refusals, the two-step form, teardown of the mm.
+ * KUnit suite of the interval notifiers: arguments of an insertion, which
+ * subscriptions an invalidation notifies, the sequence protocol, changes while
+ * the tree is frozen, refusals, two-step invalidation, teardown of the mm.
  *
- * A "mirror" is a driver with one subscription. It writes what happens to it
- * to the journal of its test. The tests call the invalidations themselves, so
- * that they can stop between start and end; what has to sleep meanwhile is a
- * job on a workqueue. Nothing depends on how fast anything is: a job has either
- * finished or stands on the wait queue of the mm, and for either there is time
- * enough.
+ * A "mirror" is a driver with one subscription. It logs its callbacks in the
+ * journal of the test. The tests call the invalidations themselves, so that
+ * they can stop between start and end. Calls that may sleep meanwhile run as
+ * jobs on a workqueue. A job either finishes or queues itself on the wait queue
+ * of the mm, and the tests wait for one of the two, however long it takes.
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
@@ -24,7 +23,6 @@
 
 #include "../mmu_interval_notifier.h"
 
-#define LIMIT		(120 * HZ)
 #define JOURNAL_LINES	32
 #define AREA		0x10000000UL
 
@@ -41,7 +39,7 @@ enum event {
 
 struct line {
 	enum event event;
-	const void *who;
+	const void *source;
 	enum mmu_notifier_event reason;
 };
 
@@ -55,8 +53,8 @@ struct mirror {
 	struct mmu_interval_notifier_finish finish;
 	struct journal *journal;
 	spinlock_t lock;	/* the driver's lock of the protocol */
-	bool refuses;		/* what is not blockable */
-	bool one_pass;		/* leaves *finish alone */
+	bool refuses;		/* non-blockable invalidations */
+	bool one_pass;		/* leaves *finish NULL */
 };
 
 struct plain {
@@ -71,7 +69,7 @@ struct fixture {
 	struct plain plain[2];
 };
 
-static void note(struct journal *journal, enum event event, const void *who,
+static void note(struct journal *journal, enum event event, const void *source,
 		 const struct mmu_notifier_range *range)
 {
 	struct line *line;
@@ -80,19 +78,19 @@ static void note(struct journal *journal, enum event event, const void *who,
 		return;
 	line = &journal->lines[journal->nr++];
 	line->event = event;
-	line->who = who;
+	line->source = source;
 	if (range)
 		line->reason = range->event;
 }
 
 static void expect_line(struct kunit *test, unsigned int nr, enum event event,
-			const void *who)
+			const void *source)
 {
 	struct fixture *f = test->priv;
 
 	KUNIT_EXPECT_EQ_MSG(test, f->journal.lines[nr].event, event,
 			    "line %u", nr);
-	KUNIT_EXPECT_PTR_EQ_MSG(test, f->journal.lines[nr].who, who,
+	KUNIT_EXPECT_PTR_EQ_MSG(test, f->journal.lines[nr].source, source,
 				"line %u", nr);
 }
 
@@ -140,7 +138,7 @@ static bool mirror_start(struct mmu_interval_notifier *sub,
 	return mirror_accepts(mirror, range, seq, STARTED);
 }
 
-/* What is handed over belongs to the driver again: spoil it. */
+/* The driver owns @finish again and may reuse it: overwrite it. */
 static void mirror_finish(struct mmu_interval_notifier_finish *finish)
 {
 	struct mirror *mirror = container_of(finish->notifier, struct mirror,
@@ -210,7 +208,7 @@ static struct mmu_intervals *intervals_of(struct fixture *f)
 	return &f->mm->notifier_subscriptions->intervals;
 }
 
-/* The mirrors lie side by side, a page each, from AREA on. */
+/* The mirrors are adjacent, one page each, starting at AREA. */
 static unsigned long addr_of(struct fixture *f, struct mirror *mirror)
 {
 	return AREA + (mirror - f->mirror) * PAGE_SIZE;
@@ -221,10 +219,10 @@ static void insert(struct kunit *test, struct mmu_interval_notifier *sub,
 		   const struct mmu_interval_notifier_ops *ops)
 {
 	struct fixture *f = test->priv;
-	int err;
+	int ret;
 
-	err = mmu_interval_notifier_insert(sub, f->mm, start, length, ops);
-	KUNIT_ASSERT_EQ(test, err, 0);
+	ret = mmu_interval_notifier_insert(sub, f->mm, start, length, ops);
+	KUNIT_ASSERT_EQ(test, ret, 0);
 }
 
 static void subscribe(struct kunit *test, struct mirror *mirror,
@@ -276,7 +274,7 @@ static bool must_retry(struct mirror *mirror, unsigned long seq)
 	return retry;
 }
 
-/* A call that may sleep until an invalidation ends. */
+/* A call that may sleep until invalidations end. */
 struct job {
 	struct work_struct work;
 	struct completion done;
@@ -313,31 +311,44 @@ static struct job *run(struct kunit *test, struct mirror *mirror,
 	return job;
 }
 
-/* Has @job come to the point where it waits for the invalidations? */
-static bool waits(struct fixture *f, struct job *job)
+static unsigned int nr_sleepers(struct fixture *f)
 {
-	unsigned long limit = jiffies + LIMIT;
+	struct wait_queue_head *wq = &intervals_of(f)->thawed;
+	unsigned int nr;
 
-	while (time_before(jiffies, limit)) {
-		if (completion_done(&job->done))
-			return false;
-		if (wq_has_sleeper(&intervals_of(f)->thawed))
-			return READ_ONCE(intervals_of(f)->seq) & 1;
-		schedule_timeout_uninterruptible(1);
-	}
-	return false;
+	spin_lock_irq(&wq->lock);
+	nr = list_count_nodes(&wq->head);
+	spin_unlock_irq(&wq->lock);
+	return nr;
 }
 
-/* It does not wait, or does no more. */
+static bool is_frozen(struct fixture *f)
+{
+	return READ_ONCE(intervals_of(f)->seq) & 1;
+}
+
+/* Let @job run until @nr jobs sleep. Return false if @job finishes instead. */
+static bool waits_as(struct fixture *f, struct job *job, unsigned int nr)
+{
+	while (nr_sleepers(f) < nr) {
+		if (completion_done(&job->done))
+			return false;
+		schedule_timeout_uninterruptible(1);
+	}
+	return is_frozen(f) && !completion_done(&job->done);
+}
+
+/* Let @job run until it sleeps. Return false if it finishes instead. */
+static bool waits(struct fixture *f, struct job *job)
+{
+	return waits_as(f, job, 1);
+}
+
+/* Let @job run until it finishes. Return false if it sleeps instead. */
 static bool finishes(struct fixture *f, struct job *job)
 {
-	unsigned long limit = jiffies + LIMIT;
-
 	while (!completion_done(&job->done)) {
-		if (time_after(jiffies, limit))
-			return false;
-		if (wq_has_sleeper(&intervals_of(f)->thawed) &&
-		    READ_ONCE(intervals_of(f)->seq) & 1)
+		if (nr_sleepers(f) && is_frozen(f))
 			return false;
 		schedule_timeout_uninterruptible(1);
 	}
@@ -353,7 +364,7 @@ static void expect_idle(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, intervals_of(f)->seq & 1, 0);
 }
 
-/* ---- what an insertion accepts ---- */
+/* ---- arguments of an insertion ---- */
 
 static void insert_refuses(struct kunit *test, struct mm_struct *mm,
 			   unsigned long start, unsigned long length,
@@ -378,7 +389,7 @@ static void insert_refuses(struct kunit *test, struct mm_struct *mm,
 		KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), count);
 }
 
-static void test_insert_absurd_range(struct kunit *test)
+static void insert_refuses_absurd_range(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 
@@ -390,7 +401,7 @@ static void test_insert_absurd_range(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, f->mm->notifier_subscriptions);
 }
 
-static void test_insert_absurd_ops(struct kunit *test)
+static void insert_refuses_incomplete_ops(struct kunit *test)
 {
 	static const struct mmu_interval_notifier_ops neither = {};
 	static const struct mmu_interval_notifier_ops no_finish = {
@@ -413,7 +424,7 @@ static void test_insert_absurd_ops(struct kunit *test)
 	insert_refuses(test, f->mm, AREA, 1, &no_start, -EINVAL);
 }
 
-static void test_insert_absurd_mm(struct kunit *test)
+static void insert_refuses_dead_mm(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mm_struct *mm = f->mm;
@@ -427,8 +438,8 @@ static void test_insert_absurd_mm(struct kunit *test)
 	mmdrop(mm);
 }
 
-/* The longest, the first and the last range that there can be. */
-static void test_insert_extremes(struct kunit *test)
+/* The longest, the first and the last possible range. */
+static void insert_accepts_extreme_ranges(struct kunit *test)
 {
 	static const unsigned long extremes[][2] = {
 		{ 0, ULONG_MAX }, { 1, ULONG_MAX }, { 0, 1 }, { ULONG_MAX, 1 },
@@ -449,7 +460,7 @@ static void test_insert_extremes(struct kunit *test)
 		unsubscribe(&f->mirror[i]);
 }
 
-/* ---- whom an invalidation reaches ---- */
+/* ---- subscriptions that an invalidation notifies ---- */
 
 #define NR_CROWD	96
 
@@ -457,7 +468,7 @@ struct crowd {
 	struct mmu_interval_notifier sub[NR_CROWD];
 	bool live[NR_CROWD];
 	unsigned int called[NR_CROWD];
-	unsigned long previous;	/* first byte of the one called before */
+	unsigned long previous;	/* start of the last one called */
 	unsigned int disorder;
 };
 
@@ -480,7 +491,7 @@ static const struct mmu_interval_notifier_ops crowd_ops = {
 	.invalidate = crowd_invalidate,
 };
 
-/* The tree must say the same as asking each of them. */
+/* Compare the callbacks with a linear search for overlaps. */
 static unsigned int crowd_mistakes(struct fixture *f, struct crowd *crowd,
 				   unsigned long first, unsigned long nr)
 {
@@ -495,9 +506,9 @@ static unsigned int crowd_mistakes(struct fixture *f, struct crowd *crowd,
 
 	mistakes = crowd->disorder;
 	for (i = 0; i < NR_CROWD; i++) {
-		struct mmu_interval_span *span = &crowd->sub[i].interval_tree;
-		bool covered = crowd->live[i] && span->start < range.end &&
-			       span->last >= range.start;
+		struct interval_tree_node *node = &crowd->sub[i].interval_tree;
+		bool covered = crowd->live[i] && node->start < range.end &&
+			       node->last >= range.start;
 
 		if (crowd->called[i] != covered)
 			mistakes++;
@@ -525,39 +536,84 @@ static void crowd_leaves(struct crowd *crowd)
 			mmu_interval_notifier_remove(&crowd->sub[i]);
 }
 
-/* Ranges at random that overlap, nest and coincide, coming and going. */
-static void test_reaches_random(struct kunit *test)
+static void crowd_init(struct kunit *test)
+{
+	the_crowd = kunit_kzalloc(test, sizeof(*the_crowd), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, the_crowd);
+}
+
+/*
+ * Insert and remove random ranges that overlap, nest and coincide. They start
+ * at multiples of half a page, within the first 1 << @bits of these.
+ */
+static void crowd_changes(struct kunit *test, unsigned int bits)
 {
 	struct fixture *f = test->priv;
+	unsigned long mask = (1UL << bits) - 1;
 	unsigned int i, mistakes = 0;
 	struct rnd_state rnd;
 
-	the_crowd = kunit_kzalloc(test, sizeof(*the_crowd), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, the_crowd);
-	prandom_seed_state(&rnd, 20);
+	crowd_init(test);
+	prandom_seed_state(&rnd, bits);
 	for (i = 0; i < 4000; i++) {
-		u32 bits = prandom_u32_state(&rnd);
-		unsigned long start = (bits & 0xff) * PAGE_SIZE / 2;
-		unsigned long length = PAGE_SIZE << (bits >> 8 & 7);
+		u32 random = prandom_u32_state(&rnd);
+		unsigned long start = prandom_u32_state(&rnd) & mask;
+		unsigned long length = PAGE_SIZE << (random % (bits + 1));
 
-		crowd_toggle(test, the_crowd, (bits >> 16) % NR_CROWD, start,
-			     length - (bits & 1));
-		bits = prandom_u32_state(&rnd);
-		mistakes += crowd_mistakes(f, the_crowd, bits & 0xff,
-					   (bits >> 8 & 7) + 1);
+		crowd_toggle(test, the_crowd, (random >> 16) % NR_CROWD,
+			     start * PAGE_SIZE / 2, length - (random >> 8 & 1));
+		start = prandom_u32_state(&rnd) & mask;
+		mistakes += crowd_mistakes(f, the_crowd, start,
+					   (random >> 9 & 7) + 1);
 	}
 	KUNIT_EXPECT_EQ(test, mistakes, 0);
 	crowd_leaves(the_crowd);
 }
 
-/* Up, down, and one taken away and put back: where the hint is right. */
-static void test_reaches_neighbours(struct kunit *test)
+static void invalidation_reaches_dense_ranges(struct kunit *test)
+{
+	crowd_changes(test, 8);
+}
+
+static void invalidation_reaches_sparse_ranges(struct kunit *test)
+{
+	crowd_changes(test, BITS_PER_LONG == 64 ? 24 : 12);
+}
+
+static void invalidation_reaches_equal_starts(struct kunit *test)
+{
+	crowd_changes(test, 0);
+}
+
+/* One start for each address bit; every other range is as long as possible. */
+static void invalidation_reaches_distant_starts(struct kunit *test)
+{
+	unsigned int i, mistakes = 0, nr = BITS_PER_LONG - 1 - PAGE_SHIFT;
+	struct fixture *f = test->priv;
+
+	crowd_init(test);
+	for (i = 0; i < nr; i++) {
+		unsigned long page = 1UL << i, start = page * PAGE_SIZE;
+
+		crowd_toggle(test, the_crowd, i, start,
+			     i & 1 ? -(AREA + start) : 1);
+		mistakes += crowd_mistakes(f, the_crowd, page, 1);
+		mistakes += crowd_mistakes(f, the_crowd, 0, page);
+	}
+	for (i = 0; i < nr; i++) {
+		crowd_toggle(test, the_crowd, i, 0, 0);
+		mistakes += crowd_mistakes(f, the_crowd, 1UL << (nr - 1), 1);
+	}
+	KUNIT_EXPECT_EQ(test, mistakes, 0);
+}
+
+/* Adjacent ranges, in both directions, some of them removed and re-inserted. */
+static void invalidation_reaches_neighbours(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	unsigned int i, k, mistakes = 0;
 
-	the_crowd = kunit_kzalloc(test, sizeof(*the_crowd), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, the_crowd);
+	crowd_init(test);
 	for (k = 0; k < 6; k++) {
 		for (i = 0; i < NR_CROWD; i++) {
 			unsigned int n = k & 2 ? NR_CROWD - 1 - i : i;
@@ -578,23 +634,23 @@ static void test_reaches_neighbours(struct kunit *test)
 	crowd_leaves(the_crowd);
 }
 
-/* The mm itself calls: a munmap of a page that was there. */
-static void test_reaches_munmap(struct kunit *test)
+/* Unmap a present page, so that the mm itself calls the notifier. */
+static void munmap_reaches_subscription(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mirror *mirror = &f->mirror[0];
 	unsigned long addr, seq;
-	int err;
+	int ret;
 
 	addr = kunit_vm_mmap(test, NULL, 0, 4 * PAGE_SIZE,
 			     PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, 0);
 	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
 	KUNIT_ASSERT_EQ(test, 0, put_user(1, (u8 __user *)addr + PAGE_SIZE));
-	err = mmu_interval_notifier_insert(&mirror->sub, current->mm,
+	ret = mmu_interval_notifier_insert(&mirror->sub, current->mm,
 					   addr + PAGE_SIZE, PAGE_SIZE,
 					   &one_step);
-	KUNIT_ASSERT_EQ(test, err, 0);
+	KUNIT_ASSERT_EQ(test, ret, 0);
 
 	seq = mmu_interval_read_begin(&mirror->sub);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr + 2 * PAGE_SIZE, PAGE_SIZE));
@@ -608,7 +664,7 @@ static void test_reaches_munmap(struct kunit *test)
 
 /* ---- the sequence protocol ---- */
 
-static void test_read_undisturbed(struct kunit *test)
+static void reader_ignores_other_ranges(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mirror *mirror = &f->mirror[1];
@@ -628,7 +684,7 @@ static void test_read_undisturbed(struct kunit *test)
 	unsubscribe(mirror);
 }
 
-static void test_read_collides(struct kunit *test)
+static void reader_retries_after_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mirror *mirror = &f->mirror[0];
@@ -648,7 +704,7 @@ static void test_read_collides(struct kunit *test)
 	unsubscribe(mirror);
 }
 
-/* A reader waits for the last of two, and also if the first was its own. */
+/* A reader waits for the end of both invalidations, also if one covers it. */
 static void read_waits(struct kunit *test, unsigned long second)
 {
 	struct fixture *f = test->priv;
@@ -671,18 +727,18 @@ static void read_waits(struct kunit *test, unsigned long second)
 	unsubscribe(&f->mirror[2]);
 }
 
-static void test_read_waits_for_last(struct kunit *test)
+static void reader_waits_for_last_end(struct kunit *test)
 {
 	read_waits(test, 2);
 }
 
-static void test_read_waits_for_last_uncovering(struct kunit *test)
+static void reader_waits_for_uncovering_end(struct kunit *test)
 {
 	read_waits(test, 1);
 }
 
-/* Two readers and a remover, woken by one end. */
-static void test_all_are_woken(struct kunit *test)
+/* Two readers and a removal wait for the same end. */
+static void last_end_wakes_all_waiters(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -695,7 +751,7 @@ static void test_all_are_woken(struct kunit *test)
 	for (i = 0; i < 3; i++) {
 		job[i] = run(test, &f->mirror[i / 2],
 			     i == 2 ? remove_job : read_begin_job);
-		KUNIT_EXPECT_TRUE(test, waits(f, job[i]));
+		KUNIT_EXPECT_TRUE(test, waits_as(f, job[i], i + 1));
 	}
 	invalidate_end(&range);
 	for (i = 0; i < 3; i++)
@@ -704,7 +760,7 @@ static void test_all_are_woken(struct kunit *test)
 }
 
 /* Drivers use ULONG_MAX and 0 for "no number yet". */
-static void test_first_number_is_a_number(struct kunit *test)
+static void first_sequence_number_is_valid(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	unsigned long seq;
@@ -717,7 +773,7 @@ static void test_first_number_is_a_number(struct kunit *test)
 	unsubscribe(&f->mirror[0]);
 }
 
-/* One round with the number of the mm at @seq: even, nothing running. */
+/* Start with an idle mm whose number is @seq, which is even. */
 static void wrap_round(struct kunit *test, unsigned long seq)
 {
 	struct fixture *f = test->priv;
@@ -749,7 +805,7 @@ static void wrap_round(struct kunit *test, unsigned long seq)
 	unsubscribe(&f->mirror[1]);
 }
 
-static void test_number_wraps(struct kunit *test)
+static void sequence_number_wraps(struct kunit *test)
 {
 	unsigned long seq;
 
@@ -759,8 +815,8 @@ static void test_number_wraps(struct kunit *test)
 
 /* ---- changes while invalidations run ---- */
 
-/* Nobody is covered when it comes, yet it must be taken as covered. */
-static void test_insert_while_running(struct kunit *test)
+/* The new subscription is not in a running range, but counts as covered. */
+static void insert_beside_invalidation_is_covered(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range, other;
@@ -786,8 +842,8 @@ static void test_insert_while_running(struct kunit *test)
 	unsubscribe(&f->mirror[3]);
 }
 
-/* And then its removal waits for the same end. */
-static void test_insert_remove_while_running(struct kunit *test)
+/* The removal of such a subscription waits for the end, too. */
+static void remove_after_insert_beside_invalidation_waits(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -804,8 +860,8 @@ static void test_insert_remove_while_running(struct kunit *test)
 	unsubscribe(&f->mirror[3]);
 }
 
-/* With the tree frozen it joins at the last end, and is covered until then. */
-static void test_insert_while_frozen(struct kunit *test)
+/* The last end inserts it; until then it counts as covered. */
+static void insert_into_frozen_tree_is_deferred(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range, other;
@@ -832,8 +888,8 @@ static void test_insert_while_frozen(struct kunit *test)
 	unsubscribe(&f->mirror[1]);
 }
 
-/* Who never came into the tree has nothing to wait for. */
-static void test_insert_remove_while_frozen(struct kunit *test)
+/* No invalidation has seen a subscription that is not in the tree yet. */
+static void remove_of_deferred_insert_does_not_wait(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -857,8 +913,8 @@ static void test_insert_remove_while_frozen(struct kunit *test)
 	unsubscribe(&f->mirror[2]);
 }
 
-/* Until the last end it is still called, afterwards its memory is its own. */
-static void test_remove_while_frozen(struct kunit *test)
+/* It is notified until the last end. After that, it may be freed. */
+static void remove_from_frozen_tree_waits(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range, other;
@@ -884,8 +940,8 @@ static void test_remove_while_frozen(struct kunit *test)
 	unsubscribe(&f->mirror[0]);
 }
 
-/* An invalidation that covers nobody holds up nobody. */
-static void test_remove_while_running(struct kunit *test)
+/* An invalidation that covers no subscription delays no removal. */
+static void remove_ignores_uncovering_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -902,7 +958,7 @@ static void test_remove_while_running(struct kunit *test)
 
 /* ---- refusals ---- */
 
-/* After a refusal readers and removers must go on as if nothing had been. */
+/* After a refusal, readers and removals must not wait. */
 static void expect_nothing_left(struct kunit *test, struct mirror *mirror,
 				struct mmu_notifier_range *range)
 {
@@ -913,12 +969,12 @@ static void expect_nothing_left(struct kunit *test, struct mirror *mirror,
 	reader = run(test, mirror, read_begin_job);
 	if (finishes(f, reader))
 		return;
-	KUNIT_FAIL(test, "a reader hangs after a refused invalidation");
+	KUNIT_FAIL(test, "reader hangs after a refused invalidation");
 	invalidate_end(range);
 	flush_work(&reader->work);
 }
 
-static void test_refused_by_interval(struct kunit *test)
+static void interval_refusal_ends_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -940,8 +996,8 @@ static void test_refused_by_interval(struct kunit *test)
 		unsubscribe(&f->mirror[i]);
 }
 
-/* A refusal does not end an invalidation that somebody else has running. */
-static void test_refused_beside_running(struct kunit *test)
+/* A refusal ends its own invalidation only. */
+static void refusal_keeps_other_invalidation_running(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range, refused;
@@ -970,8 +1026,8 @@ static void register_plain(struct kunit *test, struct plain *plain,
 	KUNIT_ASSERT_EQ(test, 0, mmu_notifier_register(&plain->mn, f->mm));
 }
 
-/* The interval notifiers accept, then a plain one refuses. */
-static void test_refused_by_plain(struct kunit *test)
+/* The interval notifiers accept, then a plain notifier refuses. */
+static void plain_refusal_ends_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -994,8 +1050,8 @@ static void test_refused_by_plain(struct kunit *test)
 	mmu_notifier_unregister(&f->plain[1].mn, f->mm);
 }
 
-/* The same where the invalidation covers no subscription: the count leaks. */
-static void test_refused_by_plain_uncovered(struct kunit *test)
+/* The same for an invalidation that covers no subscription. */
+static void plain_refusal_ends_uncovering_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -1012,7 +1068,7 @@ static void test_refused_by_plain_uncovered(struct kunit *test)
 
 /* ---- two steps ---- */
 
-static void test_two_steps(struct kunit *test)
+static void two_step_invalidation_starts_all_first(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -1037,7 +1093,7 @@ static void test_two_steps(struct kunit *test)
 		unsubscribe(&f->mirror[i]);
 }
 
-static void test_two_steps_refused(struct kunit *test)
+static void refused_two_step_invalidation_finishes(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mmu_notifier_range range;
@@ -1058,9 +1114,9 @@ static void test_two_steps_refused(struct kunit *test)
 		unsubscribe(&f->mirror[i]);
 }
 
-/* ---- the mm goes ---- */
+/* ---- teardown of the mm ---- */
 
-static void test_mm_is_held(struct kunit *test)
+static void subscription_holds_mm(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	int count;
@@ -1075,7 +1131,7 @@ static void test_mm_is_held(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, count - 1, atomic_read(&f->mm->mm_count));
 }
 
-static void test_teardown(struct kunit *test)
+static void mm_teardown_notifies_subscriptions(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mm_struct *mm = f->mm;
@@ -1104,8 +1160,8 @@ static void test_teardown(struct kunit *test)
 	mmdrop(mm);
 }
 
-/* exit_mmap() beside an invalidation that came through a reverse map. */
-static void test_teardown_while_frozen(struct kunit *test)
+/* exit_mmap() runs beside an invalidation that came from a reverse map. */
+static void mm_teardown_beside_invalidation(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct mm_struct *mm = f->mm;
@@ -1126,20 +1182,21 @@ static void test_teardown_while_frozen(struct kunit *test)
 	mmdrop(mm);
 }
 
-/* ---- all at once ---- */
+/* ---- stress ---- */
 
 #define NR_VALUES	4
 #define NR_ROUNDS	1500
+#define NR_LOADS	4
 
 /*
- * "Page tables" of one word each. Readers load what they read into a device of
- * their own; while an invalidation of the word runs no device may hold it.
+ * Each "page table" is one word. A reader loads the word into its own device.
+ * While an invalidation of the word runs, no device may hold it.
  */
 struct melee {
 	struct mm_struct *mm;
 	unsigned long value[NR_VALUES];
 	struct mutex value_lock[NR_VALUES];	/* the page-table lock */
-	atomic_t stale;		/* devices seen with a word that is changing */
+	atomic_t stale;		/* devices found with a word that is changing */
 	atomic_t loaded;
 	atomic_t failed;
 	struct list_head devices;
@@ -1217,7 +1274,7 @@ static void device_load(struct melee *melee, struct fake_device *device)
 	spin_unlock(&device->lock);
 }
 
-/* The device has gone from the list, and its memory goes, before the next. */
+/* Insert, load and remove a device, and free it. */
 static void device_life(struct melee *melee, unsigned int nr)
 {
 	struct fake_device *device;
@@ -1225,7 +1282,7 @@ static void device_life(struct melee *melee, unsigned int nr)
 
 	device = kzalloc(sizeof(*device), GFP_KERNEL | __GFP_NOFAIL);
 	device->nr = nr;
-	/* There may be an invalidation before the next call has returned. */
+	/* An invalidation may come before the insertion has returned. */
 	spin_lock_init(&device->lock);
 	if (mmu_interval_notifier_insert(&device->sub, melee->mm,
 					 AREA + nr * PAGE_SIZE, PAGE_SIZE,
@@ -1237,7 +1294,7 @@ static void device_life(struct melee *melee, unsigned int nr)
 	write_lock(&melee->devices_lock);
 	list_add(&device->list, &melee->devices);
 	write_unlock(&melee->devices_lock);
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < NR_LOADS; i++)
 		device_load(melee, device);
 	write_lock(&melee->devices_lock);
 	list_del(&device->list);
@@ -1270,7 +1327,7 @@ static void mirror_values(struct work_struct *work)
 		device_life(fighter->melee, (fighter->nr + i) % NR_VALUES);
 }
 
-static void test_melee(struct kunit *test)
+static void readers_stay_correct_under_stress(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct fighter fighter[6];
@@ -1300,7 +1357,11 @@ static void test_melee(struct kunit *test)
 	}
 	KUNIT_EXPECT_EQ(test, atomic_read(&melee->stale), 0);
 	KUNIT_EXPECT_EQ(test, atomic_read(&melee->failed), 0);
-	KUNIT_EXPECT_GT(test, atomic_read(&melee->loaded), 0);
+
+	/* With nothing running, every load succeeds. */
+	atomic_set(&melee->loaded, 0);
+	device_life(melee, 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&melee->loaded), NR_LOADS);
 	expect_idle(test);
 	unsubscribe(&f->mirror[3]);
 }
@@ -1336,36 +1397,39 @@ static void notifier_test_exit(struct kunit *test)
 }
 
 static struct kunit_case notifier_test_cases[] = {
-	KUNIT_CASE(test_insert_absurd_range),
-	KUNIT_CASE(test_insert_absurd_ops),
-	KUNIT_CASE(test_insert_absurd_mm),
-	KUNIT_CASE(test_insert_extremes),
-	KUNIT_CASE(test_reaches_random),
-	KUNIT_CASE(test_reaches_neighbours),
-	KUNIT_CASE(test_reaches_munmap),
-	KUNIT_CASE(test_read_undisturbed),
-	KUNIT_CASE(test_read_collides),
-	KUNIT_CASE(test_read_waits_for_last),
-	KUNIT_CASE(test_read_waits_for_last_uncovering),
-	KUNIT_CASE(test_all_are_woken),
-	KUNIT_CASE(test_first_number_is_a_number),
-	KUNIT_CASE(test_number_wraps),
-	KUNIT_CASE(test_insert_while_running),
-	KUNIT_CASE(test_insert_remove_while_running),
-	KUNIT_CASE(test_insert_while_frozen),
-	KUNIT_CASE(test_insert_remove_while_frozen),
-	KUNIT_CASE(test_remove_while_frozen),
-	KUNIT_CASE(test_remove_while_running),
-	KUNIT_CASE(test_refused_by_interval),
-	KUNIT_CASE(test_refused_beside_running),
-	KUNIT_CASE(test_refused_by_plain),
-	KUNIT_CASE(test_refused_by_plain_uncovered),
-	KUNIT_CASE(test_two_steps),
-	KUNIT_CASE(test_two_steps_refused),
-	KUNIT_CASE(test_mm_is_held),
-	KUNIT_CASE(test_teardown),
-	KUNIT_CASE(test_teardown_while_frozen),
-	KUNIT_CASE_SLOW(test_melee),
+	KUNIT_CASE(insert_refuses_absurd_range),
+	KUNIT_CASE(insert_refuses_incomplete_ops),
+	KUNIT_CASE(insert_refuses_dead_mm),
+	KUNIT_CASE(insert_accepts_extreme_ranges),
+	KUNIT_CASE(invalidation_reaches_dense_ranges),
+	KUNIT_CASE(invalidation_reaches_sparse_ranges),
+	KUNIT_CASE(invalidation_reaches_equal_starts),
+	KUNIT_CASE(invalidation_reaches_distant_starts),
+	KUNIT_CASE(invalidation_reaches_neighbours),
+	KUNIT_CASE(munmap_reaches_subscription),
+	KUNIT_CASE(reader_ignores_other_ranges),
+	KUNIT_CASE(reader_retries_after_invalidation),
+	KUNIT_CASE(reader_waits_for_last_end),
+	KUNIT_CASE(reader_waits_for_uncovering_end),
+	KUNIT_CASE(last_end_wakes_all_waiters),
+	KUNIT_CASE(first_sequence_number_is_valid),
+	KUNIT_CASE(sequence_number_wraps),
+	KUNIT_CASE(insert_beside_invalidation_is_covered),
+	KUNIT_CASE(remove_after_insert_beside_invalidation_waits),
+	KUNIT_CASE(insert_into_frozen_tree_is_deferred),
+	KUNIT_CASE(remove_of_deferred_insert_does_not_wait),
+	KUNIT_CASE(remove_from_frozen_tree_waits),
+	KUNIT_CASE(remove_ignores_uncovering_invalidation),
+	KUNIT_CASE(interval_refusal_ends_invalidation),
+	KUNIT_CASE(refusal_keeps_other_invalidation_running),
+	KUNIT_CASE(plain_refusal_ends_invalidation),
+	KUNIT_CASE(plain_refusal_ends_uncovering_invalidation),
+	KUNIT_CASE(two_step_invalidation_starts_all_first),
+	KUNIT_CASE(refused_two_step_invalidation_finishes),
+	KUNIT_CASE(subscription_holds_mm),
+	KUNIT_CASE(mm_teardown_notifies_subscriptions),
+	KUNIT_CASE(mm_teardown_beside_invalidation),
+	KUNIT_CASE_SLOW(readers_stay_correct_under_stress),
 	{}
 };
 
