@@ -6,16 +6,21 @@
  */
 #include <linux/mmu_notifier.h>
 
-static_assert(__same_type(((struct mmu_interval_notifier_finish *)0)->link,
+static_assert(__same_type(typeof_member(struct mmu_interval_notifier_finish,
+					link),
 			  struct llist_node));
-static_assert(__same_type(((struct mmu_interval_notifier_finish *)0)->notifier,
+static_assert(__same_type(typeof_member(struct mmu_interval_notifier_finish,
+					notifier),
 			  struct mmu_interval_notifier *));
-static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_start,
+static_assert(__same_type(typeof_member(struct mmu_interval_notifier_ops,
+					invalidate_start),
 			  bool (*)(struct mmu_interval_notifier *interval_sub,
 				   const struct mmu_notifier_range *range,
 				   unsigned long cur_seq,
 				   struct mmu_interval_notifier_finish **finish)));
-static_assert(__same_type(((struct mmu_interval_notifier_ops *)0)->invalidate_finish,
+static_assert(__same_type(typeof_member(struct mmu_interval_notifier_ops,
+					invalidate_finish),
 			  void (*)(struct mmu_interval_notifier_finish *finish)));
-static_assert(__same_type(((struct mmu_interval_notifier *)0)->interval_tree,
+static_assert(__same_type(typeof_member(struct mmu_interval_notifier,
+					interval_tree),
 			  struct interval_tree_node));
