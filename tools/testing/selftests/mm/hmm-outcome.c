@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Migration to a device, and exclusive access, of memory that is swapped, merged
- * or reclaimed, and the charges of the memory controller.
+ * Migration to a device, and exclusive access, of memory that is swapped,
+ * merged or reclaimed, and the charges of the memory controller.
  *
  * There are no races here. Each test is a process of its own: it sets up a
  * state, verifies the state by /proc/kpageflags or the like, and checks the
@@ -542,8 +542,8 @@ static void exclusive_pages_keep_the_limit(void)
 }
 
 /*
- * Exit with 0 if the device got all pages, with 1 if it got fewer. The OOM killer
- * may kill this process.
+ * Exit with 0 if the device got all pages, with 1 if it got fewer. The OOM
+ * killer may kill this process.
  */
 static void take_at_once(size_t pages)
 {
@@ -578,8 +578,8 @@ static int status_at_once(size_t pages)
 }
 
 /*
- * The pages are locked until the call returns. If they do not fit into the limit,
- * the call must end with fewer pages, or by the OOM killer.
+ * The pages are locked until the call returns. If they exceed the limit, the
+ * call must end with fewer pages, or by the OOM killer.
  */
 static void exclusive_call_ends_at_the_limit(void)
 {

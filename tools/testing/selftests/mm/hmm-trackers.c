@@ -40,7 +40,7 @@
 
 /*
  * HUGE is a THP that was mapped by a PMD when the tracker started. FROM_HUGE is
- * the same, and its pages moved to the device since. SHARED is memory of a file.
+ * the same, and its pages moved to the device since. SHARED is shmem.
  */
 enum place {
 	PRESENT,
@@ -120,8 +120,8 @@ enum effect { NOTHING, WRITES, FORGETS, IMPOSSIBLE };
  * @sync: the same for userfaultfd with a handler
  * @end: called after the last check, or NULL
  * @races: it can happen during eviction, too
- * @anonymous: for anonymous memory only: the event does not affect shared memory,
- *	or shared memory loses its marks
+ * @anonymous: for anonymous memory only: the event does not affect shared
+ *	memory, or shared memory loses its marks
  */
 struct event {
 	const char *name;
@@ -845,7 +845,8 @@ static void report_race(const struct tracker *tracker,
 }
 
 /* Events that do not move pages, and trackers without a handler */
-static bool race_exists(const struct tracker *tracker, const struct event *event)
+static bool race_exists(const struct tracker *tracker,
+			const struct event *event)
 {
 	return event->races && !tracker->sync &&
 	       effect_of(event, tracker) != IMPOSSIBLE;
@@ -869,9 +870,9 @@ static void report_races(const struct tracker *tracker)
 }
 
 /*
- * Everything at once: the device writes one half of the pages, the CPU writes the
- * other half, and pages move. A change between the start of the tracker and its
- * report must be in the report.
+ * Everything at once: the device writes one half of the pages, the CPU writes
+ * the other half, and pages move. A change between the start of the tracker and
+ * its report must be in the report.
  */
 
 static uint64_t *busy_word(struct cell *cell, size_t page)

@@ -4,8 +4,8 @@
  * have memory on its devices. First, all pages return to system memory.
  *
  * An open file of a device would keep the module. So the processes read the
- * place of their pages from the device before they close the file, and only from
- * the kernel afterwards.
+ * place of their pages from the device before they close the file, and only
+ * from the kernel afterwards.
  *
  * Each device has three processes:
  *   - one does not access its memory
@@ -175,8 +175,8 @@ static long use_once(struct area *area)
 }
 
 /* The removal deletes the node of a device first, and then evicts its pages. */
-static void use_while_it_goes(struct __test_metadata *_metadata,
-			      struct user *user, atomic_bool *gone)
+static void use_during_removal(struct __test_metadata *_metadata,
+			       struct user *user, atomic_bool *gone)
 {
 	long wrong = 0;
 
@@ -189,8 +189,8 @@ static void use_while_it_goes(struct __test_metadata *_metadata,
 }
 
 /*
- * Return: the number of pages from @first on that are not present. They are read
- * at once; on an error all count as not present.
+ * Return: the number of pages from @first on that are not present. They are
+ * read at once; on an error all count as not present.
  */
 static long pages_away(const struct area *area, size_t first)
 {
@@ -230,7 +230,7 @@ static void user_run(struct __test_metadata *_metadata, struct user *user,
 	user_begin(_metadata, user);
 	ASSERT_TRUE(peer_tell(&user->peer));
 	if (user->use == USED_BY_THE_CPU)
-		use_while_it_goes(_metadata, user, gone);
+		use_during_removal(_metadata, user, gone);
 	ASSERT_TRUE(peer_hear(&user->peer));
 	user_end(_metadata, user);
 	_exit(0);

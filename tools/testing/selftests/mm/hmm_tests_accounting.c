@@ -82,7 +82,7 @@ static long group_read(const char *group, const char *file, const char *key)
 	return race_read_number(path, key);
 }
 
-/* Store the path of a new group. Return: NULL, or the reason why there is none. */
+/* Store the path of a new group. Return: NULL, or the reason for a skip. */
 static const char *group_make(char *group, size_t size)
 {
 	char line[256], root[128] = "";

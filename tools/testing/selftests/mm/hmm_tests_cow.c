@@ -186,20 +186,20 @@ TEST_ON_DEVICE(cow, device_memory_outlives_the_child)
 }
 
 /* The process that moved the memory exits before its child. */
-static void moves_and_goes(struct __test_metadata *_metadata, unsigned int node,
-			   struct area *area, struct peer *parent)
+static void move_and_exit(struct __test_metadata *_metadata, unsigned int node,
+			  struct area *area, struct peer *parent)
 {
 	struct mirror own;
-	struct peer heir;
+	struct peer grandchild;
 
 	ASSERT_EQ(0, mirror_open(&own, node));
 	area_fill(area, 1);
 	ASSERT_EQ(SOME, to_device(&own, area));
-	ASSERT_EQ(0, peer_fork(&heir));
-	if (heir.pid)
+	ASSERT_EQ(0, peer_fork(&grandchild));
+	if (grandchild.pid)
 		_exit(0);
 	mirror_close(&own);
-	ASSERT_EQ(false, peer_hear(&heir));
+	ASSERT_EQ(false, peer_hear(&grandchild));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 	area_fill(area, 2);
 	ASSERT_EQ(0, mirror_open(&own, node));
@@ -216,7 +216,7 @@ TEST_MIRROR(cow, device_memory_outlives_the_parent)
 
 	ASSERT_EQ(0, peer_fork(&child));
 	if (!child.pid)
-		moves_and_goes(_metadata, variant->device, area, &child);
+		move_and_exit(_metadata, variant->device, area, &child);
 	/* from the grandchild, which has the child's end of the socket */
 	EXPECT_TRUE(peer_hear(&child));
 	EXPECT_EQ(0, peer_end(&child));

@@ -157,7 +157,7 @@ TEST_MIRROR(exclusive, private_file_mapping_is_copied)
 	close(fd);
 }
 
-/* Code that moves pages leaves exclusive pages alone, or notifies the device. */
+/* Code that moves pages skips exclusive pages, or notifies the device. */
 TEST_FILLED(exclusive, compaction_and_reclaim_notify_the_device)
 {
 	size_t i;

@@ -412,7 +412,7 @@ TEST_MIRROR(hostile_input, file_cannot_be_read_or_written)
 	EXPECT_EQ(-1, write(device->fd, &byte, 1));
 }
 
-/* The driver may map its own memory, which the device mirrors like any other. */
+/* The driver may map its own memory, which is mirrored like any other. */
 TEST_MIRROR(hostile_input, mappings_of_the_file_do_not_move)
 {
 	unsigned char *at = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,

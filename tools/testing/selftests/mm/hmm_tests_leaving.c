@@ -63,7 +63,7 @@ TEST_MIRROR(leaving, exit_gives_device_memory_back)
 }
 
 static void move_forever(struct mirror *m, struct area *area,
-			  struct peer *parent)
+			 struct peer *parent)
 {
 	area_fill(area, 1);
 	peer_tell(parent);
@@ -83,9 +83,8 @@ TEST_MIRROR(leaving, killed_process_leaves_the_device_usable)
 	area_fill(area, 2);
 	for (i = 0; i < 10; i++) {
 		ASSERT_EQ(0, peer_fork_device(&child, &own, variant->device));
-		if (!child.pid) {
+		if (!child.pid)
 			move_forever(&own, area, &child);
-		}
 		ASSERT_TRUE(peer_hear(&child));
 		usleep(10000 * i);
 		kill(child.pid, SIGKILL);
@@ -199,9 +198,8 @@ TEST_MIRROR(leaving, long_commands_are_not_ended_by_a_timer)
 					       range.at, LONG, range.buffer);
 		} while ((ret == -EBUSY || ret == -ENOENT) && --tries);
 		setitimer(ITIMER_REAL, &never, NULL);
-		EXPECT_EQ(0, ret) {
+		EXPECT_EQ(0, ret)
 			TH_LOG("request %u", i);
-		}
 	}
 }
 

@@ -148,8 +148,8 @@ TEST_FILLED(mirroring, discarded_memory_reads_as_zeroes)
 }
 
 /*
- * More pages than the driver invalidates at a time, from the start of one of its
- * tables. An error would leave the pages at the end.
+ * More pages than the driver invalidates at a time, from the start of one of
+ * its tables. An error would leave the pages at the end.
  */
 #define MUCH	4224
 #define BEHIND	4096

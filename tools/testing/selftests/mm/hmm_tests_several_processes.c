@@ -107,19 +107,19 @@ TEST_FILLED(several_processes, inherited_file_serves_only_its_opener)
 }
 
 /* The opener of a file exits before its child, which inherits the file. */
-static void opens_and_goes(struct __test_metadata *_metadata, unsigned int node,
-			   struct area *area)
+static void open_and_exit(struct __test_metadata *_metadata, unsigned int node,
+			  struct area *area)
 {
 	struct mirror own;
-	struct peer heir;
+	struct peer grandchild;
 
 	ASSERT_EQ(0, mirror_open(&own, node));
 	area_fill(area, 1);
 	ASSERT_EQ(SOME, to_device(&own, area));
-	ASSERT_EQ(0, peer_fork(&heir));
-	if (heir.pid)
+	ASSERT_EQ(0, peer_fork(&grandchild));
+	if (grandchild.pid)
 		_exit(0);
-	ASSERT_EQ(false, peer_hear(&heir));
+	ASSERT_EQ(false, peer_hear(&grandchild));
 	EXPECT_EQ(NR_REQUESTS, requests_refused(&own, area));
 	EXPECT_EQ(0, cpu_wrong(area, 1));
 	mirror_close(&own);
@@ -132,7 +132,7 @@ TEST_MIRROR(several_processes, inherited_file_outlives_its_opener)
 
 	ASSERT_EQ(0, peer_fork(&child));
 	if (!child.pid) {
-		opens_and_goes(_metadata, variant->device, area);
+		open_and_exit(_metadata, variant->device, area);
 		peer_tell(&child);
 		_exit(0);
 	}

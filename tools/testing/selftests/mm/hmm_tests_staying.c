@@ -370,20 +370,20 @@ static void khugepaged_set_sleep(long ms)
 TEST_MIRROR(staying, memory_is_not_collapsed_by_khugepaged)
 {
 	long sleep = race_read_number(KHUGEPAGED "scan_sleep_millisecs", NULL);
-	struct area range, beside;
+	struct area range, neighbour;
 
-	SKIP_FOR(map_for_collapse(&range) ?: map_for_collapse(&beside));
+	SKIP_FOR(map_for_collapse(&range) ?: map_for_collapse(&neighbour));
 	ASSERT_EQ(8, to_device_part(device, &range, 0, 8));
 	ASSERT_EQ(0, area_advise(&range, MADV_HUGEPAGE));
-	ASSERT_EQ(0, area_advise(&beside, MADV_HUGEPAGE));
+	ASSERT_EQ(0, area_advise(&neighbour, MADV_HUGEPAGE));
 	khugepaged_set_sleep(10);
-	EXPECT_TRUE(khugepaged_collapses(&beside));
+	EXPECT_TRUE(khugepaged_collapses(&neighbour));
 	EXPECT_TRUE(khugepaged_comes_round());
 	khugepaged_set_sleep(sleep);
 	EXPECT_EQ(8, held(device, &range));
 	EXPECT_EQ(0, device_wrong(device, &range, 1));
 	EXPECT_EQ(0, cpu_wrong(&range, 1));
-	EXPECT_EQ(0, cpu_wrong(&beside, 1));
+	EXPECT_EQ(0, cpu_wrong(&neighbour, 1));
 }
 
 /*
@@ -453,8 +453,8 @@ static void balancing_end(long mode)
 }
 
 /*
- * Every second page is in system memory on node 0, and the process runs on node
- * 1. The hints on these pages show that a scan has passed the device pages, too.
+ * Every second page is in system memory on node 0, and the process runs on
+ * node 1. Hints on these pages show that a scan has passed the device pages.
  */
 static void wait_for_scan(struct __test_metadata *_metadata, struct mirror *m,
 			  struct area *area)

@@ -3,7 +3,7 @@
 #
 # Runs one of the tests with what it needs: the dummy device, its nodes, and a
 # few huge pages. Everything is taken back at the end, and a device that cannot be
-# removed after the tests is a failure, too: somebody still has its memory.
+# removed after the tests is a failure, too: its memory is still in use.
 #
 # The status is that of the tests; 4 says that they could not be run.
 
@@ -52,7 +52,7 @@ load()
 	modprobe $module "$@" && loaded && mine=1
 }
 
-# Where nobody does it for us: /dev/hmm_dmirror0 to 3, as sysfs has them.
+# Without udev or devtmpfs: /dev/hmm_dmirror0 to 3, as sysfs has them.
 make_nodes()
 {
 	for link in /sys/dev/char/*; do
