@@ -56,13 +56,18 @@
 static bool collect_selects_device(const struct migrate_vma *args,
 				   const struct folio *folio)
 {
-	if (page_pgmap(&folio->page)->owner != args->pgmap_owner)
+	struct dev_pagemap *pgmap = folio->page.pgmap;
+
+	if (pgmap->owner != args->pgmap_owner)
 		return false;
-	if (folio_is_device_private(folio))
+	switch (pgmap->type) {
+	case MEMORY_DEVICE_PRIVATE:
 		return args->flags & MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
-	if (folio_is_device_coherent(folio))
+	case MEMORY_DEVICE_COHERENT:
 		return args->flags & MIGRATE_VMA_SELECT_DEVICE_COHERENT;
-	return false;
+	default:
+		return false;
+	}
 }
 
 static __always_inline bool collect_selects(const struct migrate_vma *args,

@@ -331,7 +331,7 @@ static bool identity_fits(struct folio *dst, struct folio *src)
 		return false;
 	if (!folio_is_zone_device(dst))
 		return true;
-	return migrate_is_device(dst) && identity_fits_device(src);
+	return migrate_is_mappable(dst) && identity_fits_device(src);
 }
 
 /*

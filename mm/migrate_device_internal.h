@@ -27,9 +27,9 @@
  *				one reference
  *	VALID			the same, but the page will not move
  *
- *   A system page of an entry that migrate_vma_setup() returned is isolated
- *   from the LRU, a device page never was on it. Within setup, an entry that
- *   has lost MIGRATE is a system page that could not be isolated.
+ *   After setup, a system page is isolated from the LRU; a device page never
+ *   was on it. Within setup, a page whose entry has lost MIGRATE is a system
+ *   page that could not be isolated.
  *
  *   SOLE, with VALID: the page had one mapping, at the address of the entry.
  *   This was found with the page locked and its mapcount at 0, and it stays
@@ -241,11 +241,22 @@ static __always_inline void migrate_unlock(const struct migrate_vma *args,
 		folio_unlock(folio);
 }
 
-/* Device memory that processes may map, as opposed to DAX and P2PDMA */
-static __always_inline bool migrate_is_device(const struct folio *folio)
+/*
+ * folio_is_device_private() without page_pgmap(), which would look for the head
+ * page again. The loops ask once or more for each page.
+ */
+static __always_inline bool migrate_is_private(const struct folio *folio)
 {
-	return folio_is_device_private(folio) ||
-	       folio_is_device_coherent(folio);
+	return folio_is_zone_device(folio) &&
+	       folio->page.pgmap->type == MEMORY_DEVICE_PRIVATE;
+}
+
+/* Is a folio of ZONE_DEVICE one that processes may map, not DAX nor P2PDMA? */
+static __always_inline bool migrate_is_mappable(const struct folio *folio)
+{
+	enum memory_type type = folio->page.pgmap->type;
+
+	return type == MEMORY_DEVICE_PRIVATE || type == MEMORY_DEVICE_COHERENT;
 }
 
 unsigned long migrate_vma_collect(struct migrate_vma *args);

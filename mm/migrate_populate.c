@@ -89,7 +89,7 @@ static void charge_hole(struct migrate_charge *charge, unsigned long index)
 	struct folio *folio = migrate_dst_folio(charge->args->dst[index]);
 
 	if (folio_test_large(folio) ||
-	    (folio_is_zone_device(folio) && !migrate_is_device(folio))) {
+	    (folio_is_zone_device(folio) && !migrate_is_mappable(folio))) {
 		charge->args->src[index] = 0;
 		return;
 	}
@@ -151,7 +151,7 @@ static __always_inline pte_t populate_pte(struct vm_area_struct *vma,
 	bool write = vma->vm_flags & VM_WRITE;
 	pte_t pte;
 
-	if (folio_is_device_private(folio))
+	if (migrate_is_private(folio))
 		return device_pte_new_private(folio_pfn(folio), write);
 	pte = mk_pte(&folio->page, vma->vm_page_prot);
 	return write ? pte_mkwrite(pte_mkdirty(pte), vma) : pte;
@@ -190,7 +190,7 @@ static bool populate_zap_zero(struct migrate_walk *mw, unsigned long addr,
 		return false;
 	ksm_might_unmap_zero_page(vma->vm_mm, pte);
 	flush_cache_page(vma, addr, pte_pfn(pte));
-	if (folio_is_device_private(folio)) {
+	if (migrate_is_private(folio)) {
 		ptep_get_and_clear(vma->vm_mm, addr, ptep);
 		mw->flush = true;
 	} else {

@@ -75,7 +75,7 @@ restore_pte(struct migrate_walk *mw, struct folio *folio,
 
 	if (is_readable_migration_entry(pte_to_swp_entry(old)))
 		rmap = RMAP_NONE;
-	if (folio_is_device_private(folio)) {
+	if (migrate_is_private(folio)) {
 		restore_note_accessed(folio, old);
 		pte = device_pte_migration_to_private(folio_pfn(folio), old);
 	} else {
