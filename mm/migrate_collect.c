@@ -140,7 +140,7 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 {
 	struct vm_area_struct *vma = mw->walk.vma;
 	bool anon = folio_test_anon(folio);
-	bool exclusive = anon && small_folio_anon_exclusive(folio);
+	bool exclusive = anon && PageAnonExclusive(&folio->page);
 	pte_t new, old = ptep_get(ptep);
 	bool present = pte_present(old);
 	bool write = collect_may_write(vma, addr, old);
@@ -165,8 +165,8 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 	}
 	set_pte_at(vma->vm_mm, addr, ptep, new);
 
-	mapped_remove_rmap(&mw->mapped, folio, vma);
-	if (anon && !small_folio_mapped(folio))
+	if (folio_remove_rmap_pte_batch(folio, &folio->page, vma, &mw->rmap) &&
+	    anon)
 		mpfn |= MIGRATE_PFN_SOLE;
 	return mpfn;
 }
@@ -350,7 +350,7 @@ static void collect_table_end(struct device_walk *walk, unsigned long start,
 	struct migrate_walk *mw = to_migrate_walk(walk);
 
 	arch_leave_lazy_mmu_mode();
-	mapped_flush(&mw->mapped);
+	rmap_batch_flush(&mw->rmap);
 	if (mw->flush)
 		flush_tlb_range(walk->vma, start, end);
 	mw->flush = false;

@@ -74,36 +74,6 @@ static bool unmap_claim_lru(struct migrate_unmap *mu, struct folio *folio)
 	return folio_test_clear_lru(folio);
 }
 
-/*
- * Take system pages off their LRU lists. Only a page with a reference may be
- * taken off. Also note whether there are other mappings.
- */
-static void unmap_isolate(struct migrate_unmap *mu, unsigned long start,
-			  unsigned long end)
-{
-	unsigned long *src = mu->args->src;
-	struct folio *claimed[MIGRATE_LRU_BATCH];
-	unsigned int nr = 0;
-	unsigned long i;
-
-	for (i = start; i < end; i++) {
-		struct folio *folio = migrate_entry_folio(src[i]);
-
-		if (!folio)
-			continue;
-		if (unlikely(small_folio_mapped(folio)))
-			mu->mapped = true;
-		if (folio_is_zone_device(folio))
-			continue;
-		if (unmap_claim_lru(mu, folio))
-			claimed[nr++] = folio;
-		else
-			src[i] &= ~MIGRATE_PFN_MIGRATE;
-	}
-	if (nr)
-		migrate_unlist(claimed, nr);
-}
-
 /* Find mappings other than the collected one by rmap. */
 static void unmap_others(struct migrate_unmap *mu, unsigned long start,
 			 unsigned long end)
@@ -111,28 +81,87 @@ static void unmap_others(struct migrate_unmap *mu, unsigned long start,
 	unsigned long *src = mu->args->src;
 	unsigned long i;
 
-	mu->mapped = false;
 	for (i = start; i < end; i++) {
 		struct folio *folio = migrate_entry_folio(src[i]);
 
-		if (folio && unlikely(small_folio_mapped(folio)) &&
+		if (folio && unlikely(folio_mapped(folio)) &&
 		    (src[i] & MIGRATE_PFN_MIGRATE))
 			try_to_migrate(folio, TTU_BATCH_FLUSH);
 	}
 }
 
-/* The migration holds one reference. Any unexpected reference is a pin. */
+/*
+ * The migration holds one reference. Any unexpected reference is a pin. Each
+ * mapping has a reference, too, which folio_expected_ref_count() expects.
+ */
 static __always_inline bool unmap_movable(const struct migrate_vma *args,
 					  struct folio *folio)
 {
 	int expected = 1;
 
-	if (!folio_test_anon(folio) || folio_test_swapcache(folio))
+	if (!folio_test_anon(folio) || folio_test_swapcache(folio)) {
+		if (folio_mapped(folio))
+			return false;
 		expected += folio_expected_ref_count(folio);
+	}
 	if (migrate_is_fault(args, folio))
 		expected++;
-	return !small_folio_mapped(folio) &&
-	       folio_ref_count(folio) == expected;
+	return folio_ref_count(folio) == expected;
+}
+
+/*
+ * Take a system page off its LRU list, for which the reference is needed.
+ *
+ * Return: false if that failed; the entry has lost MIGRATE then.
+ */
+static __always_inline bool unmap_claim(struct migrate_unmap *mu,
+					unsigned long i, struct folio *folio,
+					struct folio_batch *claimed)
+{
+	if (folio_is_zone_device(folio))
+		return true;
+	if (!unmap_claim_lru(mu, folio)) {
+		mu->args->src[i] &= ~MIGRATE_PFN_MIGRATE;
+		return false;
+	}
+	folio_batch_add(claimed, folio);
+	return true;
+}
+
+/*
+ * Isolate pages, and note whether some of them have other mappings. Most pages
+ * have none and are not pinned. If all pages are like that, nothing is left to
+ * do.
+ *
+ * Return: number of entries that can move already.
+ */
+static unsigned long unmap_isolate(struct migrate_unmap *mu,
+				   unsigned long start, unsigned long end)
+{
+	unsigned long i, movable = 0;
+	struct folio_batch claimed;
+
+	mu->mapped = false;
+	folio_batch_init(&claimed);
+	for (i = start; i < end; i++) {
+		unsigned long mpfn = mu->args->src[i];
+		struct folio *folio = migrate_entry_folio(mpfn);
+		bool mapped;
+
+		if (!folio) {
+			movable += migrate_entry_is_hole(mpfn);
+			continue;
+		}
+		mapped = !(mpfn & MIGRATE_PFN_SOLE) && folio_mapped(folio);
+		if (mapped)
+			mu->mapped = true;
+		if (unmap_claim(mu, i, folio, &claimed) && !mapped &&
+		    unmap_movable(mu->args, folio))
+			movable++;
+	}
+	if (folio_batch_count(&claimed))
+		folios_del_lru(&claimed);
+	return movable;
 }
 
 /*
@@ -215,15 +244,17 @@ static unsigned long unmap_sort_out(struct migrate_unmap *mu,
 static unsigned long migrate_unmap(struct migrate_vma *args)
 {
 	struct migrate_unmap mu = { .args = args };
-	unsigned long i, end, movable = 0;
+	unsigned long i, end, nr, movable = 0;
 
 	for (i = 0; i < args->npages; i = end) {
-		end = min(i + MIGRATE_LRU_BATCH, args->npages);
-		unmap_isolate(&mu, i, end);
+		end = min(i + MIGRATE_BATCH, args->npages);
+		nr = unmap_isolate(&mu, i, end);
 		if (mu.mapped)
 			unmap_others(&mu, i, end);
-		movable += unmap_sort_out(&mu, i, end);
-		migrate_resched(i);
+		if (nr < end - i)
+			nr = unmap_sort_out(&mu, i, end);
+		movable += nr;
+		cond_resched();
 	}
 	try_to_unmap_flush();
 	return movable;

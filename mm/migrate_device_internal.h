@@ -92,11 +92,11 @@
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
+#include <linux/pagevec.h>
 #include <linux/pgtable.h>
 
 #include "internal.h"
 #include "device_walk.h"
-#include "migrate_bulk.h"
 
 /* The private flags of src[] and dst[]; <linux/migrate.h> has the table. */
 #define MIGRATE_PFN_ANON_VMA	BIT(2)
@@ -113,6 +113,9 @@ static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
 		(MIGRATE_PFN_ANON_VMA | MIGRATE_PFN_SOLE |
 		 MIGRATE_DST_PRIVATE)));
 
+/* Work on this number of entries at a time: a folio batch holds them. */
+#define MIGRATE_BATCH		PAGEVEC_SIZE
+
 /* Call cond_resched() once per this number of entries. */
 #define MIGRATE_RESCHED		512
 
@@ -120,7 +123,7 @@ static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
  * struct migrate_walk - a page-table walk of a migration
  * @walk: position of the walk
  * @args: the migration
- * @mapped: mappings added or removed in this page table, not yet counted
+ * @rmap: mappings added or removed in this page table, not yet counted
  * @relist: restore: system pages mapped in this page table, not yet on the LRU
  * @nr_mapped: populate: pages mapped in this page table, not yet in the RSS
  * @flush: the TLB may hold PTEs that were cleared in this page table
@@ -131,8 +134,8 @@ static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
 struct migrate_walk {
 	struct device_walk walk;
 	struct migrate_vma *args;
-	struct migrate_mapped mapped;
-	struct migrate_relist *relist;
+	struct rmap_batch rmap;
+	struct folio_batch *relist;
 	unsigned long nr_mapped;
 	bool flush;
 	unsigned long nr_pages;
@@ -151,6 +154,7 @@ static inline struct migrate_walk migrate_walk_init(struct migrate_vma *args)
 		.walk.mm = args->vma->vm_mm,
 		.walk.vma = args->vma,
 		.args = args,
+		.rmap = RMAP_BATCH_INIT,
 	};
 }
 
@@ -176,10 +180,8 @@ static inline unsigned long migrate_index(const struct migrate_vma *args,
 	return (addr - args->start) >> PAGE_SHIFT;
 }
 
-/* @i increases by one or by MIGRATE_LRU_BATCH. */
 static __always_inline void migrate_resched(unsigned long i)
 {
-	BUILD_BUG_ON(MIGRATE_RESCHED % MIGRATE_LRU_BATCH);
 	if (!(i % MIGRATE_RESCHED))
 		cond_resched();
 }
@@ -190,6 +192,7 @@ static __always_inline void migrate_resched(unsigned long i)
  */
 static __always_inline struct folio *migrate_head_folio(struct page *page)
 {
+	VM_WARN_ON_ONCE_PAGE(PageTail(page), page);
 	return container_of(page, struct folio, page);
 }
 

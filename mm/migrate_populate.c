@@ -164,7 +164,7 @@ static __always_inline void populate_one(struct migrate_walk *mw,
 	struct vm_area_struct *vma = mw->walk.vma;
 
 	folio_get(folio);
-	mapped_add_new_rmap(&mw->mapped, folio, vma, addr);
+	folio_add_new_anon_rmap_batch(folio, vma, addr, &mw->rmap);
 	if (!folio_is_zone_device(folio))
 		folio_add_lru_vma(folio, vma);
 	mw->nr_mapped++;
@@ -257,7 +257,7 @@ static void populate_table_end(struct device_walk *walk, unsigned long start,
 	struct migrate_walk *mw = to_migrate_walk(walk);
 
 	arch_leave_lazy_mmu_mode();
-	mapped_flush(&mw->mapped);
+	rmap_batch_flush(&mw->rmap);
 	add_mm_counter(walk->mm, MM_ANONPAGES, mw->nr_mapped);
 	if (mw->flush)
 		flush_tlb_range(walk->vma, start, end);

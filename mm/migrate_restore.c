@@ -70,11 +70,11 @@ restore_pte(struct migrate_walk *mw, struct folio *folio,
 	    unsigned long addr, pte_t *ptep, pte_t old)
 {
 	struct vm_area_struct *vma = mw->walk.vma;
-	rmap_t rmap = RMAP_EXCLUSIVE;
+	rmap_t flags = RMAP_EXCLUSIVE;
 	pte_t pte;
 
 	if (is_readable_migration_entry(pte_to_swp_entry(old)))
-		rmap = RMAP_NONE;
+		flags = RMAP_NONE;
 	if (migrate_is_private(folio)) {
 		restore_note_accessed(folio, old);
 		pte = device_pte_migration_to_private(folio_pfn(folio), old);
@@ -82,7 +82,8 @@ restore_pte(struct migrate_walk *mw, struct folio *folio,
 		pte = device_pte_migration_to_present(vma, folio, &folio->page,
 						      old);
 	}
-	mapped_add_rmap(&mw->mapped, folio, vma, rmap);
+	folio_add_anon_rmap_pte_batch(folio, &folio->page, vma, addr, flags,
+				      &mw->rmap);
 	set_pte_at(vma->vm_mm, addr, ptep, pte);
 	update_mmu_cache(vma, addr, ptep);
 }
@@ -99,8 +100,9 @@ restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
 	struct migrate_vma *args = mw->args;
 	struct folio *folio = restore_folio(args, i);
 
-	if (!folio_is_zone_device(folio))
-		relist_add(mw->relist, folio, mw->walk.vma);
+	if (!folio_is_zone_device(folio) &&
+	    !folio_batch_add(mw->relist, folio))
+		folios_add_lru(mw->relist);
 	restore_pte(mw, folio, addr, ptep, old);
 	migrate_unlock(args, folio);
 	args->dst[i] |= MIGRATE_PFN_RESTORED;
@@ -145,8 +147,9 @@ static void restore_table_end(struct device_walk *walk, unsigned long start,
 	struct migrate_walk *mw = to_migrate_walk(walk);
 
 	arch_leave_lazy_mmu_mode();
-	mapped_flush(&mw->mapped);
-	relist_flush(mw->relist);
+	rmap_batch_flush(&mw->rmap);
+	if (folio_batch_count(mw->relist))
+		folios_add_lru(mw->relist);
 	migrate_drain_mlock(walk->vma);
 }
 
@@ -182,11 +185,11 @@ void migrate_restore_in_place(struct migrate_vma *args)
 {
 	unsigned long first = restore_first(args);
 	struct migrate_walk mw = migrate_walk_init(args);
-	struct migrate_relist relist;
+	struct folio_batch relist;
 
 	if (first == args->npages)
 		return;
-	relist.nr = 0;
+	folio_batch_init(&relist);
 	mw.relist = &relist;
 	device_walk_vma(&mw.walk, args->start + (first << PAGE_SHIFT),
 			args->end, &restore_ops);
@@ -229,43 +232,40 @@ finish_restored(struct migrate_vma *args, unsigned long i,
 	if (migrate_moved(args, i)) {
 		src = migrate_entry_folio(args->src[i]);
 		migrate_unlock(args, src);
-		migrate_free_put(unused, src);
+		folio_put_batch(src, unused);
 		return;
 	}
 	dst = migrate_dst_folio(args->dst[i]);
 	if (dst) {
 		folio_unlock(dst);
-		migrate_free_put(unused, dst);
+		folio_put_batch(dst, unused);
 	}
 }
 
 /*
  * Add the pages from entry @start on to LRU lists, before they are mapped. A
  * batch shares the lruvec lock and the statistics. Each page is locked and
- * referenced. folio_add_lru() handles pages of files, whose list may depend on
- * the mapping.
+ * referenced.
  *
  * Return: the entry to start from next.
  */
 static unsigned long finish_relist(struct migrate_vma *args,
 				   unsigned long start)
 {
-	unsigned long i, end = min(start + MIGRATE_LRU_BATCH, args->npages);
-	struct migrate_relist relist;
+	unsigned long i, end = min(start + MIGRATE_BATCH, args->npages);
+	struct folio_batch relist;
 
-	relist.nr = 0;
+	folio_batch_init(&relist);
 	for (i = start; i < end; i++) {
 		struct folio *folio = restore_folio(args, i);
 
 		if (!folio || (args->dst[i] & MIGRATE_PFN_RESTORED) ||
 		    folio_is_zone_device(folio))
 			continue;
-		if (folio_test_anon(folio))
-			relist_add_locked(&relist, folio);
-		else
-			folio_add_lru(folio);
+		folio_batch_add(&relist, folio);
 	}
-	relist_flush(&relist);
+	if (folio_batch_count(&relist))
+		folios_add_lru(&relist);
 	return end;
 }
 
@@ -284,11 +284,11 @@ static void finish_other(struct migrate_vma *args, unsigned long i,
 			migrate_restore_by_rmap(args, i,
 						restore_folio(args, i));
 		migrate_unlock(args, src);
-		migrate_free_put(unused, src);
+		folio_put_batch(src, unused);
 	}
 	if (dst) {
 		folio_unlock(dst);
-		migrate_free_put(unused, dst);
+		folio_put_batch(dst, unused);
 	}
 }
 

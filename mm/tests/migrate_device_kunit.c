@@ -25,6 +25,7 @@
 #include <linux/oom.h>
 #include <linux/page_idle.h>
 #include <linux/pagemap.h>
+#include <linux/pagevec.h>
 #include <linux/rmap.h>
 #include <linux/sched/coredump.h>
 #include <linux/sched/sysctl.h>
@@ -36,7 +37,6 @@
 
 #include "../device_write.h"
 #include "../internal.h"
-#include "../migrate_bulk.h"
 #include "kunit_device.h"
 #include "kunit_mm.h"
 
@@ -1803,17 +1803,18 @@ static void page_mlocked_before_it_is_listed_is_unevictable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 1);
-	struct migrate_relist relist = {};
 	struct folio *folio = md_folio(md, addr);
+	struct folio_batch fbatch;
 
 	lru_add_drain_all();
 	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(folio));
 	migrate_disable();
-	relist_add(&relist, folio, vma_lookup(md->km->mm, addr));
+	folio_batch_init(&fbatch);
+	folio_batch_add(&fbatch, folio);
 	mlock_folio(folio);
 	mlock_drain_local();
 	migrate_enable();
-	relist_flush(&relist);
+	folios_add_lru(&fbatch);
 	lru_add_drain_all();
 	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 	KUNIT_EXPECT_TRUE(test, folio_test_unevictable(folio));
