@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A small driver that uses all of HMM, as an example.
+ * A small driver that uses HMM, as an example: mirroring and device-private
+ * memory. Documentation/mm/hmm-driver-guide.rst explains it.
  *
  * The device has memory of its own and an engine that adds to 64-bit words at
  * addresses of the process that opened it, which it translates with a TLB. Its
@@ -16,9 +17,10 @@
  *
  * Locks, in the order in which they are taken:
  *
- *	example.unplug		each ioctl holds it for read
- *	  example.evict_lock
- *	    mmap lock
+ *	mmap lock
+ *	  example.unplug	for read where the device is used, never around
+ *				a fault, which may take as long as it likes
+ *	    example.evict_lock
  *	      page lock		migrate_to_ram() is called with it
  *	        client.lock	the TLB, and the engine while it uses the TLB
  *
@@ -30,7 +32,6 @@
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
-#include <linux/io.h>
 #include <linux/kref.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
@@ -51,6 +52,7 @@
 #define EXAMPLE_TLB		1024	/* entries */
 #define EXAMPLE_FAULT_PAGES	64	/* served by one device fault */
 #define EXAMPLE_BATCH		128	/* pages of one migration */
+#define EXAMPLE_ROUNDS		500	/* of eviction before a warning */
 
 static unsigned int mib = 16;
 module_param(mib, uint, 0444);
@@ -95,6 +97,22 @@ static unsigned long example_index(struct example *ex, struct page *page)
 	return page_to_pfn(page) - PHYS_PFN(ex->pagemap.range.start);
 }
 
+/* Use the device: until example_leave() it is not unplugged. */
+static int example_enter(struct example *ex)
+{
+	if (down_read_killable(&ex->unplug))
+		return -EINTR;
+	if (!ex->gone)
+		return 0;
+	up_read(&ex->unplug);
+	return -ENODEV;
+}
+
+static void example_leave(struct example *ex)
+{
+	up_read(&ex->unplug);
+}
+
 /* A real device would copy and compute with its own engines. */
 static void *example_map(struct example *ex, struct page *page)
 {
@@ -125,13 +143,17 @@ static struct page *example_alloc_device_page(struct example *ex)
 	return page;
 }
 
-/* The same, with the memory policy of @vma if there is one. */
+/*
+ * The same, with the memory policy of @vma. An eviction has no @vma: it can wait
+ * for memory, so no process is killed for it.
+ */
 static struct page *example_alloc_system_page(struct vm_area_struct *vma,
 					      unsigned long addr)
 {
 	struct page *page = vma ?
 		alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, addr) :
-		alloc_page(GFP_HIGHUSER_MOVABLE);
+		alloc_page(GFP_HIGHUSER_MOVABLE | __GFP_RETRY_MAYFAIL |
+			   __GFP_NOWARN);
 
 	if (page)
 		lock_page(page);
@@ -143,7 +165,13 @@ static void example_page_free(struct page *page)
 {
 	struct example *ex = page_pgmap(page)->owner;
 
-	clear_bit(example_index(ex, page), ex->used);
+	clear_bit_unlock(example_index(ex, page), ex->used);
+}
+
+/* A hole has MIGRATE without VALID. */
+static bool example_page_moves(unsigned long src)
+{
+	return src & MIGRATE_PFN_VALID && src & MIGRATE_PFN_MIGRATE;
 }
 
 /*
@@ -167,25 +195,26 @@ static unsigned long example_copy(struct example *ex, unsigned long src,
 		clear_page(to_addr);
 	}
 	example_unmap(to, to_addr);
-	return migrate_pfn(page_to_pfn(to)) | (src & MIGRATE_PFN_WRITE);
+	return migrate_pfn(page_to_pfn(to));
 }
 
-/* Between migrate_vma_setup() and the end. Returns how many pages moved. */
+/*
+ * Between migrate_vma_setup() and the end. Setup collects holes, too, which
+ * are filled on the device only. Returns how many pages moved.
+ */
 static unsigned long example_copy_and_finish(struct example *ex,
 					     struct migrate_vma *args)
 {
-	unsigned long i, moved = 0;
+	bool to_device = args->flags & MIGRATE_VMA_SELECT_SYSTEM;
+	unsigned long i, addr = args->start, moved = 0;
 	struct page *to;
 
-	for (i = 0; i < args->npages; i++) {
-		args->dst[i] = 0;
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-		if (args->flags & MIGRATE_VMA_SELECT_SYSTEM)
+	for (i = 0; i < args->npages; i++, addr += PAGE_SIZE) {
+		to = NULL;
+		if (to_device && args->src[i] & MIGRATE_PFN_MIGRATE)
 			to = example_alloc_device_page(ex);
-		else
-			to = example_alloc_system_page(args->vma, args->start +
-						       (i << PAGE_SHIFT));
+		else if (!to_device && example_page_moves(args->src[i]))
+			to = example_alloc_system_page(args->vma, addr);
 		args->dst[i] = example_copy(ex, args->src[i], to);
 	}
 	migrate_vma_pages(args);
@@ -196,64 +225,93 @@ static unsigned long example_copy_and_finish(struct example *ex,
 	return moved;
 }
 
-static void example_evict_batch(struct example *ex, unsigned long nr)
-{
-	unsigned long i, *src = ex->evicted.src, *dst = ex->evicted.dst;
-
-	migrate_device_range(src, PHYS_PFN(ex->pagemap.range.start) + ex->hand,
-			     nr);
-	for (i = 0; i < nr; i++)
-		dst[i] = src[i] & MIGRATE_PFN_MIGRATE ?
-			 example_copy(ex, src[i],
-				      example_alloc_system_page(NULL, 0)) : 0;
-	migrate_device_pages(src, dst, nr);
-	migrate_device_finalize(src, dst, nr);
-}
-
 /* Evict until @want pages are free, but go round the memory once only. */
 static void example_evict(struct example *ex, unsigned long want)
 {
-	unsigned long seen, nr;
+	unsigned long *src = ex->evicted.src, *dst = ex->evicted.dst;
+	unsigned long first = PHYS_PFN(ex->pagemap.range.start);
+	unsigned long i, seen, nr;
+	struct page *to;
 
 	mutex_lock(&ex->evict_lock);
 	for (seen = 0; seen < ex->nr; seen += nr) {
 		if (ex->nr - bitmap_weight(ex->used, ex->nr) >= want)
 			break;
 		nr = min(ex->nr - ex->hand, EXAMPLE_BATCH);
-		example_evict_batch(ex, nr);
+		migrate_device_range(src, first + ex->hand, nr);
+		for (i = 0; i < nr; i++) {
+			to = example_page_moves(src[i]) ?
+			     example_alloc_system_page(NULL, 0) : NULL;
+			dst[i] = example_copy(ex, src[i], to);
+		}
+		migrate_device_pages(src, dst, nr);
+		migrate_device_finalize(src, dst, nr);
 		ex->hand = (ex->hand + nr) % ex->nr;
 		cond_resched();
 	}
 	mutex_unlock(&ex->evict_lock);
 }
 
-/* Move what can move: a pinned page, for example, stays where it is. */
+static int example_make_room(struct example *ex, unsigned long want)
+{
+	int ret = example_enter(ex);
+
+	if (!ret) {
+		example_evict(ex, min(want, ex->nr));
+		example_leave(ex);
+	}
+	return ret;
+}
+
+/* Migrate from args->start to @end or less: args->end. */
+static int example_migrate_batch(struct example *ex, struct migrate_vma *args,
+				 unsigned long end, unsigned long *moved)
+{
+	int ret;
+
+	if (mmap_read_lock_killable(current->mm))
+		return -EINTR;
+	args->vma = vma_lookup(current->mm, args->start);
+	ret = args->vma ? example_enter(ex) : -EFAULT;
+	if (!ret) {
+		args->end = min3(PAGE_ALIGN(end), args->vma->vm_end,
+				 args->start + EXAMPLE_BATCH * PAGE_SIZE);
+		ret = migrate_vma_setup(args);
+		*moved = ret ? 0 : example_copy_and_finish(ex, args);
+		example_leave(ex);
+	}
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
+/*
+ * Move what can move: a pinned page, for example, stays where it is. A batch
+ * that finds no room on the device gets a second try.
+ */
 static int example_migrate(struct example *ex, unsigned long start,
 			   unsigned long end,
-			   enum migrate_vma_direction select, u64 *moved)
+			   enum migrate_vma_direction select, u64 *total)
 {
 	struct example_batch *batch = kmalloc(sizeof(*batch), GFP_KERNEL);
 	struct migrate_vma args = { .pgmap_owner = ex, .flags = select };
 	int ret = batch ? 0 : -ENOMEM;
+	unsigned long moved;
 
 	for (start &= PAGE_MASK; !ret && start < end; start = args.end) {
-		if (select == MIGRATE_VMA_SELECT_SYSTEM)
-			example_evict(ex, EXAMPLE_BATCH);
-		if (mmap_read_lock_killable(current->mm)) {
-			ret = -EINTR;
-			break;
-		}
-		args.vma = vma_lookup(current->mm, start);
 		args.start = start;
-		args.end = min(PAGE_ALIGN(end), start + EXAMPLE_BATCH * PAGE_SIZE);
-		if (args.vma)
-			args.end = min(args.end, args.vma->vm_end);
 		args.src = batch->src;
 		args.dst = batch->dst;
-		ret = args.vma ? migrate_vma_setup(&args) : -EFAULT;
-		if (!ret)
-			*moved += example_copy_and_finish(ex, &args);
-		mmap_read_unlock(current->mm);
+		ret = example_migrate_batch(ex, &args, end, &moved);
+		if (ret)
+			break;
+		*total += moved;
+		if (select == MIGRATE_VMA_SELECT_SYSTEM && moved < args.cpages) {
+			ret = example_make_room(ex, args.cpages - moved) ?:
+			      example_migrate_batch(ex, &args, end, &moved);
+			*total += ret ? 0 : moved;
+		}
+		if (fatal_signal_pending(current))
+			ret = -EINTR;
 	}
 	kfree(batch);
 	return ret;
@@ -277,15 +335,14 @@ static vm_fault_t example_migrate_to_ram(struct vm_fault *vmf)
 		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
 		.fault_page = vmf->page,
 	};
+	bool movable;
 
 	if (migrate_vma_setup(&args))
 		return VM_FAULT_SIGBUS;
-	if (!(src & MIGRATE_PFN_MIGRATE)) {	/* retry the CPU's fault */
-		migrate_vma_finalize(&args);
-		return 0;
-	}
+	movable = example_page_moves(src);
 	example_copy_and_finish(ex, &args);
-	return dst ? 0 : VM_FAULT_OOM;
+	/* What did not move for another reason is tried again by the CPU. */
+	return movable && !dst ? VM_FAULT_OOM : 0;
 }
 
 static const struct dev_pagemap_ops example_pagemap_ops = {
@@ -364,6 +421,8 @@ static int example_fault(struct example_client *client, unsigned long addr,
 	range.end = min(PAGE_ALIGN(end),
 			range.start + EXAMPLE_FAULT_PAGES * PAGE_SIZE);
 	do {
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		ret = hmm_range_fault_unlocked_timeout(&range, 0);
 		if (ret)
 			return ret;
@@ -374,22 +433,13 @@ static int example_fault(struct example_client *client, unsigned long addr,
 			example_fill_tlb(client, &range);
 		mutex_unlock(&client->lock);
 	} while (!valid);
+	/* A page that has to move and cannot yet is not writable: try later. */
+	if (request & HMM_PFN_REQ_WRITE && !(pfns[0] & HMM_PFN_WRITE))
+		schedule_timeout_killable(1);
 	return 0;
 }
 
 /* The engine */
-
-static u64 example_add(struct example *ex, struct page *page,
-		       unsigned long offset, u64 add)
-{
-	void *kaddr = example_map(ex, page);
-	u64 *word = kaddr + offset, value = *word;
-
-	if (add)
-		*word = value + add;
-	example_unmap(page, kaddr);
-	return value + add;
-}
 
 /*
  * Add to the word at @addr. With nothing to add, only read it. The job goes on
@@ -398,26 +448,38 @@ static u64 example_add(struct example *ex, struct page *page,
 static int example_access(struct example_client *client, unsigned long addr,
 			  unsigned long end, u64 add, u64 *value)
 {
-	unsigned long vpn = addr >> PAGE_SHIFT;
-	struct example_tlb *tlb = &client->tlb[vpn % EXAMPLE_TLB];
+	struct example_tlb *tlb = &client->tlb[(addr >> PAGE_SHIFT) % EXAMPLE_TLB];
 	unsigned long request = HMM_PFN_REQ_FAULT;
 	bool hit = false;
-	int ret = 0;
+	void *kaddr;
+	u64 *word;
+	int ret;
 
 	if (add)
 		request |= HMM_PFN_REQ_WRITE;
-	while (!ret && !hit) {
+	while (!hit) {
+		ret = example_enter(client->ex);
+		if (ret)
+			return ret;
 		mutex_lock(&client->lock);
-		hit = tlb->page && tlb->vpn == vpn && (tlb->write || !add);
-		if (hit)
-			*value = example_add(client->ex, tlb->page,
-					     offset_in_page(addr), add);
+		hit = tlb->page && tlb->vpn == addr >> PAGE_SHIFT &&
+		      (tlb->write || !add);
+		if (hit) {
+			kaddr = example_map(client->ex, tlb->page);
+			word = kaddr + offset_in_page(addr);
+			*value = *word + add;
+			if (add)
+				*word = *value;
+			example_unmap(tlb->page, kaddr);
+		}
 		mutex_unlock(&client->lock);
-		if (!hit)
-			ret = example_fault(client, addr, end, request);
+		example_leave(client->ex);
+		ret = hit ? 0 : example_fault(client, addr, end, request);
+		if (ret)
+			return ret;
 		cond_resched();
 	}
-	return fatal_signal_pending(current) ? -EINTR : ret;
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 static int example_array(struct example_client *client, unsigned long addr,
@@ -443,6 +505,7 @@ static int example_list(struct example_client *client, u64 addr, u64 nodes,
 	for (; addr; addr = node.next) {
 		if (!nodes--)
 			return -E2BIG;
+		addr = untagged_addr(addr);
 		if (!IS_ALIGNED(addr, sizeof(node)) || addr >= TASK_SIZE)
 			return -EFAULT;
 		ret = example_access(client, addr, addr + sizeof(node), 0,
@@ -458,41 +521,27 @@ static int example_list(struct example_client *client, u64 addr, u64 nodes,
 
 /* Files */
 
-static bool example_range_ok(const struct hmm_example_args *args,
-			     unsigned long *end)
-{
-	return args->len && IS_ALIGNED(args->addr | args->len, sizeof(u64)) &&
-	       !check_add_overflow(args->addr, args->len, end) &&
-	       *end <= TASK_SIZE;
-}
-
 static int example_command(struct example_client *client, unsigned int cmd,
 			   struct hmm_example_args *args)
 {
 	u64 add = cmd == HMM_EXAMPLE_ADD ? args->value : 0;
-	unsigned long end;
+	unsigned long end, addr = untagged_addr(args->addr);
 
 	args->value = 0;
 	if (cmd == HMM_EXAMPLE_LIST)
-		return example_list(client, args->addr, args->len,
-				    &args->value);
-	if (!example_range_ok(args, &end))
+		return example_list(client, addr, args->len, &args->value);
+	if (!args->len || !IS_ALIGNED(addr | args->len, sizeof(u64)) ||
+	    check_add_overflow(addr, args->len, &end) || end > TASK_SIZE)
 		return -EINVAL;
-	switch (cmd) {
-	case HMM_EXAMPLE_SUM:
-	case HMM_EXAMPLE_ADD:
-		return example_array(client, args->addr, end, add,
-				     &args->value);
-	case HMM_EXAMPLE_TO_DEVICE:
-		return example_migrate(client->ex, args->addr, end,
+	if (cmd == HMM_EXAMPLE_TO_DEVICE)
+		return example_migrate(client->ex, addr, end,
 				       MIGRATE_VMA_SELECT_SYSTEM,
 				       &args->value);
-	case HMM_EXAMPLE_TO_SYSTEM:
-		return example_migrate(client->ex, args->addr, end,
+	if (cmd == HMM_EXAMPLE_TO_SYSTEM)
+		return example_migrate(client->ex, addr, end,
 				       MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
 				       &args->value);
-	}
-	return -ENOTTY;
+	return example_array(client, addr, end, add, &args->value);
 }
 
 /* A child that inherits the file has another address space. */
@@ -500,19 +549,24 @@ static long example_ioctl(struct file *file, unsigned int cmd,
 			  unsigned long arg)
 {
 	struct example_client *client = file->private_data;
-	struct example *ex = client->ex;
 	struct hmm_example_args args;
-	int ret = -ENODEV;
+	int ret;
 
+	switch (cmd) {
+	case HMM_EXAMPLE_SUM:
+	case HMM_EXAMPLE_ADD:
+	case HMM_EXAMPLE_LIST:
+	case HMM_EXAMPLE_TO_DEVICE:
+	case HMM_EXAMPLE_TO_SYSTEM:
+		break;
+	default:
+		return -ENOTTY;
+	}
 	if (client->notifier.mm != current->mm)
 		return -EPERM;
 	if (copy_from_user(&args, (void __user *)arg, sizeof(args)))
 		return -EFAULT;
-	if (down_read_killable(&ex->unplug))
-		return -EINTR;
-	if (!ex->gone)
-		ret = example_command(client, cmd, &args);
-	up_read(&ex->unplug);
+	ret = example_command(client, cmd, &args);
 	if (!ret && copy_to_user((void __user *)arg, &args, sizeof(args)))
 		ret = -EFAULT;
 	return ret;
@@ -622,10 +676,12 @@ static int example_probe(struct platform_device *pdev)
 	ret = example_add_memory(ex, &pdev->dev);
 	if (ret)
 		return dev_err_probe(&pdev->dev, ret, "no device memory\n");
-	ex->misc.minor = MISC_DYNAMIC_MINOR;
-	ex->misc.name = "hmm_example";
-	ex->misc.fops = &example_fops;
-	ex->misc.parent = &pdev->dev;
+	ex->misc = (struct miscdevice) {
+		.minor = MISC_DYNAMIC_MINOR,
+		.name = "hmm_example",
+		.fops = &example_fops,
+		.parent = &pdev->dev,
+	};
 	platform_set_drvdata(pdev, ex);
 	return misc_register(&ex->misc);
 }
@@ -638,15 +694,19 @@ static int example_probe(struct platform_device *pdev)
 static void example_remove(struct platform_device *pdev)
 {
 	struct example *ex = platform_get_drvdata(pdev);
+	unsigned int round;
 
 	misc_deregister(&ex->misc);
 	down_write(&ex->unplug);
 	ex->gone = true;
 	up_write(&ex->unplug);
-	for (;;) {
+	for (round = 1; ; round++) {
 		example_evict(ex, ex->nr);
 		if (bitmap_empty(ex->used, ex->nr))
 			break;
+		if (round == EXAMPLE_ROUNDS)
+			dev_warn(&pdev->dev, "%u pages are still in use\n",
+				 bitmap_weight(ex->used, ex->nr));
 		msleep(20);
 	}
 }

@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,9 +27,8 @@
 #define DEVICE		"/dev/hmm_example"
 #define DRIVER		"/sys/bus/platform/drivers/hmm_example/"
 #define MIB		"/sys/module/hmm_example/parameters/mib"
-#define PAGES		256
 #define NODES		1000
-#define TESTS		25
+#define TESTS		30
 
 struct memory {
 	uint64_t *words;
@@ -37,6 +37,8 @@ struct memory {
 
 static int device;
 static size_t page_size;
+static size_t device_len;	/* bytes of device memory */
+static size_t pages;		/* of most tests: a quarter of the device */
 static unsigned int tests, failed;
 
 static void result(bool ok, const char *name)
@@ -75,6 +77,12 @@ static bool device_sums(const void *addr, size_t len, uint64_t sum)
 	uint64_t value = 0;
 
 	return !command(HMM_EXAMPLE_SUM, addr, len, &value) && value == sum;
+}
+
+static bool device_adds_up(const void *addr, size_t len, uint64_t add,
+			   uint64_t sum)
+{
+	return !command(HMM_EXAMPLE_ADD, addr, len, &add) && add == sum;
 }
 
 static bool device_adds(const void *addr, size_t len, uint64_t add)
@@ -133,7 +141,7 @@ static bool check(const struct memory *mem, uint64_t base)
 
 static void test_mirror(void)
 {
-	struct memory mem = map(PAGES * page_size);
+	struct memory mem = map(pages * page_size);
 
 	fill(&mem, 5);
 	result(device_sums(mem.words, mem.len, sum(&mem, 5)),
@@ -143,12 +151,66 @@ static void test_mirror(void)
 	mem.words[3] += 100;
 	result(device_sums(mem.words, mem.len, sum(&mem, 7) + 100),
 	       "device reads what the CPU wrote meanwhile");
+	result(device_adds_up(mem.words, mem.len, 1, sum(&mem, 8) + 100),
+	       "device returns the sum of what it wrote");
 	unmap(&mem);
-	mem = map(PAGES * page_size);
+	mem = map(pages * page_size);
 	result(device_adds(mem.words, mem.len, 1) &&
 	       device_sums(mem.words, mem.len, mem.len / sizeof(uint64_t)),
 	       "device writes to memory that has no pages yet");
 	unmap(&mem);
+}
+
+/* A list of one node that is its own successor. */
+static struct memory endless_list(void)
+{
+	struct memory mem = map(page_size);
+	struct hmm_example_node *node = (struct hmm_example_node *)mem.words;
+
+	node->next = (uintptr_t)node;
+	return mem;
+}
+
+/* A child whose own device follows the list until it returns @error. */
+static pid_t start_endless_child(const struct memory *list, int error)
+{
+	int ready[2], ret;
+	uint64_t value = 0;
+	pid_t pid;
+	char c = 0;
+
+	if (pipe(ready))
+		die("pipe");
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		close(device);
+		device = open(DEVICE, O_RDWR);
+		if (device < 0 || write(ready[1], &c, 1) != 1)
+			_exit(1);
+		ret = command(HMM_EXAMPLE_LIST, list->words, -1ul, &value);
+		_exit(ret != error);
+	}
+	close(ready[1]);
+	if (read(ready[0], &c, 1) != 1)
+		die("open of the child");
+	close(ready[0]);
+	return pid;
+}
+
+static void test_kill(void)
+{
+	struct memory list = endless_list();
+	pid_t pid = start_endless_child(&list, 0);
+	int status = 0;
+
+	usleep(100000);		/* most likely, it follows the list by now */
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	result(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
+	       "process that follows an endless list can be killed");
+	unmap(&list);
 }
 
 static void test_list(void)
@@ -183,25 +245,27 @@ static void test_list(void)
 
 static void test_migrate(void)
 {
-	struct memory mem = map(PAGES * page_size);
+	struct memory mem = map(pages * page_size);
 
 	fill(&mem, 9);
-	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES,
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == pages,
 	       "pages move to the device");
 	result(device_sums(mem.words, mem.len, sum(&mem, 9)) &&
 	       device_adds(mem.words, mem.len, 1) &&
 	       moved(HMM_EXAMPLE_TO_DEVICE, &mem) == 0,
 	       "device works on its own memory, which stays there");
-	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == PAGES && check(&mem, 10),
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == pages && check(&mem, 10),
 	       "pages move to system memory");
-	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES &&
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == pages &&
 	       device_adds(mem.words, mem.len, 1) && check(&mem, 11),
 	       "CPU faults migrate pages back");
 	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == 0,
 	       "no page is left on the device");
 	unmap(&mem);
-	mem = map(PAGES * page_size);
-	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == PAGES &&
+	mem = map(pages * page_size);
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == 0,
+	       "holes stay holes on the way to system memory");
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == pages &&
 	       device_sums(mem.words, mem.len, 0),
 	       "holes are filled on the device");
 	unmap(&mem);
@@ -220,13 +284,20 @@ static size_t device_bytes(void)
 
 static void test_evict(void)
 {
-	struct memory mem = map(device_bytes() * 3 / 2);
-	unsigned long pages = mem.len / page_size;
+	struct memory mem = map(device_len);
+	size_t nr = device_len / page_size;
 
+	fill(&mem, 11);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr &&
+	       moved(HMM_EXAMPLE_TO_DEVICE, &mem) == 0 &&
+	       moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == nr && check(&mem, 11),
+	       "full device evicts nothing without need");
+	unmap(&mem);
+	mem = map(device_len * 3 / 2);
 	fill(&mem, 13);
-	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == pages,
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr * 3 / 2,
 	       "full device makes room");
-	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) < pages && check(&mem, 13),
+	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) <= nr && check(&mem, 13),
 	       "evicted pages are intact");
 	unmap(&mem);
 }
@@ -242,12 +313,12 @@ static bool child_sees(const struct memory *mem, uint64_t base)
 
 static void test_forked(void)
 {
-	struct memory mem = map(PAGES * page_size);
+	struct memory mem = map(pages * page_size);
 	int status = 1;
 	pid_t pid;
 
 	fill(&mem, 17);
-	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != PAGES)
+	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != pages)
 		die("HMM_EXAMPLE_TO_DEVICE");
 	pid = fork();
 	if (pid < 0)
@@ -280,7 +351,8 @@ static void test_refused(void)
 	       command(HMM_EXAMPLE_SUM, (void *)8, -8ul, &value) == EINVAL &&
 	       command(HMM_EXAMPLE_SUM, (void *)-16ul, 8, &value) == EINVAL,
 	       "absurd ranges are refused");
-	result(command(0, mem.words, 8, &value) == ENOTTY,
+	result(command(0, mem.words, 7, &value) == ENOTTY &&
+	       ioctl(device, 0, NULL) == -1 && errno == ENOTTY,
 	       "unknown commands are refused");
 	munmap((char *)mem.words + page_size, page_size);
 }
@@ -298,16 +370,21 @@ static bool bind_driver(const char *file)
 
 static void test_unplug(void)
 {
-	struct memory mem = map(PAGES * page_size);
+	struct memory mem = map(pages * page_size), list = endless_list();
+	pid_t pid = start_endless_child(&list, ENODEV);
 	uint64_t value = 0;
+	int status = 1;
 
 	fill(&mem, 23);
-	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != PAGES)
+	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != pages)
 		die("HMM_EXAMPLE_TO_DEVICE");
 	result(bind_driver(DRIVER "unbind") && check(&mem, 23),
 	       "device is unplugged with data on it, which survives");
 	result(command(HMM_EXAMPLE_SUM, mem.words, mem.len, &value) == ENODEV,
 	       "unplugged device refuses work");
+	waitpid(pid, &status, 0);
+	result(!status, "unplug ends the work of another process");
+	unmap(&list);
 	close(device);
 	result(bind_driver(DRIVER "bind"), "device is plugged in again");
 	device = open(DEVICE, O_RDWR);
@@ -323,8 +400,11 @@ int main(void)
 	printf("TAP version 13\n1..%d\n", TESTS);
 	if (device < 0)
 		die(DEVICE);
+	device_len = device_bytes();
+	pages = device_len / page_size / 4;
 	test_mirror();
 	test_list();
+	test_kill();
 	test_migrate();
 	test_evict();
 	test_forked();

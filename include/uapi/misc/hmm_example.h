@@ -33,8 +33,8 @@ struct hmm_example_node {
 
 /* The device adds up the 64-bit words of the range: @value is the sum. */
 #define HMM_EXAMPLE_SUM		_IOWR('H', 0xa8, struct hmm_example_args)
-/* The device adds @value to each 64-bit word of the range. */
-#define HMM_EXAMPLE_ADD		_IOW('H', 0xa9, struct hmm_example_args)
+/* The device adds @value to each 64-bit word: @value is the new sum. */
+#define HMM_EXAMPLE_ADD		_IOWR('H', 0xa9, struct hmm_example_args)
 /* The device follows a list from the node at @addr: @value is the sum. */
 #define HMM_EXAMPLE_LIST	_IOWR('H', 0xaa, struct hmm_example_args)
 /* Move the pages of the range: @value is how many moved. */
