@@ -1070,7 +1070,7 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * hmm_range_fault() - read page tables of a process, with faults on request
  * @range: range, requests and sequence number; hmm_pfns[] receives the results
  *
- * Reads the mappings of [start, end) into @range->hmm_pfns[], one entry a base
+ * Reads the mappings of [start, end) into hmm_pfns[] of @range, one entry a base
  * page, and faults pages whose entry does not satisfy the request. It never
  * faults a page without a request, and breaks COW for write requests only.
  *
