@@ -387,9 +387,9 @@ static void collect_split(struct migrate_walk *mw)
 
 /**
  * migrate_vma_collect() - take the pages of a range out of its page tables
- * @args: sane, see migrate_vma_setup(); @args->src[] is all 0
+ * @args: sane, see migrate_vma_setup(); src[] is all 0
  *
- * Fills @args->src[] and counts in @args->cpages.
+ * Fills src[] and counts in @args->cpages.
  *
  * Context: Process context, mmap lock held. May sleep.
  * Return: number of pages that were collected; holes are not counted.

@@ -284,7 +284,7 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  *	of @args->src and @args->dst, and @args->cpages the number of entries
  *	with MIGRATE_PFN_MIGRATE
  *
- * Fills @args->src[] with an entry for each base page, and @args->dst[] with
+ * Fills src[] with an entry for each base page, and dst[] with
  * zeroes. An entry with MIGRATE_PFN_MIGRATE can migrate. If it also has
  * MIGRATE_PFN_VALID, it names a page, which is now locked and unmapped, so that
  * its content is stable. Otherwise it is a hole: the CPU would read zeroes
@@ -302,7 +302,7 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * of the device.
  *
  * The driver allocates and locks a destination page for each entry that it
- * wants to move, stores migrate_pfn() of its pfn in @args->dst[], copies, and
+ * wants to move, stores migrate_pfn() of its pfn in dst[], copies, and
  * calls migrate_vma_pages() and migrate_vma_finalize(). It must not change
  * @args and the arrays otherwise. CPU accesses to a page with a VALID entry
  * wait until finalize; accesses to a hole do not.
@@ -455,7 +455,7 @@ static bool migrate_identities(struct migrate_vma *args)
 
 /**
  * migrate_vma_pages() - move the identity to the destination pages
- * @args: as it was given to migrate_vma_setup(), with @args->dst[] filled in
+ * @args: as it was given to migrate_vma_setup(), with dst[] filled in
  *
  * Moves mapping, index, flags and memcg charge from the source to the
  * destination, and maps the destination pages of holes. The CPU can access the
@@ -467,7 +467,7 @@ static bool migrate_identities(struct migrate_vma *args)
  * files with a destination in device memory, pages of the swap cache whose swap
  * is in use, pages that were pinned in the meantime, holes that were filled in
  * the meantime or that userfaultfd handles. The driver must check
- * MIGRATE_PFN_MIGRATE in @args->src[] again: only pages that still have it have
+ * MIGRATE_PFN_MIGRATE in src[] again: only pages that still have it have
  * moved.
  *
  * Context: Process context, mmap lock held since setup. May sleep.

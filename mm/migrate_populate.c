@@ -300,9 +300,9 @@ static void populate_range(struct migrate_vma *args, unsigned long start)
 
 /**
  * migrate_vma_populate() - map destination pages where nothing was mapped
- * @args: entries of @args->src[] that are holes have a destination
+ * @args: entries of src[] that are holes have a destination
  *
- * Clears the entry of @args->src[] where that is not possible.
+ * Clears the entry of src[] where that is not possible.
  *
  * Context: Process context, mmap lock held. May sleep.
  */

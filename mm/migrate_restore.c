@@ -177,7 +177,7 @@ static unsigned long restore_first(const struct migrate_vma *args)
  * migrate_restore_in_place() - restore pages that had one mapping
  * @args: a migration of a VMA, after setup
  *
- * Sets MIGRATE_PFN_RESTORED in @args->dst[] for each page that it restored.
+ * Sets MIGRATE_PFN_RESTORED in dst[] for each page that it restored.
  *
  * Context: Process context, mmap lock held. May sleep.
  */
