@@ -375,9 +375,12 @@ static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
 
 static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
 {
-	swp_entry_t entry = device_entry_wrprotect(pmd_to_swp_entry(old));
-	pmd_t new = swp_entry_to_pmd(entry);
+	swp_entry_t entry = pmd_to_swp_entry(old);
+	pmd_t new;
 
+	if (likely(!device_entry_writable(entry)))
+		return old;
+	new = swp_entry_to_pmd(device_entry_wrprotect(entry));
 	if (pmd_swp_soft_dirty(old))
 		new = pmd_swp_mksoft_dirty(new);
 	if (pmd_swp_uffd_wp(old))
