@@ -284,14 +284,15 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  *	of @args->src and @args->dst, and @args->cpages the number of entries
  *	with MIGRATE_PFN_MIGRATE
  *
- * Fills src[] with an entry for each base page, and dst[] with
- * zeroes. An entry with MIGRATE_PFN_MIGRATE can migrate. If it also has
- * MIGRATE_PFN_VALID, it names a page, which is now locked and unmapped, so that
- * its content is stable. Otherwise it is a hole: the CPU would read zeroes
- * there. The entry of a page that cannot be migrated is 0, and the page is
- * unchanged. Pages that cannot be migrated are those that are pinned, locked,
- * merged by KSM, not selected by @args because of their kind or owner, or
- * mapped where they cannot be unmapped.
+ * Fills src[] with an entry for each base page, and dst[] with zeroes. An entry
+ * with MIGRATE_PFN_MIGRATE can migrate. If it also has MIGRATE_PFN_VALID, it
+ * names a page, which is now locked and unmapped, so that its content is
+ * stable. Otherwise it is a hole: the CPU would read zeroes there. Holes of
+ * anonymous memory are collected whatever @args selects: leave the entry of
+ * dst[] 0 to keep one. The entry of a page that cannot be migrated is 0, and
+ * the page is unchanged. Pages that cannot be migrated are those that are
+ * pinned, locked, merged by KSM, not selected by @args because of their kind or
+ * owner, or mapped where they cannot be unmapped.
  *
  * MIGRATE_PFN_WRITE says that the page was mapped writable.
  * UFFDIO_WRITEPROTECT and PAGEMAP_SCAN need the mmap lock for reading only, so
@@ -302,9 +303,9 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * of the device.
  *
  * The driver allocates and locks a destination page for each entry that it
- * wants to move, stores migrate_pfn() of its pfn in dst[], copies, and
- * calls migrate_vma_pages() and migrate_vma_finalize(). It must not change
- * @args and the arrays otherwise. CPU accesses to a page with a VALID entry
+ * wants to move, stores migrate_pfn() of its pfn in dst[], copies, and calls
+ * migrate_vma_pages() and migrate_vma_finalize(). It must not change @args and
+ * the arrays otherwise. CPU accesses to a page with a VALID entry
  * wait until finalize; accesses to a hole do not.
  *
  * @args->fault_page, if set, is the page of the fault that the driver serves in

@@ -105,7 +105,7 @@
 #define MIGRATE_PFN_MOVED	BIT(2)
 #define MIGRATE_PFN_RESTORED	BIT(5)
 
-/* The driver fills dst[]: these flags mean nothing before we set them. */
+/* The driver fills dst[]: cleared before we set them in migrate_vma_pages(). */
 #define MIGRATE_DST_PRIVATE	(MIGRATE_PFN_MOVED | MIGRATE_PFN_RESTORED)
 
 static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |

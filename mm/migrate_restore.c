@@ -213,7 +213,7 @@ void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
 	struct folio *src = migrate_entry_folio(args->src[i]);
 
 	remove_migration_ptes(src, folio, 0);
-	if (args->src[i] & MIGRATE_PFN_ANON_VMA) {
+	if (!args->vma && args->src[i] & MIGRATE_PFN_ANON_VMA) {
 		args->src[i] &= ~MIGRATE_PFN_ANON_VMA;
 		put_anon_vma(folio_anon_vma(src));
 	}
