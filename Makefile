@@ -19,10 +19,10 @@ base: setup
 	@$(S)/base
 
 KERNEL_CONFIG ?= test
-kernel: setup
-	@$(S)/build $(KERNEL_CONFIG)
+kernel: kernel-$(KERNEL_CONFIG)
 
-kernel-%: setup
+kernel-%:
+	@$(S)/setup $(filter distro,$*) $(if $(filter arm64-%,$*),arm64)
 	@$(S)/build $*
 
 run: setup
