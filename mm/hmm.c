@@ -880,21 +880,21 @@ static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 {
 	struct vm_area_struct *vma = hw->walk.vma;
 	unsigned int flags = hw->fault_flags;
-	unsigned long seq = 1;
+	unsigned long seq = 1, next = *addr;
 	int ret;
 
 	if (hw->fault.kind == HMM_FAULT_WRITE)
 		flags |= FAULT_FLAG_WRITE;
 	do {
-		hmm_resched(*addr);
-		ret = hmm_may_go_on(hw) ?:
-		      hmm_fault_page(hw, vma, *addr, flags);
+		hmm_resched(next);
+		ret = hmm_may_go_on(hw) ?: hmm_fault_page(hw, vma, next, flags);
 		if (ret)
-			return ret;
-		*addr += PAGE_SIZE;
-	} while (*addr < end && !(hmm_may_have_moved(hw, &seq) &&
-				  hmm_page_moved(hw, *addr)));
-	return 0;
+			break;
+		next += PAGE_SIZE;
+	} while (next < end && !(hmm_may_have_moved(hw, &seq) &&
+				 hmm_page_moved(hw, next)));
+	*addr = next;
+	return ret;
 }
 
 /* The batch ended early: the pages from @addr on were not faulted. */
