@@ -359,7 +359,7 @@ static bool identity_fits_device(struct folio *src)
 
 static bool identity_fits(struct folio *dst, struct folio *src)
 {
-	if (folio_test_writeback(src) || folio_test_large(dst))
+	if (folio_test_writeback(src))
 		return false;
 	if (!folio_is_zone_device(dst))
 		return true;
@@ -424,10 +424,15 @@ static bool identity_move(const struct migrate_vma *args, struct folio *dst,
 	return true;
 }
 
-/* A destination that was given as a whole large folio is refused. */
+/* A large folio is refused as destination, and so is a page of one. */
 static __always_inline struct folio *identity_dst(unsigned long mpfn)
 {
-	return mpfn & MIGRATE_PFN_COMPOUND ? NULL : migrate_dst_folio(mpfn);
+	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
+
+	if ((mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_COMPOUND)) !=
+	    MIGRATE_PFN_VALID || PageCompound(page))
+		return NULL;
+	return migrate_head_folio(page);
 }
 
 /* Return: whether there are holes with a destination. */

@@ -86,10 +86,9 @@ static void charge_flush(struct migrate_charge *charge)
 
 static void charge_hole(struct migrate_charge *charge, unsigned long index)
 {
-	struct folio *folio = migrate_dst_folio(charge->args->dst[index]);
+	struct folio *folio = migrate_entry_folio(charge->args->dst[index]);
 
-	if (folio_test_large(folio) ||
-	    (folio_is_zone_device(folio) && !migrate_is_mappable(folio))) {
+	if (folio_is_zone_device(folio) && !migrate_is_mappable(folio)) {
 		charge->args->src[index] = 0;
 		return;
 	}
