@@ -316,7 +316,7 @@ static void pass_init(struct dmirror_pass *pass, struct dmirror *mirror,
 		.range.dev_private_owner = mirror->device,
 		.mirror = mirror,
 		.deadline = jiffies +
-			    msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT),
+			    msecs_to_jiffies(5 * HMM_RANGE_DEFAULT_TIMEOUT),
 	};
 }
 
