@@ -3,7 +3,7 @@
  * Conversions between the kinds of page-table entries that device memory and
  * exclusive access use.
  *
- * What this file owns
+ * Scope
  *
  *   The conversions, and which of six properties of a mapped page each of them
  *   keeps. No other file decides that.

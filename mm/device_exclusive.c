@@ -7,7 +7,7 @@
  * the page is replaced by a device-exclusive entry. The CPU faults on it, and
  * the fault revokes the access of the device before the CPU continues.
  *
- * What this file owns
+ * Scope
  *
  *   Creating device-exclusive entries, passing them from one owner to another,
  *   and making them present again: in a CPU fault, in fork(), and when a driver

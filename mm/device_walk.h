@@ -2,7 +2,7 @@
 /*
  * Page-table walk of heterogeneous memory management.
  *
- * What this file owns
+ * Scope
  *
  *   A template that turns an address range of an mm into extents. An extent is
  *   a run of base pages of one kind. If the kind has pages, their pfns are

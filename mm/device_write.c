@@ -2,7 +2,7 @@
 /*
  * Write access of a device to its own memory.
  *
- * What this file owns
+ * Scope
  *
  *   The write fault of a device on a device-private page that it has mapped:
  *   either the entry becomes writable in place, and the page stays on the

@@ -2,7 +2,7 @@
 /*
  * Mirroring of a process's page tables: hmm_range_fault().
  *
- * What this file owns
+ * Scope
  *
  *   The translation of extents (device_walk.h) into the entries of
  *   hmm_range::hmm_pfns[], and the decision to fault. It keeps no state
@@ -58,10 +58,10 @@
  *   deadline before each fault. So an invalidation by others costs one pass at
  *   most. Its faults are not wasted, as the next call needs the same pages.
  *
- *   Pages that need the same fault are faulted in a batch. What the walk has
- *   read may be stale by then. A fault on a migration entry waits for the
- *   migration, so such an entry is a batch of its own. A batch ends at a page
- *   that has started to migrate or has become a device-private page of the
+ *   Pages that need the same fault are faulted in a batch. The entries that the
+ *   walk has read may be stale by then. A fault on a migration entry waits for
+ *   the migration, so such an entry is a batch of its own. A batch ends at a
+ *   page that has started to migrate or has become a device-private page of the
  *   caller, as a fault would migrate it back. The walk reads that entry again.
  *
  * Device-private pages that cannot become writable
@@ -1070,9 +1070,10 @@ static void hmm_walk_init(struct hmm_walk *hw, struct hmm_range *range)
  * hmm_range_fault() - read page tables of a process, with faults on request
  * @range: range, requests and sequence number; hmm_pfns[] receives the results
  *
- * Reads the mappings of [start, end) into hmm_pfns[] of @range, one entry a base
- * page, and faults pages whose entry does not satisfy the request. It never
- * faults a page without a request, and breaks COW for write requests only.
+ * Reads the mappings of [start, end) into hmm_pfns[] of @range, one entry a
+ * base page, and faults pages whose entry does not satisfy the request. It
+ * never faults a page without a request, and breaks COW for write requests
+ * only.
  *
  * A fault that breaks COW invalidates the range. The call then faults what the
  * rest of the range needs and returns -EBUSY at its end, so that the second

@@ -2,7 +2,7 @@
 /*
  * Migration between system memory and device memory: collect.
  *
- * What this file owns
+ * Scope
  *
  *   The first step of migrate_vma_setup(): pages of the range that @args
  *   selects are locked, their page-table entries become migration entries, and

@@ -2,7 +2,7 @@
 /*
  * Migration between system memory and device memory: the interface.
  *
- * What this file owns
+ * Scope
  *
  *   The three calls of a driver that migrates a range of a VMA
  *

@@ -2,7 +2,7 @@
 /*
  * Migration between system memory and device memory: what its files share.
  *
- * What these files own
+ * Scope
  *
  *   The pages of a migration, from the moment migration entries replace their
  *   page-table entries until the old or the new pages are mapped again. Nothing

@@ -2,16 +2,16 @@
 /*
  * Migration between system memory and device memory: populate.
  *
- * What this file owns
+ * Scope
  *
  *   The part of migrate_vma_pages() that maps destination pages where setup
  *   found a hole or a zero page. The entry point is migrate_vma_populate().
  *
  * Invariants
  *
- *   - Nothing was locked where nothing was mapped. What setup found is checked
- *     again under the page-table lock; a hole that was filled in the meantime
- *     loses MIGRATE.
+ *   - Setup locks nothing where nothing is mapped. So holes are checked again
+ *     under the page-table lock; a hole that was filled in the meantime loses
+ *     MIGRATE.
  *   - The CPU can access a page as soon as its entry is set. The page is
  *     charged and up to date before.
  *   - An entry of src[] that is still a hole on return has its destination

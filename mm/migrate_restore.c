@@ -2,7 +2,7 @@
 /*
  * Migration between system memory and device memory: restore.
  *
- * What this file owns
+ * Scope
  *
  *   The last step of a migration: each migration entry becomes a mapping of the
  *   destination, if that has MOVED, or of the source; both pages are unlocked
@@ -270,7 +270,7 @@ static unsigned long finish_relist(struct migrate_vma *args,
 }
 
 /*
- * Restore by rmap unless the page was to be restored in place: a page with SOLE
+ * Restore by rmap, except pages with SOLE: these are restored in place. One
  * that gets here was zapped, and has no PTE to restore. Then drop both pages.
  */
 static void finish_other(struct migrate_vma *args, unsigned long i,

@@ -2,7 +2,7 @@
 /*
  * A device with memory, for KUnit tests.
  *
- * What this file owns
+ * Scope
  *
  *   The device of all suites: its pages, the system memory that stands for
  *   their contents, and a driver that moves pages to the device and back. A

@@ -2,7 +2,7 @@
 /*
  * An address space for KUnit tests.
  *
- * What this file owns
+ * Scope
  *
  *   An mm that the thread of the test uses like a process: it maps files and
  *   anonymous memory and accesses them. Mappings are at fixed addresses, a PMD
