@@ -7,7 +7,7 @@ SHELL := /bin/bash
 S := scripts
 
 .PHONY: help setup run test test-distro test-arm64 matrix compare torture bench
-.PHONY: shell kernel base check clean distclean
+.PHONY: shell kernel base check clean distclean deb deb-test
 
 help:
 	@$(S)/help
@@ -22,7 +22,7 @@ KERNEL_CONFIG ?= test
 kernel: kernel-$(KERNEL_CONFIG)
 
 kernel-%:
-	@$(S)/setup $(filter distro,$*) $(if $(filter arm64-%,$*),arm64)
+	@$(S)/setup $(filter distro,$*) $(if $(filter deb-%,$*),deb) $(if $(filter arm64-%,$*),arm64)
 	@$(S)/build $*
 
 run: setup
@@ -39,6 +39,13 @@ test-distro:
 test-arm64:
 	@$(S)/setup arm64
 	@$(S)/test-arm64 $(STAGES)
+
+deb:
+	@$(S)/setup deb
+	@$(S)/deb
+
+deb-test: deb
+	@$(S)/deb-test
 
 matrix:
 	@$(S)/setup matrix
