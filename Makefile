@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 S := scripts
 
-.PHONY: help setup run test test-distro test-arm64 matrix compare torture bench
+.PHONY: help setup run test test-distro test-arm64 matrix drivers compare torture bench
 .PHONY: shell kernel base check clean distclean deb deb-test
 
 help:
@@ -50,6 +50,10 @@ deb-test: deb
 matrix:
 	@$(S)/setup matrix
 	@$(S)/matrix $(ROWS)
+
+drivers:
+	@$(S)/setup drivers
+	@$(S)/drivers $(ROWS)
 
 compare: setup
 	@$(S)/compare

@@ -53,7 +53,15 @@ merge_config() {	# TREE OUTPUT LOG FRAGMENT...
 			allnoconfig >>"$log" 2>&1
 }
 
-# Symbols of FRAGMENTs that do not stand in the result, a line each.
+last_words() {	# FRAGMENT...: a line a symbol
+	awk '/^CONFIG_[^=]*=/ { sym = $0; sub(/=.*/, "", sym) }
+		/^# CONFIG_.* is not set$/ { sym = $2 }
+		/^(# )?CONFIG_/ { word[sym] = $0 }
+		END { for (sym in word) print word[sym] }' "$@" | sort
+}
+
+# Symbols of FRAGMENTs that do not stand in the result, a line each. Of two
+# fragments that have a symbol, the later one's word counts.
 not_in_effect() {	# RESULT FRAGMENT...
 	local result=$1 line sym
 
@@ -66,7 +74,7 @@ not_in_effect() {	# RESULT FRAGMENT...
 			;;
 		CONFIG_*=*) grep -qxF "$line" "$result" || say "$line" ;;
 		esac
-	done < <(cat "$@")
+	done < <(last_words "$@")
 }
 
 # The new configuration, if it is another one: else nothing is built again.
