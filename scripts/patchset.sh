@@ -15,10 +15,18 @@ series() {	# names of the patches, in their order
 	sed 's/#.*//; s/[[:space:]]*$//; /^$/d' "$TOP/patches/series"
 }
 
-# Without fuzz, and without a trace of what does not apply.
+# Without fuzz, and without a trace of what does not apply. A release may have
+# changed the lines that a patch changes, so patches/older may have it once more,
+# for the releases before.
 apply_patch() {	# DIR NAME LOG
-	patch -d "$1" -p1 -F0 -N -f -r - --no-backup-if-mismatch \
-		<"$TOP/patches/$2" >"$3" 2>&1
+	local file=$TOP/patches/$2 older=$TOP/patches/older/$2
+	local args=(-d "$1" -p1 -F0 -N -f -r - --no-backup-if-mismatch)
+
+	if [ -f "$older" ] && ! patch "${args[@]}" --dry-run <"$file" >"$3" 2>&1; then
+		patch "${args[@]}" --dry-run <"$older" >"$3" 2>&1 || return
+		file=$older
+	fi
+	patch "${args[@]}" <"$file" >"$3" 2>&1
 }
 
 # One line for a patch that fails: which, which file, which hunk.
