@@ -26,7 +26,6 @@
 
 #define DEVICE		"/dev/hmm_example"
 #define DRIVER		"/sys/bus/platform/drivers/hmm_example/"
-#define MIB		"/sys/module/hmm_example/parameters/mib"
 #define NODES		1000
 #define TESTS		30
 
@@ -37,7 +36,6 @@ struct memory {
 
 static int device;
 static size_t page_size;
-static size_t device_len;	/* bytes of device memory */
 static size_t pages;		/* of most tests: a quarter of the device */
 static unsigned int tests, failed;
 
@@ -271,21 +269,10 @@ static void test_migrate(void)
 	unmap(&mem);
 }
 
-static size_t device_bytes(void)
-{
-	FILE *file = fopen(MIB, "r");
-	unsigned int mib;
-
-	if (!file || fscanf(file, "%u", &mib) != 1)
-		die(MIB);
-	fclose(file);
-	return (size_t)mib << 20;
-}
-
 static void test_evict(void)
 {
-	struct memory mem = map(device_len);
-	size_t nr = device_len / page_size;
+	struct memory mem = map(HMM_EXAMPLE_MEMORY);
+	size_t nr = HMM_EXAMPLE_MEMORY / page_size;
 
 	fill(&mem, 11);
 	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr &&
@@ -293,7 +280,7 @@ static void test_evict(void)
 	       moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == nr && check(&mem, 11),
 	       "full device evicts nothing without need");
 	unmap(&mem);
-	mem = map(device_len * 3 / 2);
+	mem = map(HMM_EXAMPLE_MEMORY * 3 / 2);
 	fill(&mem, 13);
 	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr * 3 / 2,
 	       "full device makes room");
@@ -400,8 +387,7 @@ int main(void)
 	printf("TAP version 13\n1..%d\n", TESTS);
 	if (device < 0)
 		die(DEVICE);
-	device_len = device_bytes();
-	pages = device_len / page_size / 4;
+	pages = HMM_EXAMPLE_MEMORY / page_size / 4;
 	test_mirror();
 	test_list();
 	test_kill();

@@ -31,6 +31,8 @@ struct hmm_example_node {
 	__u64 value;
 };
 
+#define HMM_EXAMPLE_MEMORY	(16 << 20)	/* bytes on the device */
+
 /* The device adds up the 64-bit words of the range: @value is the sum. */
 #define HMM_EXAMPLE_SUM		_IOWR('H', 0xa8, struct hmm_example_args)
 /* The device adds @value to each 64-bit word: @value is the new sum. */
