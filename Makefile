@@ -7,7 +7,7 @@ SHELL := /bin/bash
 S := scripts
 
 .PHONY: help setup run test test-distro test-arm64 matrix drivers compare torture bench
-.PHONY: shell kernel base check series series-check clean distclean deb deb-test
+.PHONY: shell kernel base check docs series series-check clean distclean deb deb-test
 
 help:
 	@$(S)/help
@@ -69,6 +69,10 @@ shell: setup
 
 check: setup
 	@$(S)/check $(FILES)
+
+docs:
+	@$(S)/setup docs
+	@$(S)/docs
 
 series:
 	@$(S)/setup series
