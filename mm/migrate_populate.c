@@ -166,9 +166,9 @@ static __always_inline void populate_one(struct migrate_walk *mw,
 	folio_add_new_anon_rmap_batch(folio, vma, addr, &mw->rmap);
 	if (!folio_is_zone_device(folio))
 		folio_add_lru_vma(folio, vma);
-	mw->nr_mapped++;
 	set_pte_at(vma->vm_mm, addr, ptep, populate_pte(vma, folio));
 	update_mmu_cache(vma, addr, ptep);
+	mw->nr_mapped++;
 }
 
 /*

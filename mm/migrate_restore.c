@@ -65,6 +65,14 @@ static __always_inline void restore_note_accessed(struct folio *folio,
 		device_folio_note_young(folio);
 }
 
+/* The page is on its LRU list before this page table is unlocked. */
+static __always_inline void restore_lru(struct migrate_walk *mw,
+					struct folio *folio)
+{
+	if (!folio_is_zone_device(folio) && !folio_batch_add(mw->relist, folio))
+		folios_add_lru(mw->relist);
+}
+
 static __always_inline void
 restore_pte(struct migrate_walk *mw, struct folio *folio,
 	    unsigned long addr, pte_t *ptep, pte_t old)
@@ -79,6 +87,7 @@ restore_pte(struct migrate_walk *mw, struct folio *folio,
 		restore_note_accessed(folio, old);
 		pte = device_pte_migration_to_private(folio_pfn(folio), old);
 	} else {
+		restore_lru(mw, folio);
 		pte = device_pte_migration_to_present(vma, folio, &folio->page,
 						      old);
 	}
@@ -97,15 +106,11 @@ static __always_inline void
 restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
 	    pte_t *ptep, pte_t old)
 {
-	struct migrate_vma *args = mw->args;
-	struct folio *folio = restore_folio(args, i);
+	struct folio *folio = restore_folio(mw->args, i);
 
-	if (!folio_is_zone_device(folio) &&
-	    !folio_batch_add(mw->relist, folio))
-		folios_add_lru(mw->relist);
 	restore_pte(mw, folio, addr, ptep, old);
-	migrate_unlock(args, folio);
-	args->dst[i] |= MIGRATE_PFN_RESTORED;
+	migrate_unlock(mw->args, folio);
+	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
 }
 
 /* Is this still the entry that setup installed for the page? */
@@ -219,6 +224,28 @@ void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
 	}
 }
 
+/* Drop a destination that is unused, or whose PTE has a reference of its own. */
+static __always_inline void finish_dst(unsigned long mpfn,
+				       struct folio_batch *unused)
+{
+	struct folio *dst = migrate_dst_folio(mpfn);
+
+	if (dst) {
+		folio_unlock(dst);
+		folio_put_batch(dst, unused);
+	}
+}
+
+static __always_inline void finish_src(const struct migrate_vma *args,
+				       unsigned long mpfn,
+				       struct folio_batch *unused)
+{
+	struct folio *src = migrate_entry_folio(mpfn);
+
+	migrate_unlock(args, src);
+	folio_put_batch(src, unused);
+}
+
 /*
  * restore_one() has unlocked the page that is mapped and given its reference to
  * the entry. Drop the other page.
@@ -227,19 +254,10 @@ static __always_inline void
 finish_restored(struct migrate_vma *args, unsigned long i,
 		struct folio_batch *unused)
 {
-	struct folio *src, *dst;
-
-	if (migrate_moved(args, i)) {
-		src = migrate_entry_folio(args->src[i]);
-		migrate_unlock(args, src);
-		folio_put_batch(src, unused);
-		return;
-	}
-	dst = migrate_dst_folio(args->dst[i]);
-	if (dst) {
-		folio_unlock(dst);
-		folio_put_batch(dst, unused);
-	}
+	if (migrate_moved(args, i))
+		finish_src(args, args->src[i], unused);
+	else
+		finish_dst(args->dst[i], unused);
 }
 
 /*
@@ -276,20 +294,12 @@ static unsigned long finish_relist(struct migrate_vma *args,
 static void finish_other(struct migrate_vma *args, unsigned long i,
 			 struct folio_batch *unused)
 {
-	struct folio *src = migrate_entry_folio(args->src[i]);
-	struct folio *dst = migrate_dst_folio(args->dst[i]);
+	unsigned long mpfn = args->src[i];
 
-	if (src) {
-		if (!args->vma || !(args->src[i] & MIGRATE_PFN_SOLE))
-			migrate_restore_by_rmap(args, i,
-						restore_folio(args, i));
-		migrate_unlock(args, src);
-		folio_put_batch(src, unused);
-	}
-	if (dst) {
-		folio_unlock(dst);
-		folio_put_batch(dst, unused);
-	}
+	if (!args->vma || !(mpfn & MIGRATE_PFN_SOLE))
+		migrate_restore_by_rmap(args, i, restore_folio(args, i));
+	finish_src(args, mpfn, unused);
+	finish_dst(args->dst[i], unused);
 }
 
 /**
@@ -309,10 +319,12 @@ void migrate_finish(struct migrate_vma *args)
 	folio_batch_init(&unused);
 	for (i = 0; i < args->npages; i++) {
 		migrate_resched(i);
-		if (args->dst[i] & MIGRATE_PFN_RESTORED) {
+		if (!(args->src[i] & MIGRATE_PFN_VALID)) {
+			finish_dst(args->dst[i], &unused);
+		} else if (args->dst[i] & MIGRATE_PFN_RESTORED) {
 			finish_restored(args, i, &unused);
 		} else {
-			if ((args->src[i] & MIGRATE_PFN_VALID) && i >= relisted)
+			if (i >= relisted)
 				relisted = finish_relist(args, i);
 			finish_other(args, i, &unused);
 		}
