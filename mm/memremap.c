@@ -369,15 +369,45 @@ static const char *pgmap_conflict(const struct dev_pagemap *pgmap, int i)
 	return "the range overlaps other device memory";
 }
 
+/*
+ * Page frames whose struct pages are in one page of the memory map. With base
+ * pages of 64 KiB these are more than a subsection.
+ */
+static unsigned long pgmap_map_unit(void)
+{
+	unsigned long nr = PAGE_SIZE / sizeof(struct page);
+
+	return max(PAGES_PER_SUBSECTION, roundup_pow_of_two(nr));
+}
+
+/*
+ * Return: why the range cannot be claimed, or NULL if it can. Removal frees
+ * whole pages of the memory map, so no other range may have a part of them.
+ */
+static const char *pgmap_claimed(const struct dev_pagemap *pgmap, int i)
+{
+	const struct range *range = &pgmap->ranges[i];
+	unsigned long unit = pgmap_map_unit();
+	unsigned long first = range_pfn(range), end = range_end_pfn(range);
+
+	if (xa_find(&pgmap_array, &first, end - 1, XA_PRESENT))
+		return pgmap_conflict(pgmap, i);
+	first = round_down(range_pfn(range), unit);
+	if (xa_find(&pgmap_array, &first, round_up(end, unit) - 1, XA_PRESENT))
+		return "the range shares a page of the memory map";
+	return NULL;
+}
+
 static int pgmap_claim(const struct dev_pagemap *pgmap, int i)
 {
 	const struct range *range = &pgmap->ranges[i];
-	unsigned long pfn = range_pfn(range);
+	const char *why;
 	int ret;
 
 	guard(mutex)(&pgmap_claim_mutex);
-	if (xa_find(&pgmap_array, &pfn, range_end_pfn(range) - 1, XA_PRESENT))
-		return pgmap_refuse(pgmap, i, -EBUSY, pgmap_conflict(pgmap, i));
+	why = pgmap_claimed(pgmap, i);
+	if (why)
+		return pgmap_refuse(pgmap, i, -EBUSY, why);
 
 	ret = pgmap_array_store(range, PGMAP_CLAIMED);
 	if (!ret)
@@ -797,7 +827,8 @@ static void pgmap_end(struct dev_pagemap *pgmap)
  * has none, do not access that address), or an ERR_PTR:
  * -EINVAL: @pgmap is not valid, or there is no node @nid;
  * -ENXIO: a range overlaps System RAM;
- * -EBUSY: a range overlaps another range of this or of another pagemap;
+ * -EBUSY: a range overlaps another range of this or of another pagemap, or its
+ * struct pages share a base page with those of another range;
  * -EEXIST: part of the memory already has a memory map;
  * -ENOMEM: out of memory;
  * or an error of the memory hotplug of the architecture

@@ -877,7 +877,7 @@ static void device_private_run_is_one_extent(struct kunit *test)
 /* Contiguous entries of two pagemaps. */
 static void private_run_ends_at_pagemap_boundary(struct kunit *test)
 {
-	const unsigned long half = PAGES_PER_SUBSECTION << PAGE_SHIFT;
+	const unsigned long half = KUNIT_DEVICE_UNIT;
 	struct walk_test *t = test->priv;
 	unsigned long addr = kunit_mm_map(t->km, 16, RW), pfn, i;
 	struct kunit_device *first, *second;

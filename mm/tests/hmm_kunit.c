@@ -1890,7 +1890,7 @@ struct hmm_private_test {
 	struct hmm_mover *mover;
 };
 
-#define HMM_DEVICE_SIZE		((phys_addr_t)PAGES_PER_SUBSECTION << PAGE_SHIFT)
+#define HMM_DEVICE_SIZE		KUNIT_DEVICE_UNIT
 /* Pages of a migration, and pages that the first device can allocate. */
 #define HMM_DEVICE_BATCH	8UL
 

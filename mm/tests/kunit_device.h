@@ -7,6 +7,11 @@
 #include <linux/migrate.h>
 #include <linux/mm.h>
 
+/* Bytes of a device at least, so that two can be neighbours, see memremap.c. */
+#define KUNIT_DEVICE_UNIT						\
+	max_t(phys_addr_t, SUBSECTION_SIZE,				\
+	      PAGE_SIZE / sizeof(struct page) * PAGE_SIZE)
+
 /* Pages that one fault brings back at most. */
 #define KUNIT_DEVICE_AROUND	16UL
 
