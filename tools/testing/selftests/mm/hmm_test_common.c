@@ -657,3 +657,9 @@ int peer_end(struct peer *peer)
 	waitpid(peer->pid, &status, 0);
 	return status;
 }
+
+/* Are so many pages free that nothing is killed for them? */
+bool memory_for(size_t pages)
+{
+	return (size_t)sysconf(_SC_AVPHYS_PAGES) > pages;
+}

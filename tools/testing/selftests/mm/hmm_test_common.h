@@ -260,6 +260,7 @@ long smaps_pages(const void *at, const char *field);
 /* RssAnon of the process in pages, and whether it is near @expected. */
 long rss_now(void);
 bool rss_is(long expected);
+bool memory_for(size_t pages);
 
 /*
  * Accesses of the CPU that may fail
