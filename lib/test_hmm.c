@@ -544,7 +544,10 @@ static struct resource *chunk_claim(struct dmirror_device *device)
 
 static void chunk_disclaim(struct dmirror_chunk *chunk)
 {
-	release_mem_region(chunk->pagemap.range.start, CHUNK_SIZE);
+	const struct range *range = &chunk->pagemap.range;
+
+	/* request_free_mem_region() rounds up to a section. */
+	release_mem_region(range->start, range_len(range));
 	kfree(chunk);
 }
 
