@@ -279,7 +279,7 @@ static void merged_page_does_not_move(void)
 
 #define ROUNDS		8
 /* the stock of the CPUs, and page tables */
-#define SLACK		(2L << 20)
+#define SLACK		(512 * (long)PAGE)
 
 struct charged {
 	long anon;
@@ -326,6 +326,15 @@ static void enter_cgroup(void)
 	if (race_write_file(CGROUP "/cgroup.procs", pid) ||
 	    charged_now().current < 0)
 		skip_child("no memory controller");
+}
+
+static void set_limit(size_t pages)
+{
+	char bytes[24];
+
+	snprintf(bytes, sizeof(bytes), "%zu", pages * PAGE);
+	expect(!race_write_file(CGROUP "/memory.max", bytes),
+	       "memory.max: %s", strerror(errno));
 }
 
 /* Heap and stack are charged, too. */
@@ -530,8 +539,7 @@ static void exclusive_pages_keep_the_limit(void)
 	struct area area;
 
 	enter_cgroup();
-	expect(!race_write_file(CGROUP "/memory.max", "24M"),
-	       "memory.max: %s", strerror(errno));
+	set_limit(3 * MANY);
 	area = map(chunk * chunks);
 	for (size_t i = 0; i < chunks; i++) {
 		area_fill_part(&area, i * chunk, chunk, 1);
@@ -552,8 +560,7 @@ static void take_at_once(size_t pages)
 
 	expect(!mirror_open(&m, device_nr), "no device");
 	enter_cgroup();
-	expect(!race_write_file(CGROUP "/memory.max", "8M"),
-	       "memory.max: %s", strerror(errno));
+	set_limit(MANY);
 	area = map(pages);
 	exit(mirror_call_once(&m, HMM_DMIRROR_EXCLUSIVE_AT_ONCE, area.at, pages,
 			      NULL) || m.pages < pages);
