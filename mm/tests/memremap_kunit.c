@@ -895,6 +895,33 @@ static void overlapping_range_is_refused(struct kunit *test)
 	expect_nothing_left(t);
 }
 
+/* Removal of one range would take struct pages of the other. */
+static void shared_page_of_memory_map_is_refused(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *live, *pgmap;
+	void *addr;
+
+	if (SUB == SUBSECTION_SIZE)
+		kunit_skip(test, "subsections share no page of the memory map");
+	live = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	set_range(live, 0, t->base, SUBSECTION_SIZE);
+	must_map(t, live);
+
+	pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	set_range(pgmap, 0, t->base + SUBSECTION_SIZE, SUBSECTION_SIZE);
+	mark_log();
+	addr = memremap_pages(pgmap, NUMA_NO_NODE);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(addr), -EBUSY);
+	expect_one_line(t, "shares a page of the memory map");
+
+	expect_live_page(t, live, first_pfn(live, 0));
+	expect_finishes(t, start_removal(t, live));
+	free_pgmap(live);
+	free_pgmap(pgmap);
+	expect_nothing_left(t);
+}
+
 /* The range stays taken while the removal waits. */
 static void range_of_dying_pagemap_is_refused(struct kunit *test)
 {
@@ -1744,6 +1771,7 @@ static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE_PARAM(invalid_pagemap_is_refused, bad_gen_params),
 	KUNIT_CASE(invalid_node_is_refused),
 	KUNIT_CASE(overlapping_range_is_refused),
+	KUNIT_CASE(shared_page_of_memory_map_is_refused),
 	KUNIT_CASE(range_of_dying_pagemap_is_refused),
 	KUNIT_CASE_PARAM(failure_in_third_range_is_undone, type_gen_params),
 	KUNIT_CASE(memory_of_others_keeps_its_mapping),
