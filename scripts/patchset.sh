@@ -5,9 +5,10 @@
 # make mails of it; source it after lib.sh.
 
 patch_files() {	# PATCH...: names that they touch
-	awk '/^--- / { old = $2; next }
-	     /^\+\+\+ / && old != "" { print old; print $2 }
-	     { old = "" }' "$@" | grep -v '^/dev/null$' | sed 's,^[^/]*/,,' | sort -u
+	awk 'function name(path) { if (sub("^[^/]+/", "", path)) print path }
+	     /^--- / { old = $2; next }
+	     /^\+\+\+ / && old != "" { name(old); name($2) }
+	     { old = "" }' "$@" | sort -u
 }
 
 series() {	# names of the patches, in their order
