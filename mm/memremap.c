@@ -24,6 +24,25 @@
  * holds a reference to the pagemap for each allocation, as an allocated page
  * may have a count of one.
  *
+ * Folios. A folio of 2^n pages stores its pagemap in word 1 of the first page.
+ * In the tail pages that word points to the first page, and the next words of
+ * the first two tail pages hold counters and a list. free_zone_device_folio()
+ * and a split give each page its own state back: a free page of private or
+ * coherent memory has its pagemap, no mapping, no private data, no mapcount and
+ * no anonymous-exclusive mark, whatever its last folio was. So any aligned run
+ * of free pages can be the next folio.
+ *
+ * Two things are still those of the last folio, as folio_order() must work in
+ * folio_free(): PG_head of its first page, and the order in its second page,
+ * which shares its storage with PG_locked. No one may test these in a free
+ * page. zone_device_folio_init() resets both in each page that it takes, and
+ * not in the others: the callback may already have handed those out.
+ *
+ * Word 1 of a page changes from a pagemap to a pointer to a page of the same
+ * pagemap or back, and each change is one store. Hence page_pgmap() works
+ * without a reference, while the folio of the page is initialised, split or
+ * freed.
+ *
  * Removal, in this order:
  *  1. Change the frames from live to claimed and kill the ref. From now on no
  *     lookup gets a reference, so none turns a page-table entry into a
@@ -104,8 +123,16 @@ static const struct pgmap_kind pgmap_kinds[] = {
 #define PGMAP_MAX_RANGES	(KMALLOC_MAX_SIZE / sizeof(struct range))
 #define PGMAP_MAX_SHIFT		ilog2(MAX_FOLIO_NR_PAGES)
 
-/* Setting up the tail pages of larger folios is not implemented. */
+/*
+ * Folios of private and coherent memory hold anonymous memory only, so their
+ * orders are those of anonymous memory: 0, and 2 to the order of a PMD. Order 1
+ * has no page for the list of the deferred split.
+ */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define PGMAP_MAX_FOLIO_ORDER	HPAGE_PMD_ORDER
+#else
 #define PGMAP_MAX_FOLIO_ORDER	0
+#endif
 
 #define PGMAP_POLL_PERIOD	(HZ / 10)
 #define PGMAP_FIRST_REPORT	(10 * HZ)
@@ -953,28 +980,101 @@ static void pgmap_get_for_folio(struct dev_pagemap *pgmap, unsigned long nr)
 	percpu_ref_tryget_many(&pgmap->ref, nr);
 }
 
-/* Lock first: others may find the folio as soon as its count is raised. */
-static void device_folio_activate(struct folio *folio)
+/*
+ * Set the low byte of the flags, and leave the others alone. The byte has the
+ * order of a folio in its second page, else PG_locked, PG_head and PG_waiters.
+ * memory_failure() may set PG_hwpoison concurrently, so the store must not
+ * cover it.
+ */
+static void device_page_set_low_flags(struct page *page, u8 flags)
 {
-	folio_lock(folio);
+	u8 *bytes = (u8 *)&page->flags;
+
+	BUILD_BUG_ON(PG_locked > 7 || PG_head > 7 || PG_waiters > 7);
+	WRITE_ONCE(bytes[IS_ENABLED(CONFIG_CPU_BIG_ENDIAN) ?
+			 sizeof(page->flags) - 1 : 0], flags);
+}
+
+static void device_page_set_head(struct page *page, struct folio *folio)
+{
+	WRITE_ONCE(page->compound_head, (unsigned long)folio | 1);
+}
+
+static void device_page_set_pgmap(struct page *page, struct dev_pagemap *pgmap)
+{
+	WRITE_ONCE(page->pgmap, pgmap);
+}
+
+/*
+ * The lock is set before the count is raised: others may find the folio from
+ * then on. No one waits for the lock of a free page: who waits without a
+ * reference has been woken before the last reference was dropped.
+ */
+static __always_inline void device_page_init(struct folio *folio,
+					     struct dev_pagemap *pgmap)
+{
+	pgmap_get_for_folio(pgmap, 1);
+	device_page_set_low_flags(&folio->page, BIT(PG_locked));
 	folio_ref_unfreeze(folio, 1);
+}
+
+/* The tail pages must lead to a first page that is complete. */
+static void device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
+			      unsigned int order)
+{
+	struct page *page = &folio->page;
+	struct page *end = page + (1UL << order);
+
+	pgmap_get_for_folio(pgmap, 1UL << order);
+	device_page_set_pgmap(page, pgmap);
+	device_page_set_low_flags(page, BIT(PG_locked) | BIT(PG_head));
+	prep_compound_head(page, order);
+	folio_set_large_rmappable(folio);
+	/* Order the first page before the pointers to it. */
+	smp_wmb();
+
+	device_page_set_head(page + 1, folio);
+	device_page_set_low_flags(page + 2, 0);
+	device_page_set_head(page + 2, folio);
+	for (page += 3; page < end; page++) {
+		device_page_set_low_flags(page, 0);
+		page->mapping = TAIL_MAPPING;
+		device_page_set_head(page, folio);
+	}
+	folio_ref_unfreeze(folio, 1);
+}
+
+/* Return: why a large folio cannot be initialised; NULL if it can. */
+static const char *device_folio_refusal(struct folio *folio,
+					struct dev_pagemap *pgmap,
+					unsigned int order)
+{
+	unsigned long pfn = folio_pfn(folio);
+	int i = pgmap_find_range(pgmap, pfn);
+
+	if (order > PGMAP_MAX_FOLIO_ORDER)
+		return "the order is too large";
+	if (order == 1)
+		return "anonymous memory does not have this order";
+	if (!IS_ALIGNED(pfn, 1UL << order))
+		return "the folio is not aligned";
+	if (i < 0 || pfn < pgmap_first_pfn(pgmap, i) ||
+	    range_end_pfn(&pgmap->ranges[i]) - pfn < 1UL << order)
+		return "the folio exceeds the pagemap";
+	return NULL;
 }
 
 /**
  * zone_device_page_init - initialise a free page of private or coherent memory
- * @page: a free page, or the head of a free compound page
+ * @page: a free page
  *
- * As zone_device_folio_init(), but the page keeps its pagemap and its order.
+ * As zone_device_folio_init() for a folio of order 0.
  *
- * Context: Process context, may sleep. The caller prevents concurrent
- * allocation of the same page.
+ * Context: Any. The caller prevents concurrent allocation of the same page.
  */
 void zone_device_page_init(struct page *page)
 {
-	struct folio *folio = page_folio(page);
-
-	pgmap_get_for_folio(page_pgmap(page), folio_nr_pages(folio));
-	device_folio_activate(folio);
+	device_page_init((struct folio *)page, page->pgmap);
 }
 EXPORT_SYMBOL_GPL(zone_device_page_init);
 
@@ -982,33 +1082,76 @@ EXPORT_SYMBOL_GPL(zone_device_page_init);
  * zone_device_folio_init - initialise a folio of private or coherent memory
  * @folio: the first of 2^@order free pages
  * @pgmap: the pagemap of these pages
- * @order: the order of the folio
+ * @order: 0, or from 2 to the order of a PMD
  *
- * On return the folio is locked and has one reference, which belong to the
- * caller. It holds 2^@order references to @pgmap until it is freed.
+ * The pages may have been part of other folios, of any order, before. On return
+ * the folio is locked and has one reference, which belong to the caller. It
+ * holds 2^@order references to @pgmap until it is freed. The driver data of the
+ * first page is unchanged. That of the second and third page cannot be used in
+ * a large folio, as its counters and its list are stored there.
  *
- * Orders above 0 are not supported. For those the function logs an error and
- * initialises the first page as a folio of order 0, which can be unlocked and
- * put as usual. Check folio_order() for the result.
+ * The first page must be aligned to 2^@order pages, and all of them must lie in
+ * one range of @pgmap. There is no order 1, and none above 0 without
+ * CONFIG_TRANSPARENT_HUGEPAGE. If @order is refused, an error is logged and the
+ * first page is initialised as a folio of order 0, which can be unlocked and put
+ * as usual; the other pages stay free. Check folio_order() for the result.
  *
- * Context: Process context, may sleep. The caller prevents concurrent
- * allocation of the same pages.
+ * Context: Any. The caller prevents concurrent allocation of the same pages.
  */
 void zone_device_folio_init(struct folio *folio, struct dev_pagemap *pgmap,
 			    unsigned int order)
 {
-	if (order > PGMAP_MAX_FOLIO_ORDER) {
-		pr_err_ratelimited("%s pagemap: pfn %#lx: folio of order %u is not supported\n",
-				   pgmap_kind(pgmap)->name, folio_pfn(folio),
-				   order);
-		order = PGMAP_MAX_FOLIO_ORDER;
-	}
+	const char *why;
 
-	folio->page.pgmap = pgmap;
-	pgmap_get_for_folio(pgmap, 1UL << order);
-	device_folio_activate(folio);
+	if (!order) {
+		device_page_set_pgmap(&folio->page, pgmap);
+		device_page_init(folio, pgmap);
+		return;
+	}
+	why = device_folio_refusal(folio, pgmap, order);
+	if (!why) {
+		device_folio_init(folio, pgmap, order);
+		return;
+	}
+	pr_err_ratelimited("%s pagemap: pfn %#lx: folio of order %u: %s\n",
+			   pgmap_kind(pgmap)->name, folio_pfn(folio), order,
+			   why);
+	device_page_init(folio, folio->page.pgmap);
 }
 EXPORT_SYMBOL_GPL(zone_device_folio_init);
+
+/**
+ * zone_device_split_page - make a tail page the first page of a folio
+ * @folio: folio of private or coherent memory that is split
+ * @page: one of its tail pages, with its new flags, mapping and index
+ *
+ * Takes the place of clear_compound_head(), and restores what the split does
+ * not know: the pagemap, PG_reserved and the driver data, which in the first
+ * two tail pages shares its storage with counters and a list.
+ *
+ * Context: the reference count of @folio is frozen.
+ */
+void zone_device_split_page(struct folio *folio, struct page *page)
+{
+	page->flags |= folio->flags & BIT(PG_reserved);
+	page->zone_device_data = folio->page.zone_device_data;
+	device_page_set_pgmap(page, folio->page.pgmap);
+}
+
+/**
+ * zone_device_split_notify - tell the driver about a split
+ * @folio: folio of private or coherent memory that is split
+ * @new_folio: folio that was part of it; NULL after the last one
+ *
+ * Context: the reference counts of both are frozen, and interrupts are disabled.
+ */
+void zone_device_split_notify(struct folio *folio, struct folio *new_folio)
+{
+	const struct dev_pagemap_ops *ops = folio->page.pgmap->ops;
+
+	if (ops && ops->folio_split)
+		ops->folio_split(folio, new_folio);
+}
 
 #if defined(CONFIG_PAGE_IDLE_FLAG) && defined(CONFIG_64BIT)
 #define DEVICE_FOLIO_AGE_FLAGS	(BIT(PG_young) | BIT(PG_idle))
@@ -1022,19 +1165,45 @@ EXPORT_SYMBOL_GPL(zone_device_folio_init);
 	 BIT(PG_workingset) | BIT(PG_reclaim) | BIT(PG_swapbacked) |	\
 	 BIT(PG_unevictable) | DEVICE_FOLIO_AGE_FLAGS)
 
-/* Reset all state of the previous user. */
+/* Reset all state of the previous user, but that in the tail pages. */
 static void device_folio_reset(struct folio *folio)
 {
-	long i;
-
 	mem_cgroup_uncharge(folio);
 	if (folio_test_anon(folio)) {
-		for (i = 0; i < folio_nr_pages(folio); i++)
-			__ClearPageAnonExclusive(folio_page(folio, i));
+		if (folio_test_large(folio))
+			mod_mthp_stat(folio_order(folio), MTHP_STAT_NR_ANON,
+				      -1);
+		__ClearPageAnonExclusive(&folio->page);
 		/* atomic: memory_failure() may set PG_hwpoison concurrently */
 		set_mask_bits(&folio->flags, DEVICE_FOLIO_USER_FLAGS, 0);
 	}
 	folio->mapping = NULL;
+	folio->private = NULL;
+}
+
+/* Flags of a folio that are stored in its second page, but for the order */
+#define DEVICE_FOLIO_SECOND_FLAGS	(PAGE_FLAGS_SECOND & ~0xffUL)
+
+/*
+ * Make each tail page a free page. folio_order() and folio_nr_pages() still
+ * work for the folio.
+ */
+static void device_folio_restore_tails(struct folio *folio,
+				       struct dev_pagemap *pgmap)
+{
+	struct page *page = &folio->page;
+	struct page *end = page + folio_nr_pages(folio);
+
+	VM_WARN_ON_ONCE_FOLIO(folio_mapped(folio), folio);
+	set_mask_bits(&page[1].flags, DEVICE_FOLIO_SECOND_FLAGS, 0);
+	page[1].zone_device_data = NULL;
+	page[2].zone_device_data = NULL;
+	for (page++; page < end; page++) {
+		if (unlikely(page->flags & BIT(PG_anon_exclusive)))
+			clear_bit(PG_anon_exclusive, &page->flags);
+		page->mapping = NULL;
+		device_page_set_pgmap(page, pgmap);
+	}
 }
 
 /* Return: false if the pagemap has no callback. */
@@ -1053,7 +1222,8 @@ static bool device_folio_call_free(const struct dev_pagemap_ops *ops,
 /*
  * Called when the last reference to a device folio is dropped. The callback of
  * the driver may reuse or remove the memory, so do not access the folio after
- * it.
+ * it. Compound pages of the memory map, which other types may have, stay as
+ * they are.
  */
 void free_zone_device_folio(struct folio *folio)
 {
@@ -1064,6 +1234,8 @@ void free_zone_device_folio(struct folio *folio)
 	device_folio_reset(folio);
 	if (!from_zero)
 		folio_ref_unfreeze(folio, 1);
+	else if (nr > 1)
+		device_folio_restore_tails(folio, pgmap);
 
 	if (unlikely(!device_folio_call_free(pgmap->ops, folio)))
 		pr_err_ratelimited("%s pagemap: pfn %#lx: put once too often\n",

@@ -78,14 +78,16 @@ struct vmem_altmap {
  * struct dev_pagemap_ops - callbacks of the owner of device memory
  *
  * @folio_free: Called when the last reference to a folio is dropped. The driver
- *	may reuse the memory at once, even before it returns. The reference
+ *	may reuse the memory at once, even before it returns, whole or in
+ *	folios of other orders. folio_order() is still that of the folio, until
+ *	the driver reuses one of its first two pages. The reference
  *	count is that of an unused page; memcg charge, mapping and
- *	anonymous-exclusive marks are cleared. Must not sleep: it is called in
- *	any context but NMI, also with spinlocks held. Required for private,
- *	coherent and PCI peer-to-peer memory, unless @page_free
- *	is set.
- * @page_free: The same for folios of order 0, under its name in Linux 6.12.
- *	Not called if @folio_free is set.
+ *	anonymous-exclusive marks are cleared, and tail pages are free pages
+ *	like others. Must not sleep: it is called in any context but NMI, also
+ *	with spinlocks held. Required for private, coherent and PCI
+ *	peer-to-peer memory, unless @page_free is set.
+ * @page_free: The same under its name in Linux 6.12, with the first page of the
+ *	folio. Not called if @folio_free is set.
  * @migrate_to_ram: Handle a CPU fault on a page of private memory. Migrate it,
  *	and other pages at choice, to system memory. The caller has locked and
  *	referenced the page, and holds the mmap or VMA lock for reading.
@@ -94,10 +96,14 @@ struct vmem_altmap {
  *	Handle it for all users of these pages; flags are MF_*.
  *	Optional: without it, or if it returns -EOPNOTSUPP, the processes
  *	that map the pages are killed.
- * @folio_split: A large folio was split, and @tail is the head of a new folio
- *	that was part of @head. The driver splits its own state of the folio
- *	in the same way. Called for each new folio, and with @tail NULL at
- *	the end. Must not sleep. Optional.
+ * @folio_split: A large folio is split, and @tail is a new folio that was part
+ *	of @head. The driver splits its own state of the folio in the same way.
+ *	Called for each new folio, from the last to the first, and with @tail
+ *	NULL at the end, when @head has its new order too. @tail has its
+ *	pagemap, its mapping and its order. Its driver data is that of @head,
+ *	and stays so without this callback. Each folio is freed by a call of
+ *	its own. No one else can have a reference to one of the folios; must
+ *	not sleep: interrupts are disabled. Optional.
  */
 struct dev_pagemap_ops {
 	int (*memory_failure)(struct dev_pagemap *pgmap, unsigned long pfn,

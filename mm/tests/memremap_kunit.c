@@ -11,6 +11,7 @@
  */
 #include <kunit/device.h>
 #include <kunit/test.h>
+#include <linux/bitmap.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
@@ -23,6 +24,7 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/prandom.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -31,10 +33,12 @@
 #include <asm/pgtable_types.h>
 #endif
 
+#include "../internal.h"
 #include "kunit_device.h"
 
 #define SECTION		BIT_ULL(SECTION_SIZE_BITS)
-#define REGION_SIZE	(2 * SECTION)
+/* Room for three PMDs at an aligned address, which matters with large pages */
+#define REGION_SIZE	max_t(u64, 2 * SECTION, 4 * (u64)PMD_SIZE)
 #define MAX_RANGES	3
 /* A subsection, or more where pagemaps must not share a page of their maps */
 #define SUB		((u64)KUNIT_DEVICE_UNIT)
@@ -52,6 +56,7 @@ struct memremap_test {
 	int count_in_free;
 	bool by_folio;
 	struct dev_pagemap *pgmap;
+	void *data;	/* of a group of tests */
 };
 
 /* A pagemap with room for MAX_RANGES, and its test */
@@ -1286,26 +1291,6 @@ static void folio_free_comes_before_page_free(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, t->by_folio);
 }
 
-/* Not supported yet, but neither the folio nor a reference may be lost. */
-static void large_folio_is_handed_out_as_a_page(struct kunit *test)
-{
-	struct memremap_test *t = test->priv;
-	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
-	struct folio *folio;
-
-	pgmap->ops = &folio_ops;
-	must_map(t, pgmap);
-	folio = pfn_folio(first_pfn(pgmap, 0));
-	mark_log();
-	zone_device_folio_init(folio, pgmap, 4);
-	expect_one_line(t, "order 4");
-	expect_handed_out(t, folio);
-	folio_unlock(folio);
-	folio_put(folio);
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
-	remove_in_thread(t, pgmap);
-}
-
 /* The driver may put the page into a pool, so it has its idle count. */
 static void p2pdma_page_is_freed_with_idle_count(struct kunit *test)
 {
@@ -1340,6 +1325,28 @@ static void extra_put_is_reported(struct kunit *test)
 	remove_in_thread(t, pgmap);
 }
 
+/* Its tail pages share their memory map, and stay what they are. */
+static void extra_put_leaves_compound_page_alone(struct kunit *test)
+{
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *pgmap = new_pgmap(t, MEMORY_DEVICE_GENERIC);
+	unsigned long i, wrong = 0;
+	struct page *head;
+
+	pgmap->vmemmap_shift = ilog2(PAGES_PER_SUBSECTION);
+	must_map(t, pgmap);
+	head = pfn_to_page(first_pfn(pgmap, 0));
+	mark_log();
+	put_page(head);
+	expect_one_line(t, "once too often");
+	KUNIT_EXPECT_EQ(test, page_ref_count(head), 1);
+	KUNIT_EXPECT_EQ(test, compound_order(head), pgmap->vmemmap_shift);
+	for (i = 1; i < PAGES_PER_SUBSECTION; i++)
+		wrong += !tail_is_pristine(head + i, head);
+	KUNIT_EXPECT_EQ(test, wrong, 0UL);
+	remove_in_thread(t, pgmap);
+}
+
 static void page_handed_out_late_is_waited_for(struct kunit *test)
 {
 	struct memremap_test *t = test->priv;
@@ -1367,6 +1374,866 @@ static void page_handed_out_late_is_waited_for(struct kunit *test)
 	free_pgmap(pgmap);
 	expect_nothing_left(t);
 }
+
+/* ---- large folios ---- */
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define LARGE_PAGES	((unsigned long)HPAGE_PMD_NR)
+
+/**
+ * struct large_test - memory for a folio of the order of a PMD, and its driver
+ * @t: the test
+ * @pgmap: the memory
+ * @page: the first page
+ * @again: called by folio_free(), to hand the memory out again
+ * @freed_order: order of the last folio that was freed
+ * @freed_pages: sum of the pages of all folios that were freed
+ * @split_calls: calls of folio_split() with a new folio
+ * @split_ends: calls of folio_split() without
+ * @split_wrong: calls that found an unexpected state
+ * @new_order: order that a folio is split to
+ */
+struct large_test {
+	struct memremap_test *t;
+	struct dev_pagemap *pgmap;
+	struct page *page;
+	void (*again)(struct large_test *lt, struct folio *folio);
+	int freed_order;
+	unsigned long freed_pages;
+	int split_calls;
+	int split_ends;
+	int split_wrong;
+	unsigned int new_order;
+};
+
+static struct large_test *pgmap_large(struct dev_pagemap *pgmap)
+{
+	return pgmap_test(pgmap)->data;
+}
+
+static void large_folio_free(struct folio *folio)
+{
+	struct large_test *lt = pgmap_large(folio->page.pgmap);
+
+	lt->freed_order = folio_order(folio);
+	lt->freed_pages += folio_nr_pages(folio);
+	if (lt->again)
+		lt->again(lt, folio);
+}
+
+static void large_page_free(struct page *page)
+{
+	large_folio_free((struct folio *)page);
+}
+
+static bool split_folio_is_right(struct large_test *lt, struct folio *head,
+				 struct folio *tail)
+{
+	return irqs_disabled() && !folio_ref_count(head) &&
+	       !folio_ref_count(tail) && tail->page.pgmap == lt->pgmap &&
+	       tail->mapping == head->mapping &&
+	       tail->page.zone_device_data == head->page.zone_device_data &&
+	       folio_order(tail) == lt->new_order && folio_test_locked(tail) &&
+	       IS_ALIGNED(folio_pfn(tail), 1UL << lt->new_order);
+}
+
+static void large_folio_split(struct folio *head, struct folio *tail)
+{
+	struct large_test *lt = pgmap_large(head->page.pgmap);
+
+	if (!tail) {
+		lt->split_ends++;
+		lt->split_wrong += folio_order(head) != lt->new_order ||
+				   folio_ref_count(head);
+		return;
+	}
+	lt->split_calls++;
+	lt->split_wrong += !split_folio_is_right(lt, head, tail);
+	tail->page.zone_device_data = &tail->page;
+}
+
+static const struct dev_pagemap_ops large_ops = {
+	.folio_free = large_folio_free,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops large_page_ops = {
+	.page_free = large_page_free,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static const struct dev_pagemap_ops split_ops = {
+	.folio_free = large_folio_free,
+	.folio_split = large_folio_split,
+	.migrate_to_ram = test_migrate_to_ram,
+};
+
+static struct large_test *large_create_type(struct kunit *test,
+					    enum memory_type type,
+					    const struct dev_pagemap_ops *ops)
+{
+	struct memremap_test *t = test->priv;
+	struct large_test *lt = kunit_kzalloc(test, sizeof(*lt), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, lt);
+	lt->t = t;
+	t->data = lt;
+	lt->pgmap = new_pgmap(t, type);
+	lt->pgmap->ops = ops;
+	set_range(lt->pgmap, 0, ALIGN(t->base, HPAGE_PMD_SIZE),
+		  max_t(u64, SUB, HPAGE_PMD_SIZE));
+	must_map(t, lt->pgmap);
+	lt->page = pfn_to_page(first_pfn(lt->pgmap, 0));
+	return lt;
+}
+
+static struct large_test *large_create(struct kunit *test,
+				       const struct dev_pagemap_ops *ops)
+{
+	return large_create_type(test, MEMORY_DEVICE_PRIVATE, ops);
+}
+
+static void large_remove(struct large_test *lt)
+{
+	remove_in_thread(lt->t, lt->pgmap);
+}
+
+/* Migration makes a folio anonymous, and counts it. */
+static void large_make_anon(struct large_test *lt, struct folio *folio)
+{
+	folio->mapping = (void *)((unsigned long)lt | PAGE_MAPPING_ANON);
+	folio->index = 0x12345;
+	mod_mthp_stat(folio_order(folio), MTHP_STAT_NR_ANON, 1);
+}
+
+static struct folio *large_init(struct large_test *lt, unsigned long nr,
+				unsigned int order)
+{
+	struct folio *folio = (struct folio *)(lt->page + nr);
+
+	zone_device_folio_init(folio, lt->pgmap, order);
+	return folio;
+}
+
+static void large_put(struct folio *folio)
+{
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+static long large_count(unsigned int order, enum mthp_stat_item item)
+{
+	long sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += (long)per_cpu(mthp_stats, cpu).stats[order][item];
+	return sum;
+}
+
+/*
+ * A free page, but for what folio_order() needs. Flags that a page of the order
+ * 0 may still have are not looked at.
+ */
+static bool page_is_free(struct large_test *lt, struct page *page)
+{
+	const unsigned long low = 0xff, kept = BIT(PG_reserved);
+	unsigned long flags = page->flags & (BIT(NR_PAGEFLAGS) - 1) & ~low;
+
+	return READ_ONCE(page->pgmap) == lt->pgmap && !page->mapping &&
+	       !page->private && !page_ref_count(page) &&
+	       atomic_read(&page->_mapcount) == -1 && flags == kept;
+}
+
+static void expect_all_free(struct large_test *lt)
+{
+	unsigned long i, wrong = 0;
+
+	for (i = 0; i < LARGE_PAGES; i++)
+		wrong += !page_is_free(lt, lt->page + i);
+	KUNIT_EXPECT_EQ(lt->t->test, wrong, 0UL);
+}
+
+static bool large_tail_is_right(struct large_test *lt, struct folio *folio,
+				unsigned long i)
+{
+	struct page *page = folio_page(folio, i);
+
+	return PageTail(page) && !PageHead(page) &&
+	       page_folio(page) == folio && page_pgmap(page) == lt->pgmap &&
+	       !page_ref_count(page) && !page->private &&
+	       atomic_read(&page->_mapcount) == -1 &&
+	       (i == 1 || !(page->flags & 0xff)) &&
+	       (i <= 2 || page->mapping == TAIL_MAPPING) &&
+	       !test_bit(PG_anon_exclusive, &page->flags);
+}
+
+static void expect_large(struct large_test *lt, struct folio *folio,
+			 unsigned int order)
+{
+	struct kunit *test = lt->t->test;
+	unsigned long i, wrong = 0;
+
+	KUNIT_ASSERT_EQ(test, folio_order(folio), order);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
+	KUNIT_EXPECT_TRUE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_writeback(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_dirty(folio));
+	KUNIT_EXPECT_NULL(test, folio->mapping);
+	KUNIT_EXPECT_EQ(test, folio_mapcount(folio), 0);
+	KUNIT_EXPECT_PTR_EQ(test, folio->page.pgmap, lt->pgmap);
+	if (!order)
+		return;
+	KUNIT_EXPECT_TRUE(test, folio_test_large_rmappable(folio));
+	KUNIT_EXPECT_FALSE(test, folio_test_partially_mapped(folio));
+	KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_EQ(test, folio_entire_mapcount(folio), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&folio->_nr_pages_mapped), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&folio->_pincount), 0);
+	for (i = 1; i < folio_nr_pages(folio); i++)
+		wrong += !large_tail_is_right(lt, folio, i);
+	KUNIT_EXPECT_EQ_MSG(test, wrong, 0UL, "tail pages of order %u", order);
+}
+
+/* Leave traces of a user, as migration and rmap do. */
+static void large_use(struct large_test *lt, struct folio *folio,
+		      struct rnd_state *rnd)
+{
+	unsigned long i;
+
+	large_make_anon(lt, folio);
+	folio_mark_uptodate(folio);
+	folio_set_swapbacked(folio);
+	folio_set_dirty(folio);
+	folio->page.zone_device_data = lt;
+	if (folio_test_large(folio))
+		folio_set_has_hwpoisoned(folio);
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		if (prandom_u32_state(rnd) & 1)
+			SetPageAnonExclusive(folio_page(folio, i));
+}
+
+static unsigned int large_random_order(struct rnd_state *rnd)
+{
+	unsigned int order = prandom_u32_state(rnd) % (HPAGE_PMD_ORDER + 1);
+
+	return order == 1 ? 0 : order;
+}
+
+/* Hand all memory out as folios of random orders, then free all of them. */
+static void large_fill_and_free(struct large_test *lt, struct rnd_state *rnd)
+{
+	unsigned long nr, next, freed = lt->freed_pages;
+	struct folio *folio;
+	unsigned int order;
+
+	for (nr = 0; nr < LARGE_PAGES; nr += 1UL << order) {
+		do {
+			order = large_random_order(rnd);
+		} while (!IS_ALIGNED(nr, 1UL << order));
+		folio = large_init(lt, nr, order);
+		expect_large(lt, folio, order);
+		large_use(lt, folio, rnd);
+	}
+	for (nr = 0; nr < LARGE_PAGES; nr = next) {
+		folio = page_folio(lt->page + nr);
+		order = folio_order(folio);
+		next = nr + folio_nr_pages(folio);
+		large_put(folio);
+		KUNIT_EXPECT_EQ(lt->t->test, lt->freed_order, order);
+	}
+	KUNIT_EXPECT_EQ(lt->t->test, lt->freed_pages - freed, LARGE_PAGES);
+	expect_all_free(lt);
+}
+
+struct free_variant {
+	const char *name;
+	enum memory_type type;
+	const struct dev_pagemap_ops *ops;
+};
+
+static const struct free_variant free_variants[] = {
+	{ "private, folio_free", MEMORY_DEVICE_PRIVATE, &large_ops },
+	{ "private, page_free", MEMORY_DEVICE_PRIVATE, &large_page_ops },
+	{ "coherent, folio_free", MEMORY_DEVICE_COHERENT, &large_ops },
+};
+
+static void free_variant_to_desc(const struct free_variant *variant,
+				 char *desc)
+{
+	strscpy(desc, variant->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(free_variant, free_variants, free_variant_to_desc);
+
+/* Whatever order a page was part of, it can be part of any other next. */
+static void page_is_reused_in_any_order(struct kunit *test)
+{
+	const struct free_variant *variant = test->param_value;
+	struct large_test *lt;
+	struct rnd_state rnd;
+	int i;
+
+	lt = large_create_type(test, variant->type, variant->ops);
+	prandom_seed_state(&rnd, 13);
+	for (i = 0; i < 200; i++)
+		large_fill_and_free(lt, &rnd);
+	large_remove(lt);
+}
+
+static void again_page_1_then_0(struct large_test *lt, struct folio *folio)
+{
+	lt->again = NULL;
+	zone_device_page_init(lt->page + 1);
+	zone_device_page_init(lt->page);
+}
+
+static void again_smaller_folio(struct large_test *lt, struct folio *folio)
+{
+	lt->again = NULL;
+	large_init(lt, 0, 2);
+}
+
+static void again_same_order(struct large_test *lt, struct folio *folio)
+{
+	lt->again = NULL;
+	large_init(lt, 0, HPAGE_PMD_ORDER);
+}
+
+static void again_last_page(struct large_test *lt, struct folio *folio)
+{
+	lt->again = NULL;
+	zone_device_page_init(lt->page + LARGE_PAGES - 1);
+}
+
+/* The order of a PMD is not a constant on all architectures. */
+static unsigned int large_order(int order)
+{
+	return order < 0 ? HPAGE_PMD_ORDER + 1 + order : order;
+}
+
+static unsigned long large_nr(long nr)
+{
+	return nr < 0 ? LARGE_PAGES + nr : nr;
+}
+
+/**
+ * struct again - what folio_free() of a large folio hands out
+ * @name: for messages
+ * @again: the callback
+ * @nr_folios: folios that there are afterwards
+ * @nr: their first pages, see large_nr()
+ * @order: their order, see large_order()
+ */
+struct again {
+	const char *name;
+	void (*again)(struct large_test *lt, struct folio *folio);
+	int nr_folios;
+	long nr[2];
+	int order;
+};
+
+static const struct again again_cases[] = {
+	{ "page 1 then page 0", again_page_1_then_0, 2, { 1, 0 }, 0 },
+	{ "folio of order 2", again_smaller_folio, 1, { 0 }, 2 },
+	{ "folio of the same order", again_same_order, 1, { 0 }, -1 },
+	{ "last page", again_last_page, 1, { -1 }, 0 },
+};
+
+static void again_to_desc(const struct again *again, char *desc)
+{
+	strscpy(desc, again->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(again, again_cases, again_to_desc);
+
+static struct folio *again_folio(struct large_test *lt,
+				 const struct again *again, int i)
+{
+	return (struct folio *)(lt->page + large_nr(again->nr[i]));
+}
+
+/* Nothing of a folio is accessed after its callback. */
+static void memory_is_handed_out_in_folio_free(struct kunit *test)
+{
+	const struct again *again = test->param_value;
+	struct large_test *lt = large_create(test, &large_ops);
+	struct rnd_state rnd;
+	struct folio *folio;
+	int i;
+
+	prandom_seed_state(&rnd, 9);
+	folio = large_init(lt, 0, HPAGE_PMD_ORDER);
+	large_use(lt, folio, &rnd);
+	lt->again = again->again;
+	large_put(folio);
+	KUNIT_EXPECT_EQ(test, lt->freed_order, HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_EQ(test, lt->freed_pages, LARGE_PAGES);
+
+	for (i = 0; i < again->nr_folios; i++)
+		expect_large(lt, again_folio(lt, again, i),
+			     large_order(again->order));
+	for (i = 0; i < again->nr_folios; i++) {
+		folio = again_folio(lt, again, i);
+		large_use(lt, folio, &rnd);
+		large_put(folio);
+		KUNIT_EXPECT_EQ(test, lt->freed_order,
+				large_order(again->order));
+	}
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+/* Of the references to the pagemap, take all but one away behind its back. */
+static void large_folio_holds_one_reference_per_page(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	struct folio *folio = large_init(lt, 0, HPAGE_PMD_ORDER);
+	struct removal *removal = start_removal(lt->t, lt->pgmap);
+
+	expect_waits(lt->t, removal);
+	percpu_ref_put_many(&lt->pgmap->ref, LARGE_PAGES - 1);
+	expect_waits(lt->t, removal);
+	KUNIT_EXPECT_FALSE(test, percpu_ref_is_zero(&lt->pgmap->ref));
+	percpu_ref_get_many(&lt->pgmap->ref, LARGE_PAGES - 1);
+	large_put(folio);
+	expect_finishes(lt->t, removal);
+	free_pgmap(lt->pgmap);
+	expect_nothing_left(lt->t);
+}
+
+static void large_folio_handed_out_late_is_waited_for(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	struct folio *early, *late;
+	struct removal *removal;
+
+	early = large_init(lt, 0, 0);
+	removal = start_removal(lt->t, lt->pgmap);
+	expect_waits(lt->t, removal);
+	mark_log();
+	late = large_init(lt, 4, 2);
+	expect_one_line(lt->t, "handed out");
+	large_put(early);
+	expect_waits(lt->t, removal);
+	large_put(late);
+	expect_finishes(lt->t, removal);
+	free_pgmap(lt->pgmap);
+	expect_nothing_left(lt->t);
+}
+
+static void large_folio_is_counted_until_freed(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	unsigned int order;
+
+	for (order = 2; order <= HPAGE_PMD_ORDER; order++) {
+		long before = large_count(order, MTHP_STAT_NR_ANON);
+		struct folio *folio = large_init(lt, 0, order);
+
+		large_make_anon(lt, folio);
+		KUNIT_EXPECT_EQ(test, mem_cgroup_charge(folio, NULL,
+							GFP_KERNEL), 0);
+		large_put(folio);
+		KUNIT_EXPECT_EQ(test, large_count(order, MTHP_STAT_NR_ANON),
+				before);
+#ifdef CONFIG_MEMCG
+		KUNIT_EXPECT_EQ(test, folio->memcg_data, 0UL);
+#endif
+		/* never anonymous: a migration that failed */
+		large_put(large_init(lt, 0, order));
+		KUNIT_EXPECT_EQ(test, large_count(order, MTHP_STAT_NR_ANON),
+				before);
+	}
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+static void device_folio_is_not_queued_for_split(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	struct folio *folio = large_init(lt, 0, HPAGE_PMD_ORDER);
+	const enum mthp_stat_item item = MTHP_STAT_NR_ANON_PARTIALLY_MAPPED;
+	long before = large_count(HPAGE_PMD_ORDER, item);
+
+	large_make_anon(lt, folio);
+	deferred_split_folio(folio, true);
+	KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_FALSE(test, folio_test_partially_mapped(folio));
+	KUNIT_EXPECT_EQ(test, large_count(HPAGE_PMD_ORDER, item), before);
+	folio_ref_freeze(folio, 1);
+	folio_unqueue_deferred_split(folio);
+	folio_ref_unfreeze(folio, 1);
+	large_put(folio);
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+/* ---- orders and pages that are refused ---- */
+
+/**
+ * struct refusal - arguments of zone_device_folio_init() that are refused
+ * @word: part of the message
+ * @nr: the first page, see large_nr()
+ * @order: the order, see large_order()
+ * @more: added to the order
+ */
+struct refusal {
+	const char *word;
+	long nr;
+	int order;
+	int more;
+};
+
+static const struct refusal refusals[] = {
+	{ "too large", 0, -1, 1 },
+	{ "too large", 0, 64 },
+	{ "too large", 0, INT_MAX },
+	{ "does not have this order", 0, 1 },
+	{ "not aligned", 1, 2 },
+	{ "not aligned", -2, 2 },
+	{ "not aligned", 4, -1 },
+};
+
+static void refusal_to_desc(const struct refusal *refusal, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u at page %lu",
+		 large_order(refusal->order) + refusal->more,
+		 large_nr(refusal->nr));
+}
+
+KUNIT_ARRAY_PARAM(refusal, refusals, refusal_to_desc);
+
+/* Neither the page nor a reference may be lost, and no other page changes. */
+static void refused_order_is_handed_out_as_a_page(struct kunit *test)
+{
+	const struct refusal *refusal = test->param_value;
+	struct large_test *lt = large_create(test, &large_ops);
+	unsigned long i, wrong = 0, nr = large_nr(refusal->nr);
+	struct folio *folio;
+
+	mark_log();
+	folio = large_init(lt, nr,
+			   large_order(refusal->order) + refusal->more);
+	expect_one_line(lt->t, refusal->word);
+	expect_large(lt, folio, 0);
+	for (i = 0; i < LARGE_PAGES; i++)
+		wrong += i != nr && !page_is_free(lt, lt->page + i);
+	KUNIT_EXPECT_EQ(test, wrong, 0UL);
+	large_put(folio);
+	KUNIT_EXPECT_EQ(test, lt->freed_pages, 1UL);
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+/* A folio of another pagemap stays there. */
+static void folio_beyond_the_pagemap_is_refused(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	struct memremap_test *t = test->priv;
+	struct dev_pagemap *next = new_pgmap(t, MEMORY_DEVICE_PRIVATE);
+	struct folio *folio;
+
+	set_range(next, 0, lt->pgmap->range.end + 1,
+		  max_t(u64, SUB, HPAGE_PMD_SIZE));
+	must_map(t, next);
+	folio = pfn_folio(first_pfn(next, 0));
+	mark_log();
+	zone_device_folio_init(folio, lt->pgmap, HPAGE_PMD_ORDER);
+	expect_one_line(t, "exceeds the pagemap");
+	KUNIT_EXPECT_PTR_EQ(test, folio->page.pgmap, next);
+	expect_handed_out(t, folio);
+	large_put(folio);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_freed), 1);
+	remove_in_thread(t, next);
+	large_remove(lt);
+}
+
+/* ---- split ---- */
+
+static const int split_orders[] = { 0, 2, 4, -2 };
+
+static void split_order_to_desc(const int *order, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "to order %u",
+		 large_order(*order));
+}
+
+KUNIT_ARRAY_PARAM(split_order, split_orders, split_order_to_desc);
+
+static bool split_result_is_right(struct large_test *lt, unsigned long nr,
+				  bool callback)
+{
+	struct page *page = lt->page + nr;
+	struct folio *folio = page_folio(page);
+	void *data = callback && nr ? (void *)page : lt;
+
+	return &folio->page == page && folio_order(folio) == lt->new_order &&
+	       folio_ref_count(folio) == 1 && folio_test_locked(folio) &&
+	       folio_test_anon(folio) && folio->index == 0x12345 + nr &&
+	       folio->page.pgmap == lt->pgmap && PageReserved(page) &&
+	       page->zone_device_data == data && !page->private &&
+	       atomic_read(&page->_mapcount) == -1 && folio_test_dirty(folio) &&
+	       (!lt->new_order || (folio_test_large_rmappable(folio) &&
+				   list_empty(&folio->_deferred_list)));
+}
+
+static void expect_split(struct large_test *lt, bool callback)
+{
+	unsigned long nr, wrong = 0, step = 1UL << lt->new_order;
+	struct kunit *test = lt->t->test;
+
+	for (nr = 0; nr < LARGE_PAGES; nr++)
+		wrong += nr % step ?
+			 !large_tail_is_right(lt, page_folio(lt->page + nr),
+					      nr % step) :
+			 !split_result_is_right(lt, nr, callback);
+	KUNIT_EXPECT_EQ(test, wrong, 0UL);
+	KUNIT_EXPECT_EQ(test, lt->split_calls,
+			callback ? LARGE_PAGES / step - 1 : 0);
+	KUNIT_EXPECT_EQ(test, lt->split_ends, callback ? 1 : 0);
+	KUNIT_EXPECT_EQ(test, lt->split_wrong, 0);
+}
+
+static struct folio *large_new_user(struct large_test *lt)
+{
+	struct folio *folio = large_init(lt, 0, HPAGE_PMD_ORDER);
+	struct rnd_state rnd;
+	unsigned long i;
+
+	prandom_seed_state(&rnd, 5);
+	large_use(lt, folio, &rnd);
+	folio_clear_has_hwpoisoned(folio);
+	/* as after unmapping */
+	for (i = 0; i < LARGE_PAGES; i++)
+		ClearPageAnonExclusive(lt->page + i);
+	return folio;
+}
+
+static void split_and_free(struct kunit *test,
+			   const struct dev_pagemap_ops *ops)
+{
+	struct large_test *lt = large_create(test, ops);
+	struct folio *folio = large_new_user(lt);
+	unsigned int order = large_order(*(const int *)test->param_value);
+	unsigned long nr, step = 1UL << order;
+	long large = large_count(HPAGE_PMD_ORDER, MTHP_STAT_NR_ANON);
+	long small = large_count(order, MTHP_STAT_NR_ANON);
+
+	lt->new_order = order;
+	KUNIT_ASSERT_EQ(test, folio_split_unmapped(folio, order), 0);
+	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+	expect_split(lt, ops->folio_split);
+	KUNIT_EXPECT_EQ(test, large_count(HPAGE_PMD_ORDER, MTHP_STAT_NR_ANON),
+			large - 1);
+	KUNIT_EXPECT_EQ(test, large_count(order, MTHP_STAT_NR_ANON),
+			order ? small + (long)(LARGE_PAGES / step) : small);
+
+	for (nr = 0; nr < LARGE_PAGES; nr += step) {
+		large_put(page_folio(lt->page + nr));
+		KUNIT_EXPECT_EQ(test, lt->freed_order, order);
+	}
+	KUNIT_EXPECT_EQ(test, lt->freed_pages, LARGE_PAGES);
+	KUNIT_EXPECT_EQ(test, large_count(order, MTHP_STAT_NR_ANON), small);
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+static void split_folio_is_freed_in_parts(struct kunit *test)
+{
+	split_and_free(test, &large_ops);
+}
+
+static void driver_is_told_of_each_new_folio(struct kunit *test)
+{
+	split_and_free(test, &split_ops);
+}
+
+/* A folio with other users, or of another kind, stays whole. */
+static void split_is_refused(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &split_ops);
+	struct folio *folio = large_new_user(lt);
+
+	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, 1), -EINVAL);
+	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, HPAGE_PMD_ORDER),
+			-EINVAL);
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, 0), -EAGAIN);
+	folio_put(folio);
+	atomic_inc(&folio->_large_mapcount);
+	atomic_inc(&folio->_entire_mapcount);
+	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, 0), -EAGAIN);
+	atomic_dec(&folio->_entire_mapcount);
+	atomic_dec(&folio->_large_mapcount);
+	KUNIT_EXPECT_EQ(test, folio_order(folio), HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_EQ(test, lt->split_calls + lt->split_ends, 0);
+	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+	large_put(folio);
+
+	folio = large_init(lt, 0, HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, 0), -EINVAL);
+	large_put(folio);
+	expect_all_free(lt);
+	large_remove(lt);
+}
+
+/* ---- readers without a reference ---- */
+
+/**
+ * struct pfn_race - an allocator of all orders, and a walk of its pages
+ * @lt: the memory
+ * @lock: of @used
+ * @used: a bit for each page that is not free
+ * @done: the walk is over
+ * @wrong_pgmaps: pages that had another pagemap
+ * @wrong_folios: folios that were not of a piece, despite a reference
+ * @taken: folios that it got a reference to
+ * @looks: pages that it looked at
+ */
+struct pfn_race {
+	struct large_test *lt;
+	spinlock_t lock;	/* of @used */
+	unsigned long *used;
+	struct completion done;
+	unsigned long wrong_pgmaps;
+	unsigned long wrong_folios;
+	unsigned long taken;
+	unsigned long looks;
+};
+
+static struct pfn_race *pfn_race;
+
+static void pfn_race_free(struct large_test *lt, struct folio *folio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&pfn_race->lock, flags);
+	bitmap_clear(pfn_race->used, &folio->page - lt->page,
+		     folio_nr_pages(folio));
+	spin_unlock_irqrestore(&pfn_race->lock, flags);
+}
+
+static bool pfn_race_take(struct pfn_race *race, unsigned long nr,
+			  unsigned int order)
+{
+	unsigned long end = nr + (1UL << order);
+	bool taken;
+
+	spin_lock_irq(&race->lock);
+	taken = find_next_bit(race->used, end, nr) >= end;
+	if (taken)
+		bitmap_set(race->used, nr, 1UL << order);
+	spin_unlock_irq(&race->lock);
+	return taken;
+}
+
+/* Who holds a reference finds a folio of a piece. */
+static bool pfn_race_folio_is_right(struct pfn_race *race, struct folio *folio,
+				    struct page *page)
+{
+	unsigned int order = folio_order(folio);
+
+	return order <= HPAGE_PMD_ORDER && order != 1 &&
+	       folio_nr_pages(folio) == 1UL << order &&
+	       IS_ALIGNED(folio_pfn(folio), 1UL << order) &&
+	       page - &folio->page < 1L << order &&
+	       folio->page.pgmap == race->lt->pgmap;
+}
+
+static void pfn_race_look(struct pfn_race *race, struct page *page)
+{
+	struct folio *folio;
+
+	rcu_read_lock();
+	race->wrong_pgmaps += page_pgmap(page) != race->lt->pgmap;
+	folio = page_folio(page);
+	race->wrong_pgmaps += page_pgmap(&folio->page) != race->lt->pgmap;
+	race->looks++;
+	if (!folio_try_get(folio)) {
+		rcu_read_unlock();
+		return;
+	}
+	rcu_read_unlock();
+	if (page_folio(page) == folio) {
+		race->taken++;
+		race->wrong_folios += !pfn_race_folio_is_right(race, folio,
+							       page);
+	}
+	folio_put(folio);
+}
+
+static int pfn_race_walk(void *data)
+{
+	struct pfn_race *race = data;
+	unsigned long nr = 0;
+
+	while (!kthread_should_stop()) {
+		pfn_race_look(race, race->lt->page + nr);
+		nr = (nr + 1) % LARGE_PAGES;
+		if (!nr)
+			cond_resched();
+	}
+	return 0;
+}
+
+/* Allocate a folio; split every fourth; free what there is. */
+static void pfn_race_turn(struct pfn_race *race, struct rnd_state *rnd)
+{
+	unsigned int order = large_random_order(rnd);
+	unsigned long nr, end;
+	struct folio *folio;
+
+	nr = round_down(prandom_u32_state(rnd) % LARGE_PAGES, 1UL << order);
+	end = nr + (1UL << order);
+	if (!pfn_race_take(race, nr, order))
+		return;
+	folio = large_init(race->lt, nr, order);
+	large_make_anon(race->lt, folio);
+	if (order && prandom_u32_state(rnd) % 4 == 0)
+		folio_split_unmapped(folio, 0);
+	while (nr < end) {
+		folio = page_folio(race->lt->page + nr);
+		nr += folio_nr_pages(folio);
+		large_put(folio);
+	}
+}
+
+static void pfn_walk_races_with_init_split_and_free(struct kunit *test)
+{
+	struct large_test *lt = large_create(test, &large_ops);
+	unsigned long end = jiffies + 3 * HZ;
+	struct task_struct *task;
+	struct rnd_state rnd;
+	struct pfn_race *race;
+
+	race = kunit_kzalloc(test, sizeof(*race), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, race);
+	race->used = kunit_kcalloc(test, BITS_TO_LONGS(LARGE_PAGES),
+				   sizeof(long), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, race->used);
+	race->lt = lt;
+	spin_lock_init(&race->lock);
+	pfn_race = race;
+	lt->again = pfn_race_free;
+	prandom_seed_state(&rnd, 3);
+
+	task = kthread_run(pfn_race_walk, race, "memremap_kunit");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	while (time_before(jiffies, end)) {
+		pfn_race_turn(race, &rnd);
+		cond_resched();
+	}
+	kthread_stop(task);
+	KUNIT_EXPECT_EQ(test, race->wrong_pgmaps, 0UL);
+	KUNIT_EXPECT_EQ(test, race->wrong_folios, 0UL);
+	KUNIT_EXPECT_GT(test, race->taken, 0UL);
+	kunit_info(test, "%lu pages looked at, %lu folios taken", race->looks,
+		   race->taken);
+	KUNIT_EXPECT_TRUE(test, bitmap_empty(race->used, LARGE_PAGES));
+	large_remove(lt);
+}
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
 /* ---- removal waits for all users ---- */
 
@@ -1780,9 +2647,25 @@ static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE(page_is_freed_to_its_driver),
 	KUNIT_CASE(freed_folio_keeps_no_user_state),
 	KUNIT_CASE(folio_free_comes_before_page_free),
-	KUNIT_CASE(large_folio_is_handed_out_as_a_page),
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	KUNIT_CASE_PARAM(page_is_reused_in_any_order, free_variant_gen_params),
+	KUNIT_CASE_PARAM(memory_is_handed_out_in_folio_free, again_gen_params),
+	KUNIT_CASE(large_folio_holds_one_reference_per_page),
+	KUNIT_CASE(large_folio_handed_out_late_is_waited_for),
+	KUNIT_CASE(large_folio_is_counted_until_freed),
+	KUNIT_CASE(device_folio_is_not_queued_for_split),
+	KUNIT_CASE_PARAM(refused_order_is_handed_out_as_a_page,
+			 refusal_gen_params),
+	KUNIT_CASE(folio_beyond_the_pagemap_is_refused),
+	KUNIT_CASE_PARAM(split_folio_is_freed_in_parts, split_order_gen_params),
+	KUNIT_CASE_PARAM(driver_is_told_of_each_new_folio,
+			 split_order_gen_params),
+	KUNIT_CASE(split_is_refused),
+	KUNIT_CASE(pfn_walk_races_with_init_split_and_free),
+#endif
 	KUNIT_CASE(p2pdma_page_is_freed_with_idle_count),
 	KUNIT_CASE(extra_put_is_reported),
+	KUNIT_CASE(extra_put_leaves_compound_page_alone),
 	KUNIT_CASE(page_handed_out_late_is_waited_for),
 	KUNIT_CASE_PARAM(removal_waits_for_page, type_gen_params),
 	KUNIT_CASE_PARAM(removal_waits_for_pagemap_reference, type_gen_params),
