@@ -1377,7 +1377,8 @@ static void page_handed_out_late_is_waited_for(struct kunit *test)
 
 /* ---- large folios ---- */
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* The tests read the statistics that sysfs has. */
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_SYSFS)
 #define LARGE_PAGES	((unsigned long)HPAGE_PMD_NR)
 
 /**
@@ -2233,7 +2234,7 @@ static void pfn_walk_races_with_init_split_and_free(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, bitmap_empty(race->used, LARGE_PAGES));
 	large_remove(lt);
 }
-#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE && CONFIG_SYSFS */
 
 /* ---- removal waits for all users ---- */
 
@@ -2647,7 +2648,7 @@ static struct kunit_case memremap_cases[] = {
 	KUNIT_CASE(page_is_freed_to_its_driver),
 	KUNIT_CASE(freed_folio_keeps_no_user_state),
 	KUNIT_CASE(folio_free_comes_before_page_free),
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_SYSFS)
 	KUNIT_CASE_PARAM(page_is_reused_in_any_order, free_variant_gen_params),
 	KUNIT_CASE_PARAM(memory_is_handed_out_in_folio_free, again_gen_params),
 	KUNIT_CASE(large_folio_holds_one_reference_per_page),
