@@ -53,6 +53,7 @@
  *	uffd-wp set			-	=	+	=	=
  *	soft-dirty cleared		-	-	=	=	=
  *	write fault in place		+	+	- (e)	folio	folio
+ *	PMD to PTEs			=	=	=	folio	folio
  *
  *   (a) set if the entry is writable, because the device may have written
  *   (b) cleared if soft-dirty is tracked and clear
@@ -373,19 +374,62 @@ static __always_inline bool device_pte_private_write(struct vm_area_struct *vma,
  * The same for PMDs.
  */
 
-static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
+static __always_inline pmd_t device_pmd_swp_marks(pmd_t new, pmd_t old)
 {
-	swp_entry_t entry = pmd_to_swp_entry(old);
-	pmd_t new;
-
-	if (likely(!device_entry_writable(entry)))
-		return old;
-	new = swp_entry_to_pmd(device_entry_wrprotect(entry));
 	if (pmd_swp_soft_dirty(old))
 		new = pmd_swp_mksoft_dirty(new);
 	if (pmd_swp_uffd_wp(old))
 		new = pmd_swp_mkuffd_wp(new);
 	return new;
+}
+
+/* From a private entry */
+static __always_inline pmd_t
+device_pmd_swp_to_migration(swp_entry_t entry, pmd_t old, struct folio *folio)
+{
+	if (is_writable_migration_entry(entry)) {
+		device_folio_note_dirty(folio);
+		entry = make_migration_entry_dirty(entry);
+		old = pmd_swp_mksoft_dirty(old);
+	}
+	return device_pmd_swp_marks(swp_entry_to_pmd(entry), old);
+}
+
+/* The caller marks the folio young. */
+static __always_inline pmd_t device_pmd_migration_to_private(unsigned long pfn,
+							     pmd_t old)
+{
+	bool write = is_writable_migration_entry(pmd_to_swp_entry(old));
+	swp_entry_t entry = device_entry_private(pfn, write);
+
+	return device_pmd_swp_marks(swp_entry_to_pmd(entry), old);
+}
+
+/* The entry of page @i when a page table takes the place of a private PMD */
+static __always_inline pte_t device_pmd_private_to_pte(pmd_t old,
+						       unsigned long i)
+{
+	swp_entry_t entry = pmd_to_swp_entry(old);
+	bool write = is_writable_device_private_entry(entry);
+	pte_t pte;
+
+	entry = device_entry_private(swp_offset_pfn(entry) + i, write);
+	pte = swp_entry_to_pte(entry);
+	if (pmd_swp_soft_dirty(old))
+		pte = pte_swp_mksoft_dirty(pte);
+	if (pmd_swp_uffd_wp(old))
+		pte = pte_swp_mkuffd_wp(pte);
+	return pte;
+}
+
+static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
+{
+	swp_entry_t entry = pmd_to_swp_entry(old);
+
+	if (likely(!device_entry_writable(entry)))
+		return old;
+	entry = device_entry_wrprotect(entry);
+	return device_pmd_swp_marks(swp_entry_to_pmd(entry), old);
 }
 
 static inline pmd_t device_pmd_swp_mkuffd_wp(pmd_t old)

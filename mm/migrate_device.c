@@ -770,3 +770,21 @@ vm_fault_t migrate_device_fault(struct vm_fault *vmf)
 	migration_entry_wait_on_locked(entry, vmf->ptl);
 	return 0;
 }
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/**
+ * do_huge_pmd_device_private() - CPU fault on a device-private PMD
+ * @vmf: the fault; @vmf->orig_pmd was a device-private entry
+ *
+ * The PMD becomes a page table of device-private entries, and the fault is
+ * repeated with one of them.
+ *
+ * Context: Process context, mmap lock or VMA lock held for reading. May sleep.
+ * Return: 0 to repeat the access.
+ */
+vm_fault_t do_huge_pmd_device_private(struct vm_fault *vmf)
+{
+	__split_huge_pmd(vmf->vma, vmf->pmd, vmf->address, false, NULL);
+	return 0;
+}
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE */

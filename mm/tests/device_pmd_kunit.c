@@ -3,11 +3,15 @@
  * KUnit tests of PMD entries that are not present: migration entries and
  * device-private entries of the size of a PMD.
  *
- * Most entries are not in a page table, and refer to one locked page of the
- * test. The last tests plant them, or let the kernel create them.
+ * The first tests use entries that are in no page table, and that refer to one
+ * locked page of the test. The others map a folio of a device, as a migration
+ * leaves it, and let the kernel work on the mapping. Its pages must be free in
+ * the end.
  */
 #include <kunit/test.h>
 #include <linux/delay.h>
+#include <linux/memcontrol.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
@@ -16,8 +20,12 @@
 #include <linux/swapops.h>
 #include <linux/userfaultfd_k.h>
 
+#include <asm/pgalloc.h>
+#include <asm/tlb.h>
+
 #include "../internal.h"
 #include "../device_entry.h"
+#include "kunit_device.h"
 #include "kunit_mm.h"
 
 #ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
@@ -34,23 +42,71 @@
 #define PMD_TEST_UFFD_WP	BIT(2)
 #define PMD_TEST_STATES		BIT(3)
 
+/* Folios of the device */
+#define PMD_TEST_FOLIOS		2
+
+/* A property of the folio. A folio that is mapped writable is exclusive. */
+#define PMD_TEST_EXCLUSIVE	BIT(3)
+#define PMD_TEST_ALL_STATES	BIT(4)
+
 /**
  * struct pmd_test - the folio of all entries, and an address space
  * @test: the test
+ * @dev: a device with memory for %PMD_TEST_FOLIOS folios
+ * @mapped: folios of @dev that were mapped
+ * @freed: pages of @dev that are free again
+ * @faults: CPU faults on pages of @dev
  * @km: address space
- * @folio: a locked folio
+ * @folio: a locked folio of one page, not of @dev
  * @ctx: of userfaultfd
  * @dst: address that UFFDIO_MOVE moves to
  * @len: bytes that it moves
  */
 struct pmd_test {
 	struct kunit *test;
+	struct kunit_device *dev;
+	unsigned long mapped;
+	unsigned long freed;
+	unsigned long faults;
 	struct kunit_mm *km;
 	struct folio *folio;
 	struct userfaultfd_ctx *ctx;
 	unsigned long dst;
 	unsigned long len;
 };
+
+static void pmd_device_free(struct folio *folio)
+{
+	struct kunit_device *dev = page_pgmap(&folio->page)->owner;
+	struct pmd_test *pt = dev->test->priv;
+
+	WRITE_ONCE(pt->freed, pt->freed + folio_nr_pages(folio));
+}
+
+static vm_fault_t pmd_device_fault(struct vm_fault *vmf)
+{
+	struct kunit_device *dev = page_pgmap(vmf->page)->owner;
+	struct pmd_test *pt = dev->test->priv;
+
+	pt->faults++;
+	return VM_FAULT_SIGBUS;
+}
+
+static const struct dev_pagemap_ops pmd_device_ops = {
+	.folio_free = pmd_device_free,
+	.migrate_to_ram = pmd_device_fault,
+};
+
+static struct kunit_device *pmd_device_create(struct kunit *test)
+{
+	unsigned long size = PMD_TEST_FOLIOS * PMD_SIZE;
+	phys_addr_t start = kunit_device_region(test, 2 * size);
+	struct kunit_device *dev;
+
+	dev = kunit_device_create(test, ALIGN(start, PMD_SIZE), size);
+	dev->pgmap->ops = &pmd_device_ops;
+	return dev;
+}
 
 static void pmd_test_free(void *data)
 {
@@ -65,14 +121,15 @@ static int pmd_test_init(struct kunit *test)
 	struct pmd_test *pt = kunit_kzalloc(test, sizeof(*pt), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, pt);
+	test->priv = pt;
 	if (!thp_migration_supported())
 		kunit_skip(test, "huge pages do not migrate");
 	pt->test = test;
+	pt->dev = pmd_device_create(test);
 	pt->km = kunit_mm_create(test);
 	pt->folio = folio_alloc(GFP_KERNEL, 0);
 	KUNIT_ASSERT_NOT_NULL(test, pt->folio);
 	folio_lock(pt->folio);
-	test->priv = pt;
 	return kunit_add_action_or_reset(test, pmd_test_free, pt->folio);
 }
 
@@ -316,6 +373,687 @@ static void advice_skips_device_private_pmd(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pmd_exchange(pt, addr, pmd, __pmd(0)));
 }
 
+/* ---- folios of the device ---- */
+
+static bool pmd_state_is_valid(unsigned int state)
+{
+	return pmd_state_has_room(state) &&
+	       !((state & PMD_TEST_WRITE) && (state & PMD_TEST_UFFD_WP)) &&
+	       !((state & PMD_TEST_WRITE) && !(state & PMD_TEST_EXCLUSIVE));
+}
+
+/* All properties that a mapped folio of a device can have */
+#define for_each_pmd_state(state)					\
+	for ((state) = 0; (state) < PMD_TEST_ALL_STATES; (state)++)	\
+		if (!pmd_state_is_valid(state)) {} else
+
+/* What becomes of @state in a migration entry, and remains of it afterwards */
+static unsigned int pmd_state_migrated(unsigned int state)
+{
+	return HAS_SOFT_DIRTY && (state & PMD_TEST_WRITE) ?
+	       state | PMD_TEST_SOFT_DIRTY : state;
+}
+
+static struct folio *pmd_new_folio(struct pmd_test *pt)
+{
+	unsigned long pfn = pt->dev->first +
+			    pt->mapped % PMD_TEST_FOLIOS * HPAGE_PMD_NR;
+	struct folio *folio = pfn_folio(pfn);
+
+	/* all that were mapped before, but for those that there is room for */
+	KUNIT_ASSERT_GT(pt->test, pt->freed + PMD_TEST_FOLIOS * HPAGE_PMD_NR,
+			pt->mapped * HPAGE_PMD_NR);
+	pt->mapped++;
+	zone_device_folio_init(folio, pt->dev->pgmap, HPAGE_PMD_ORDER);
+	return folio;
+}
+
+/* Return: an address whose PMD is empty, in a table of PMDs. */
+static unsigned long pmd_place(struct pmd_test *pt)
+{
+	unsigned long addr = kunit_mm_map_huge(pt->km, 2 * HPAGE_PMD_NR);
+
+	kunit_mm_write(pt->km, addr + HPAGE_PMD_SIZE, 1);
+	return addr;
+}
+
+static bool pmd_map(struct pmd_test *pt, struct folio *folio,
+		    unsigned long addr, unsigned int state)
+{
+	struct mm_struct *mm = pt->km->mm;
+	pmd_t *pmdp = mm_find_pmd(mm, addr);
+	pgtable_t table = pmdp ? pte_alloc_one(mm) : NULL;
+	spinlock_t *ptl;	/* of the PMD */
+
+	if (!table)
+		return false;
+	mmap_read_lock(mm);
+	ptl = pmd_lock(mm, pmdp);
+	folio_add_new_anon_rmap(folio, vma_lookup(mm, addr), addr,
+				RMAP_EXCLUSIVE);
+	if (!(state & PMD_TEST_EXCLUSIVE))
+		ClearPageAnonExclusive(&folio->page);
+	add_mm_counter(mm, MM_ANONPAGES, HPAGE_PMD_NR);
+	pgtable_trans_huge_deposit(mm, pmdp, table);
+	mm_inc_nr_ptes(mm);
+	set_pmd_at(mm, addr, pmdp, pmd_make_private(folio_pfn(folio), state));
+	spin_unlock(ptl);
+	mmap_read_unlock(mm);
+	return true;
+}
+
+/* Map a new folio of the device. The mapping has the only reference. */
+static struct folio *pmd_plant(struct pmd_test *pt, unsigned long addr,
+			       unsigned int state)
+{
+	struct folio *folio = pmd_new_folio(pt);
+	int ret = mem_cgroup_charge(folio, pt->km->mm, GFP_KERNEL);
+
+	KUNIT_ASSERT_EQ(pt->test, ret, 0);
+	KUNIT_ASSERT_TRUE(pt->test, pmd_map(pt, folio, addr, state));
+	folio_unlock(folio);
+	return folio;
+}
+
+static void expect_all_free(struct pmd_test *pt)
+{
+	KUNIT_EXPECT_EQ(pt->test, READ_ONCE(pt->freed),
+			pt->mapped * HPAGE_PMD_NR);
+}
+
+static long pmd_anon_pages(struct pmd_test *pt)
+{
+	return percpu_counter_sum(&pt->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+/* Zap the folio. Page tables, counters and device memory are as before. */
+static void zap_and_expect_free(struct pmd_test *pt, unsigned long addr)
+{
+	long anon = pmd_anon_pages(pt);
+
+	kunit_mm_zap(pt->km, addr, HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(pt->test, pmd_anon_pages(pt), anon - HPAGE_PMD_NR);
+	expect_all_free(pt);
+}
+
+static void expect_counts(struct pmd_test *pt, struct folio *folio, int maps,
+			  int refs)
+{
+	KUNIT_EXPECT_EQ(pt->test, folio_mapcount(folio), maps);
+	KUNIT_EXPECT_EQ(pt->test, folio_ref_count(folio), refs);
+}
+
+static void expect_exclusive(struct pmd_test *pt, struct page *page,
+			     unsigned int state)
+{
+	KUNIT_EXPECT_EQ(pt->test, !!PageAnonExclusive(page),
+			!!(state & PMD_TEST_EXCLUSIVE));
+}
+
+/* @folio is mapped by a PMD with these properties. */
+static void expect_private_pmd(struct pmd_test *pt, struct folio *folio,
+			       unsigned long addr, unsigned int state)
+{
+	pmd_t pmd = kunit_mm_pmd(pt->km, addr);
+
+	KUNIT_ASSERT_TRUE(pt->test, is_pmd_device_private_entry(pmd));
+	KUNIT_EXPECT_PTR_EQ(pt->test, pmd_nonpresent_folio(pmd), folio);
+	KUNIT_EXPECT_EQ(pt->test, pmd_read(pmd), state & ~PMD_TEST_EXCLUSIVE);
+	expect_exclusive(pt, &folio->page, state);
+}
+
+/* A migration entry knows from its type whether its folio is exclusive. */
+static unsigned int pmd_read_migration(swp_entry_t entry)
+{
+	if (is_writable_migration_entry(entry))
+		return PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE;
+	return is_readable_exclusive_migration_entry(entry) ?
+	       PMD_TEST_EXCLUSIVE : 0;
+}
+
+static unsigned int pte_read_marks(pte_t pte)
+{
+	return (pte_swp_soft_dirty(pte) ? PMD_TEST_SOFT_DIRTY : 0) |
+	       (pte_swp_uffd_wp(pte) ? PMD_TEST_UFFD_WP : 0);
+}
+
+/* A migration entry with these properties, of a folio with this first page */
+static void expect_migration(struct pmd_test *pt, swp_entry_t entry,
+			     unsigned int marks, unsigned long pfn,
+			     unsigned int state)
+{
+	KUNIT_ASSERT_TRUE(pt->test, is_migration_entry(entry));
+	KUNIT_EXPECT_EQ(pt->test, swp_offset_pfn(entry), pfn);
+	KUNIT_EXPECT_EQ(pt->test, pmd_read_migration(entry) | marks,
+			pmd_state_migrated(state));
+	if (migration_entry_supports_ad())
+		KUNIT_EXPECT_EQ(pt->test, is_migration_entry_dirty(entry),
+				!!(state & PMD_TEST_WRITE));
+}
+
+static void expect_migration_pmd(struct pmd_test *pt, struct folio *folio,
+				 unsigned long addr, unsigned int state)
+{
+	pmd_t pmd = kunit_mm_pmd(pt->km, addr);
+
+	KUNIT_ASSERT_TRUE(pt->test, is_pmd_migration_entry(pmd));
+	expect_migration(pt, pmd_to_swp_entry(pmd),
+			 pmd_read(pmd) & ~PMD_TEST_WRITE, folio_pfn(folio),
+			 state);
+}
+
+static void expect_migration_pte(struct pmd_test *pt, struct folio *folio,
+				 unsigned long addr, unsigned long i,
+				 unsigned int state)
+{
+	pte_t pte = kunit_mm_pte(pt->km, addr + i * PAGE_SIZE);
+
+	KUNIT_ASSERT_FALSE(pt->test, pte_present(pte));
+	expect_migration(pt, pte_to_swp_entry(pte), pte_read_marks(pte),
+			 folio_pfn(folio) + i, state);
+}
+
+static void expect_private_pte(struct pmd_test *pt, struct folio *folio,
+			       unsigned long addr, unsigned long i,
+			       unsigned int state)
+{
+	pte_t pte = kunit_mm_pte(pt->km, addr + i * PAGE_SIZE);
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	KUNIT_ASSERT_FALSE(pt->test, pte_present(pte));
+	KUNIT_ASSERT_TRUE(pt->test, is_device_private_entry(entry));
+	KUNIT_EXPECT_EQ(pt->test, swp_offset_pfn(entry), folio_pfn(folio) + i);
+	KUNIT_EXPECT_EQ(pt->test, is_writable_device_private_entry(entry),
+			!!(state & PMD_TEST_WRITE));
+	KUNIT_EXPECT_EQ(pt->test, pte_read_marks(pte),
+			state & (PMD_TEST_SOFT_DIRTY | PMD_TEST_UFFD_WP));
+	expect_exclusive(pt, folio_page(folio, i), state);
+}
+
+/* @folio is mapped by PTEs with these properties. */
+static void expect_private_ptes(struct pmd_test *pt, struct folio *folio,
+				unsigned long addr, unsigned int state)
+{
+	unsigned long i;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		expect_private_pte(pt, folio, addr, i, state);
+	expect_counts(pt, folio, HPAGE_PMD_NR, HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(pt->test, folio_entire_mapcount(folio), 0);
+}
+
+/* ---- split ---- */
+
+static void mapped_folio_is_split_to_ptes(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+	unsigned int state;
+
+	for_each_pmd_state(state) {
+		folio = pmd_plant(pt, addr, state);
+		expect_private_pmd(pt, folio, addr, state);
+		expect_counts(pt, folio, 1, 1);
+		kunit_mm_split_pmd(pt->km, addr + PAGE_SIZE);
+		expect_private_ptes(pt, folio, addr, state);
+		zap_and_expect_free(pt, addr);
+		/* a page table takes no PMD */
+		addr = pmd_place(pt);
+	}
+}
+
+/* As before the folio itself is split */
+static void pmd_freeze(struct folio *folio)
+{
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, TTU_SPLIT_HUGE_PMD);
+}
+
+static void pmd_thaw(struct folio *folio)
+{
+	remove_migration_ptes(folio, folio, 0);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+static void mapped_folio_is_frozen(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct folio *folio;
+	unsigned long addr, i;
+	unsigned int state;
+
+	for_each_pmd_state(state) {
+		addr = pmd_place(pt);
+		folio = pmd_plant(pt, addr, state);
+		pmd_freeze(folio);
+		expect_counts(pt, folio, 0, 1);
+		for (i = 0; i < HPAGE_PMD_NR; i++)
+			expect_migration_pte(pt, folio, addr, i, state);
+		pmd_thaw(folio);
+		expect_private_ptes(pt, folio, addr, pmd_state_migrated(state));
+		zap_and_expect_free(pt, addr);
+	}
+}
+
+/* Without the right folio, nothing is frozen. */
+static void other_folio_is_not_frozen(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt), other = pmd_place(pt);
+	struct folio *folio = pmd_plant(pt, addr, 0);
+	struct folio *wrong = pmd_plant(pt, other, 0);
+
+	folio_lock(wrong);
+	mmap_read_lock(pt->km->mm);
+	split_huge_pmd_address(vma_lookup(pt->km->mm, addr), addr, true, wrong);
+	mmap_read_unlock(pt->km->mm);
+	folio_unlock(wrong);
+	expect_private_pmd(pt, folio, addr, 0);
+	expect_counts(pt, folio, 1, 1);
+	kunit_mm_zap(pt->km, other, HPAGE_PMD_NR);
+	zap_and_expect_free(pt, addr);
+}
+
+/* ---- zap ---- */
+
+static void mapped_folio_is_zapped(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	unsigned long tables = mm_pgtables_bytes(pt->km->mm);
+	unsigned int state;
+
+	for_each_pmd_state(state) {
+		pmd_plant(pt, addr, state);
+		zap_and_expect_free(pt, addr);
+		KUNIT_EXPECT_TRUE(test, pmd_none(kunit_mm_pmd(pt->km, addr)));
+		KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(pt->km->mm), tables);
+	}
+}
+
+static void mapped_folio_is_unmapped(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+
+	pmd_plant(pt, addr, PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+	KUNIT_EXPECT_EQ(test, vm_munmap(addr, 2 * HPAGE_PMD_SIZE), 0);
+	expect_all_free(pt);
+}
+
+/* The rest stays mapped, and keeps the folio. */
+static void part_of_mapped_folio_is_zapped(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio = pmd_plant(pt, addr, PMD_TEST_WRITE |
+						  PMD_TEST_EXCLUSIVE);
+	long anon = pmd_anon_pages(pt);
+
+	kunit_mm_zap(pt->km, addr + PAGE_SIZE, HPAGE_PMD_NR - 2);
+	KUNIT_EXPECT_EQ(test, pmd_anon_pages(pt), anon - HPAGE_PMD_NR + 2);
+	expect_counts(pt, folio, 2, 2);
+	expect_private_pte(pt, folio, addr, 0, PMD_TEST_WRITE |
+					       PMD_TEST_EXCLUSIVE);
+	expect_private_pte(pt, folio, addr, HPAGE_PMD_NR - 1,
+			   PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+	KUNIT_EXPECT_EQ(test, pt->freed, 0);
+	kunit_mm_zap(pt->km, addr, HPAGE_PMD_NR);
+	expect_all_free(pt);
+}
+
+/* ---- fork ---- */
+
+static struct mm_struct *pmd_fork(struct pmd_test *pt, unsigned long addr)
+{
+	struct mm_struct *child;
+	int ret = kunit_mm_fork(pt->km, addr, &child);
+
+	KUNIT_ASSERT_EQ(pt->test, ret, 0);
+	return child;
+}
+
+static void mapped_folio_is_forked(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct mm_struct *child, *parent;
+	struct folio *folio;
+	unsigned int state, shared;
+	long anon;
+
+	for_each_pmd_state(state) {
+		shared = state & ~(PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+		folio = pmd_plant(pt, addr, state);
+		anon = pmd_anon_pages(pt);
+		child = pmd_fork(pt, addr);
+		expect_private_pmd(pt, folio, addr, shared);
+		expect_counts(pt, folio, 2, 2);
+		parent = kunit_mm_enter(pt->km, child);
+		/* the VMA of the child is not registered with userfaultfd */
+		expect_private_pmd(pt, folio, addr, shared & ~PMD_TEST_UFFD_WP);
+		KUNIT_EXPECT_EQ(test, pmd_anon_pages(pt), anon);
+		kunit_mm_enter(pt->km, parent);
+		kunit_mm_zap(pt->km, addr, HPAGE_PMD_NR);
+		expect_counts(pt, folio, 1, 1);
+		kunit_mm_exit(pt->km, child);
+		expect_all_free(pt);
+	}
+}
+
+/* ---- protection ---- */
+
+static void pmd_prot_numa(struct kunit_mm *km, unsigned long addr)
+{
+	struct mmu_gather tlb;
+
+	mmap_read_lock(km->mm);
+	tlb_gather_mmu(&tlb, km->mm);
+	change_protection(&tlb, vma_lookup(km->mm, addr), addr,
+			  addr + HPAGE_PMD_SIZE, MM_CP_PROT_NUMA);
+	tlb_finish_mmu(&tlb);
+	mmap_read_unlock(km->mm);
+}
+
+static void pmd_read_only(struct kunit_mm *km, unsigned long addr)
+{
+	kunit_mm_make_read_only(km, addr, HPAGE_PMD_NR);
+}
+
+static void pmd_set_wp(struct kunit_mm *km, unsigned long addr)
+{
+	kunit_mm_uffd_wp(km, addr, HPAGE_PMD_NR, true);
+}
+
+static void pmd_clear_wp(struct kunit_mm *km, unsigned long addr)
+{
+	kunit_mm_uffd_wp(km, addr, HPAGE_PMD_NR, false);
+}
+
+/**
+ * struct pmd_change - a change of protection, and its effect
+ * @change: the change
+ * @clear: properties that it clears
+ * @set: properties that it sets
+ */
+static const struct pmd_change {
+	void (*change)(struct kunit_mm *km, unsigned long addr);
+	unsigned int clear;
+	unsigned int set;
+} pmd_changes[] = {
+	{ pmd_read_only, PMD_TEST_WRITE, 0 },
+	{ pmd_set_wp, PMD_TEST_WRITE, HAS_UFFD_WP ? PMD_TEST_UFFD_WP : 0 },
+	{ pmd_clear_wp, PMD_TEST_UFFD_WP, 0 },
+	{ pmd_prot_numa, 0, 0 },
+};
+
+static void mapped_folio_changes_protection(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	const struct pmd_change *pc = pmd_changes;
+	struct folio *folio;
+	unsigned int state;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(pmd_changes); i++, pc++) {
+		for_each_pmd_state(state) {
+			folio = pmd_plant(pt, addr, state);
+			pc->change(pt->km, addr);
+			expect_private_pmd(pt, folio, addr,
+					   (state & ~pc->clear) | pc->set);
+			expect_counts(pt, folio, 1, 1);
+			zap_and_expect_free(pt, addr);
+		}
+	}
+}
+
+static void migrating_folio_changes_protection(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	const struct pmd_change *pc = pmd_changes;
+	struct folio *folio;
+	unsigned int state;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(pmd_changes); i++, pc++) {
+		for_each_pmd_state(state) {
+			folio = pmd_plant(pt, addr, state);
+			folio_get(folio);
+			folio_lock(folio);
+			try_to_migrate(folio, 0);
+			pc->change(pt->km, addr);
+			pmd_thaw(folio);
+			expect_private_pmd(pt, folio, addr,
+					   (pmd_state_migrated(state) &
+					    ~pc->clear) | pc->set);
+			zap_and_expect_free(pt, addr);
+		}
+	}
+}
+
+static void part_of_mapped_folio_changes_protection(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	unsigned int state = PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE;
+	struct folio *folio = pmd_plant(pt, addr, state);
+
+	kunit_mm_make_read_only(pt->km, addr + PAGE_SIZE, 1);
+	expect_private_pte(pt, folio, addr, 0, state);
+	expect_private_pte(pt, folio, addr, 1, PMD_TEST_EXCLUSIVE);
+	expect_private_pte(pt, folio, addr, 2, state);
+	expect_counts(pt, folio, HPAGE_PMD_NR, HPAGE_PMD_NR);
+	zap_and_expect_free(pt, addr);
+}
+
+/* ---- mremap ---- */
+
+static unsigned long pmd_move_tables(struct pmd_test *pt, unsigned long from,
+				     unsigned long to)
+{
+	struct mm_struct *mm = pt->km->mm;
+	unsigned long moved;
+
+	mmap_write_lock(mm);
+	moved = move_page_tables(vma_lookup(mm, from), from,
+				 vma_lookup(mm, to), to, HPAGE_PMD_SIZE, false,
+				 false);
+	mmap_write_unlock(mm);
+	return moved;
+}
+
+/* To another table of PMDs, which takes the deposited page table over */
+static void mapped_folio_is_moved(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt), to = addr + PUD_SIZE;
+	struct folio *folio;
+	unsigned int state, soft;
+
+	kunit_mm_map_fixed(pt->km, to, HPAGE_PMD_NR, PROT_READ | PROT_WRITE);
+	soft = HAS_SOFT_DIRTY ? PMD_TEST_SOFT_DIRTY : 0;
+	for_each_pmd_state(state) {
+		folio = pmd_plant(pt, addr, state);
+		KUNIT_EXPECT_EQ(test, pmd_move_tables(pt, addr, to),
+				HPAGE_PMD_SIZE);
+		KUNIT_EXPECT_TRUE(test, pmd_none(kunit_mm_pmd(pt->km, addr)));
+		expect_private_pmd(pt, folio, to, state | soft);
+		expect_counts(pt, folio, 1, 1);
+		zap_and_expect_free(pt, to);
+	}
+}
+
+/* ---- reverse mapping ---- */
+
+/* Does a walk with these flags find the mapping of @nr pages at @pfn? */
+static bool pmd_is_found(struct pmd_test *pt, unsigned long pfn,
+			 unsigned long nr, unsigned long addr,
+			 unsigned int flags)
+{
+	struct page_vma_mapped_walk pvmw = {
+		.pfn = pfn,
+		.nr_pages = nr,
+		.address = addr,
+		.flags = flags,
+	};
+	bool found;
+
+	mmap_read_lock(pt->km->mm);
+	pvmw.vma = vma_lookup(pt->km->mm, addr);
+	pvmw.pgoff = linear_page_index(pvmw.vma, addr);
+	found = page_vma_mapped_walk(&pvmw);
+	if (found) {
+		KUNIT_EXPECT_NULL(pt->test, pvmw.pte);
+		page_vma_mapped_walk_done(&pvmw);
+	}
+	mmap_read_unlock(pt->km->mm);
+	return found;
+}
+
+static void mapped_folio_is_found_by_rmap(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt), at = addr + 3 * PAGE_SIZE;
+	struct folio *folio = pmd_plant(pt, addr, 0);
+	unsigned long pfn = folio_pfn(folio), nr = HPAGE_PMD_NR;
+
+	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn, nr, addr, 0));
+	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn, nr, addr, PVMW_SYNC));
+	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn + 3, 1, at, 0));
+	KUNIT_EXPECT_FALSE(test, pmd_is_found(pt, pfn + nr, nr, addr, 0));
+	KUNIT_EXPECT_FALSE(test,
+			   pmd_is_found(pt, pfn, nr, addr, PVMW_MIGRATION));
+
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	KUNIT_EXPECT_FALSE(test, pmd_is_found(pt, pfn, nr, addr, 0));
+	KUNIT_EXPECT_TRUE(test,
+			  pmd_is_found(pt, pfn, nr, addr, PVMW_MIGRATION));
+	pmd_thaw(folio);
+	zap_and_expect_free(pt, addr);
+}
+
+/* ---- migration ---- */
+
+static void mapped_folio_is_unmapped_and_restored(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+	unsigned int state;
+
+	for_each_pmd_state(state) {
+		folio = pmd_plant(pt, addr, state);
+		folio_get(folio);
+		folio_lock(folio);
+		try_to_migrate(folio, 0);
+		expect_migration_pmd(pt, folio, addr, state);
+		expect_counts(pt, folio, 0, 1);
+		expect_exclusive(pt, &folio->page, 0);
+		pmd_thaw(folio);
+		expect_private_pmd(pt, folio, addr, pmd_state_migrated(state));
+		expect_counts(pt, folio, 1, 1);
+		zap_and_expect_free(pt, addr);
+	}
+}
+
+/* Two address spaces: all mappings migrate, and none becomes exclusive. */
+static void shared_folio_is_unmapped_and_restored(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio = pmd_plant(pt, addr, PMD_TEST_WRITE |
+						  PMD_TEST_EXCLUSIVE);
+	struct mm_struct *child = pmd_fork(pt, addr);
+	struct mm_struct *parent;
+
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	expect_migration_pmd(pt, folio, addr, 0);
+	expect_counts(pt, folio, 0, 1);
+	pmd_thaw(folio);
+	expect_private_pmd(pt, folio, addr, 0);
+	expect_counts(pt, folio, 2, 2);
+	parent = kunit_mm_enter(pt->km, child);
+	expect_private_pmd(pt, folio, addr, 0);
+	kunit_mm_enter(pt->km, parent);
+	kunit_mm_zap(pt->km, addr, HPAGE_PMD_NR);
+	kunit_mm_exit(pt->km, child);
+	expect_all_free(pt);
+}
+
+/* What a migration moves, but for contents, flags and charge */
+static void pmd_move_identity(struct folio *dst, struct folio *src)
+{
+	dst->mapping = src->mapping;
+	dst->index = src->index;
+	folio_set_swapbacked(dst);
+	if (folio_test_dirty(src))
+		folio_set_dirty(dst);
+	mod_mthp_stat(folio_order(dst), MTHP_STAT_NR_ANON, 1);
+}
+
+static struct folio *pmd_huge_page(struct pmd_test *pt, unsigned long addr)
+{
+	kunit_mm_write(pt->km, addr, 1);
+	if (!pmd_trans_huge(kunit_mm_pmd(pt->km, addr)))
+		kunit_skip(pt->test, "no THP available");
+	return pfn_folio(kunit_mm_pfn(pt->km, addr));
+}
+
+static void huge_page_moves_to_device_and_back(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *src = pmd_huge_page(pt, addr), *dst;
+	unsigned int state = PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE |
+			     (HAS_SOFT_DIRTY ? PMD_TEST_SOFT_DIRTY : 0);
+	pmd_t pmd;
+
+	folio_get(src);
+	folio_lock(src);
+	try_to_migrate(src, 0);
+	dst = pmd_new_folio(pt);
+	pmd_move_identity(dst, src);
+	remove_migration_ptes(src, dst, 0);
+	expect_private_pmd(pt, dst, addr, state);
+	expect_counts(pt, dst, 1, 2);
+
+	try_to_migrate(dst, 0);
+	remove_migration_ptes(dst, src, 0);
+	expect_counts(pt, dst, 0, 1);
+	pmd = kunit_mm_pmd(pt->km, addr);
+	KUNIT_EXPECT_TRUE(test, pmd_trans_huge(pmd));
+	KUNIT_EXPECT_TRUE(test, pmd_write(pmd));
+	KUNIT_EXPECT_TRUE(test, pmd_dirty(pmd));
+	expect_exclusive(pt, &src->page, state);
+	folio_unlock(dst);
+	folio_put(dst);
+	folio_unlock(src);
+	folio_put(src);
+	expect_all_free(pt);
+}
+
+/* ---- fault ---- */
+
+static void fault_on_mapped_folio_calls_the_driver(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+
+	pmd_plant(pt, addr, PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+	KUNIT_EXPECT_EQ(test, kunit_mm_try_read(addr + PAGE_SIZE), -EFAULT);
+	KUNIT_EXPECT_EQ(test, pt->faults, 1);
+	zap_and_expect_free(pt, addr);
+}
+
 /* ---- UFFDIO_MOVE ---- */
 
 #ifdef CONFIG_USERFAULTFD
@@ -404,6 +1142,22 @@ static struct kunit_case device_pmd_cases[] = {
 	KUNIT_CASE(nonpresent_pmd_has_no_page_table),
 	KUNIT_CASE(unknown_pmd_is_not_split),
 	KUNIT_CASE(advice_skips_device_private_pmd),
+	KUNIT_CASE(mapped_folio_is_split_to_ptes),
+	KUNIT_CASE(mapped_folio_is_frozen),
+	KUNIT_CASE(other_folio_is_not_frozen),
+	KUNIT_CASE(mapped_folio_is_zapped),
+	KUNIT_CASE(mapped_folio_is_unmapped),
+	KUNIT_CASE(part_of_mapped_folio_is_zapped),
+	KUNIT_CASE(mapped_folio_is_forked),
+	KUNIT_CASE(mapped_folio_changes_protection),
+	KUNIT_CASE(migrating_folio_changes_protection),
+	KUNIT_CASE(part_of_mapped_folio_changes_protection),
+	KUNIT_CASE(mapped_folio_is_moved),
+	KUNIT_CASE(mapped_folio_is_found_by_rmap),
+	KUNIT_CASE(mapped_folio_is_unmapped_and_restored),
+	KUNIT_CASE(shared_folio_is_unmapped_and_restored),
+	KUNIT_CASE(huge_page_moves_to_device_and_back),
+	KUNIT_CASE(fault_on_mapped_folio_calls_the_driver),
 #ifdef CONFIG_USERFAULTFD
 	KUNIT_CASE(migrating_huge_page_is_moved),
 	KUNIT_CASE(part_of_migrating_huge_page_is_moved),
