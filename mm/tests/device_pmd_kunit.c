@@ -10,14 +10,19 @@
  */
 #include <kunit/test.h>
 #include <linux/delay.h>
+#include <linux/fs.h>
 #include <linux/memcontrol.h>
+#include <linux/mempolicy.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/mount.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/sched/task.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
+#include <linux/uaccess.h>
 #include <linux/userfaultfd_k.h>
 
 #include <asm/pgalloc.h>
@@ -382,10 +387,16 @@ static bool pmd_state_is_valid(unsigned int state)
 	       !((state & PMD_TEST_WRITE) && !(state & PMD_TEST_EXCLUSIVE));
 }
 
-/* All properties that a mapped folio of a device can have */
-#define for_each_pmd_state(state)					\
-	for ((state) = 0; (state) < PMD_TEST_ALL_STATES; (state)++)	\
-		if (!pmd_state_is_valid(state)) {} else
+/*
+ * The first of these states that a mapped folio of a device can have, from
+ * @state on, or PMD_TEST_ALL_STATES
+ */
+static unsigned int pmd_state(unsigned int state)
+{
+	while (state < PMD_TEST_ALL_STATES && !pmd_state_is_valid(state))
+		state++;
+	return state;
+}
 
 /* What becomes of @state in a migration entry, and remains of it afterwards */
 static unsigned int pmd_state_migrated(unsigned int state)
@@ -464,6 +475,14 @@ static void expect_all_free(struct pmd_test *pt)
 static long pmd_anon_pages(struct pmd_test *pt)
 {
 	return percpu_counter_sum(&pt->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+static struct folio *pmd_huge_page(struct pmd_test *pt, unsigned long addr)
+{
+	kunit_mm_write(pt->km, addr, 1);
+	if (!pmd_trans_huge(kunit_mm_pmd(pt->km, addr)))
+		kunit_skip(pt->test, "no THP available");
+	return pfn_folio(kunit_mm_pfn(pt->km, addr));
 }
 
 /* Zap the folio. Page tables, counters and device memory are as before. */
@@ -591,7 +610,8 @@ static void mapped_folio_is_split_to_ptes(struct kunit *test)
 	struct folio *folio;
 	unsigned int state;
 
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		folio = pmd_plant(pt, addr, state);
 		expect_private_pmd(pt, folio, addr, state);
 		expect_counts(pt, folio, 1, 1);
@@ -625,7 +645,8 @@ static void mapped_folio_is_frozen(struct kunit *test)
 	unsigned long addr, i;
 	unsigned int state;
 
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		addr = pmd_place(pt);
 		folio = pmd_plant(pt, addr, state);
 		pmd_freeze(folio);
@@ -666,7 +687,8 @@ static void mapped_folio_is_zapped(struct kunit *test)
 	unsigned long tables = mm_pgtables_bytes(pt->km->mm);
 	unsigned int state;
 
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		pmd_plant(pt, addr, state);
 		zap_and_expect_free(pt, addr);
 		KUNIT_EXPECT_TRUE(test, pmd_none(kunit_mm_pmd(pt->km, addr)));
@@ -725,7 +747,8 @@ static void mapped_folio_is_forked(struct kunit *test)
 	unsigned int state, shared;
 	long anon;
 
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		shared = state & ~(PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
 		folio = pmd_plant(pt, addr, state);
 		anon = pmd_anon_pages(pt);
@@ -800,7 +823,8 @@ static void mapped_folio_changes_protection(struct kunit *test)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(pmd_changes); i++, pc++) {
-		for_each_pmd_state(state) {
+		for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+		     state = pmd_state(state + 1)) {
 			folio = pmd_plant(pt, addr, state);
 			pc->change(pt->km, addr);
 			expect_private_pmd(pt, folio, addr,
@@ -821,7 +845,8 @@ static void migrating_folio_changes_protection(struct kunit *test)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(pmd_changes); i++, pc++) {
-		for_each_pmd_state(state) {
+		for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+		     state = pmd_state(state + 1)) {
 			folio = pmd_plant(pt, addr, state);
 			folio_get(folio);
 			folio_lock(folio);
@@ -877,7 +902,8 @@ static void mapped_folio_is_moved(struct kunit *test)
 
 	kunit_mm_map_fixed(pt->km, to, HPAGE_PMD_NR, PROT_READ | PROT_WRITE);
 	soft = HAS_SOFT_DIRTY ? PMD_TEST_SOFT_DIRTY : 0;
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		folio = pmd_plant(pt, addr, state);
 		KUNIT_EXPECT_EQ(test, pmd_move_tables(pt, addr, to),
 				HPAGE_PMD_SIZE);
@@ -890,25 +916,30 @@ static void mapped_folio_is_moved(struct kunit *test)
 
 /* ---- reverse mapping ---- */
 
-/* Does a walk with these flags find the mapping of @nr pages at @pfn? */
-static bool pmd_is_found(struct pmd_test *pt, unsigned long pfn,
-			 unsigned long nr, unsigned long addr,
-			 unsigned int flags)
+enum pmd_found {
+	FOUND_NOTHING,
+	FOUND_PMD,
+	FOUND_PTE,
+};
+
+/* What does a walk with these flags find for @nr pages from @pfn? */
+static enum pmd_found pmd_find(struct pmd_test *pt, unsigned long pfn,
+			       unsigned long nr, unsigned long addr,
+			       unsigned int flags)
 {
+	enum pmd_found found = FOUND_NOTHING;
 	struct page_vma_mapped_walk pvmw = {
 		.pfn = pfn,
 		.nr_pages = nr,
 		.address = addr,
 		.flags = flags,
 	};
-	bool found;
 
 	mmap_read_lock(pt->km->mm);
 	pvmw.vma = vma_lookup(pt->km->mm, addr);
 	pvmw.pgoff = linear_page_index(pvmw.vma, addr);
-	found = page_vma_mapped_walk(&pvmw);
-	if (found) {
-		KUNIT_EXPECT_NULL(pt->test, pvmw.pte);
+	if (page_vma_mapped_walk(&pvmw)) {
+		found = pvmw.pte ? FOUND_PTE : FOUND_PMD;
 		page_vma_mapped_walk_done(&pvmw);
 	}
 	mmap_read_unlock(pt->km->mm);
@@ -922,21 +953,66 @@ static void mapped_folio_is_found_by_rmap(struct kunit *test)
 	struct folio *folio = pmd_plant(pt, addr, 0);
 	unsigned long pfn = folio_pfn(folio), nr = HPAGE_PMD_NR;
 
-	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn, nr, addr, 0));
-	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn, nr, addr, PVMW_SYNC));
-	KUNIT_EXPECT_TRUE(test, pmd_is_found(pt, pfn + 3, 1, at, 0));
-	KUNIT_EXPECT_FALSE(test, pmd_is_found(pt, pfn + nr, nr, addr, 0));
-	KUNIT_EXPECT_FALSE(test,
-			   pmd_is_found(pt, pfn, nr, addr, PVMW_MIGRATION));
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn, nr, addr, 0), FOUND_PMD);
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn, nr, addr, PVMW_SYNC),
+			FOUND_PMD);
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn + 3, 1, at, 0), FOUND_PMD);
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn + nr, nr, addr, 0),
+			FOUND_NOTHING);
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn, nr, addr, PVMW_MIGRATION),
+			FOUND_NOTHING);
 
 	folio_get(folio);
 	folio_lock(folio);
 	try_to_migrate(folio, 0);
-	KUNIT_EXPECT_FALSE(test, pmd_is_found(pt, pfn, nr, addr, 0));
-	KUNIT_EXPECT_TRUE(test,
-			  pmd_is_found(pt, pfn, nr, addr, PVMW_MIGRATION));
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn, nr, addr, 0), FOUND_NOTHING);
+	KUNIT_EXPECT_EQ(test, pmd_find(pt, pfn, nr, addr, PVMW_MIGRATION),
+			FOUND_PMD);
 	pmd_thaw(folio);
 	zap_and_expect_free(pt, addr);
+}
+
+/*
+ * A folio that PTEs map behind the start of a PMD, and the PMD before it, where
+ * the folio may be mapped as well
+ */
+static void expect_found_behind(struct pmd_test *pt, struct folio *folio,
+				unsigned long addr)
+{
+	KUNIT_EXPECT_EQ(pt->test,
+			pmd_find(pt, folio_pfn(folio), HPAGE_PMD_NR,
+				 addr + HPAGE_PMD_SIZE / 2, 0), FOUND_PTE);
+}
+
+/* Without an effect on the VMA, unlike kunit_mm_split_pmd() */
+static void pmd_split(struct pmd_test *pt, unsigned long addr)
+{
+	mmap_read_lock(pt->km->mm);
+	split_huge_pmd_address(vma_lookup(pt->km->mm, addr), addr, false, NULL);
+	mmap_read_unlock(pt->km->mm);
+}
+
+static void folio_is_found_behind_other_pmd(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt), behind = addr + HPAGE_PMD_SIZE;
+	struct folio *folio, *other;
+
+	kunit_mm_zap(pt->km, behind, HPAGE_PMD_NR);
+	folio = pmd_plant(pt, behind, 0);
+	pmd_split(pt, behind);
+
+	other = pmd_plant(pt, addr, 0);
+	expect_found_behind(pt, folio, addr);
+	folio_get(other);
+	folio_lock(other);
+	try_to_migrate(other, 0);
+	expect_found_behind(pt, folio, addr);
+	pmd_thaw(other);
+	kunit_mm_zap(pt->km, addr, HPAGE_PMD_NR);
+	pmd_huge_page(pt, addr);
+	expect_found_behind(pt, folio, addr);
+	zap_and_expect_free(pt, behind);
 }
 
 /* ---- migration ---- */
@@ -948,7 +1024,8 @@ static void mapped_folio_is_unmapped_and_restored(struct kunit *test)
 	struct folio *folio;
 	unsigned int state;
 
-	for_each_pmd_state(state) {
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
 		folio = pmd_plant(pt, addr, state);
 		folio_get(folio);
 		folio_lock(folio);
@@ -1000,14 +1077,6 @@ static void pmd_move_identity(struct folio *dst, struct folio *src)
 	mod_mthp_stat(folio_order(dst), MTHP_STAT_NR_ANON, 1);
 }
 
-static struct folio *pmd_huge_page(struct pmd_test *pt, unsigned long addr)
-{
-	kunit_mm_write(pt->km, addr, 1);
-	if (!pmd_trans_huge(kunit_mm_pmd(pt->km, addr)))
-		kunit_skip(pt->test, "no THP available");
-	return pfn_folio(kunit_mm_pfn(pt->km, addr));
-}
-
 static void huge_page_moves_to_device_and_back(struct kunit *test)
 {
 	struct pmd_test *pt = test->priv;
@@ -1054,37 +1123,407 @@ static void fault_on_mapped_folio_calls_the_driver(struct kunit *test)
 	zap_and_expect_free(pt, addr);
 }
 
-/* ---- UFFDIO_MOVE ---- */
+/* ---- other system calls ---- */
+
+/* Dumping core fetches the page. Here, the driver fails to bring it. */
+static void core_dump_asks_the_driver(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct page *page;
+	long ret;
+
+	pmd_plant(pt, addr, PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+	mmap_read_lock(pt->km->mm);
+	ret = get_user_pages_remote(pt->km->mm, addr + PAGE_SIZE, 1,
+				    FOLL_GET | FOLL_DUMP, &page, NULL);
+	mmap_read_unlock(pt->km->mm);
+	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
+	KUNIT_EXPECT_EQ(test, pt->faults, 1);
+	zap_and_expect_free(pt, addr);
+}
+
+#ifdef CONFIG_NUMA
+static void node_of_mapped_folio_is_not_changed(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+	nodemask_t from, to;
+	int ret;
+
+	/* There may be no other node, so nothing that can migrate is left. */
+	kunit_mm_zap(pt->km, addr + HPAGE_PMD_SIZE, HPAGE_PMD_NR);
+	folio = pmd_plant(pt, addr, 0);
+	from = nodemask_of_node(folio_nid(folio));
+	to = nodemask_of_node((folio_nid(folio) + 1) % MAX_NUMNODES);
+	ret = do_migrate_pages(pt->km->mm, &from, &to, MPOL_MF_MOVE);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	expect_private_pmd(pt, folio, addr, 0);
+	expect_counts(pt, folio, 1, 1);
+	zap_and_expect_free(pt, addr);
+}
+#endif
+
+static void mapped_folio_is_not_collapsed(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio = pmd_plant(pt, addr, 0);
+
+	KUNIT_EXPECT_EQ(test, do_madvise(pt->km->mm, addr, HPAGE_PMD_SIZE,
+					 MADV_COLLAPSE), 0);
+	expect_private_pmd(pt, folio, addr, 0);
+	expect_counts(pt, folio, 1, 1);
+	KUNIT_EXPECT_EQ(test, pt->faults, 0);
+	zap_and_expect_free(pt, addr);
+}
+
+/* ---- procfs ---- */
+
+#define PMD_PROC_BUFFER		SZ_64K
+
+/**
+ * struct pmd_proc - files in /proc that tell about the address space
+ * @pt: the test
+ * @mnt: an instance of procfs
+ * @pid: process with the address space; there are no files for kernel threads
+ * @leave: asks the process to exit
+ * @user: buffer in the address space, for %PMD_PROC_BUFFER bytes
+ * @text: copy of the buffer
+ */
+struct pmd_proc {
+	struct pmd_test *pt;
+	struct vfsmount *mnt;
+	pid_t pid;
+	struct completion leave;
+	unsigned long user;
+	char *text;
+};
+
+static int pmd_process(void *data)
+{
+	struct pmd_proc *proc = data;
+
+	wait_for_completion(&proc->leave);
+	do_exit(0);
+}
+
+/* The address space outlives the process, see kunit_mm_create(). */
+static void pmd_proc_end(void *data)
+{
+	struct pmd_proc *proc = data;
+
+	complete(&proc->leave);
+	kern_unmount(proc->mnt);
+}
+
+static struct pmd_proc *pmd_proc_start(struct pmd_test *pt)
+{
+	struct file_system_type *type = get_fs_type("proc");
+	struct kunit *test = pt->test;
+	struct pmd_proc *proc;
+	int ret;
+
+	KUNIT_ASSERT_NOT_NULL(test, type);
+	proc = kunit_kzalloc(test, sizeof(*proc), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, proc);
+	proc->text = kunit_kzalloc(test, PMD_PROC_BUFFER + 1, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, proc->text);
+	proc->pt = pt;
+	proc->user = kunit_mm_map(pt->km, PMD_PROC_BUFFER >> PAGE_SHIFT,
+				  PROT_READ | PROT_WRITE);
+	init_completion(&proc->leave);
+	proc->mnt = kern_mount(type);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(proc->mnt));
+	proc->pid = user_mode_thread(pmd_process, proc, CLONE_VM | SIGCHLD);
+	ret = kunit_add_action_or_reset(test, pmd_proc_end, proc);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	KUNIT_ASSERT_GT(test, proc->pid, 0);
+	return proc;
+}
+
+static struct file *pmd_proc_open(struct pmd_proc *proc, const char *name,
+				  int flags)
+{
+	struct file *file;
+	char path[32];
+
+	snprintf(path, sizeof(path), "%d/%s", proc->pid, name);
+	file = file_open_root_mnt(proc->mnt, path, flags, 0);
+	KUNIT_ASSERT_FALSE(proc->pt->test, IS_ERR(file));
+	return file;
+}
+
+/* Read a file, from @pos, to the buffer in the address space. */
+static ssize_t pmd_proc_read(struct pmd_proc *proc, const char *name,
+			     loff_t pos, size_t size)
+{
+	struct file *file = pmd_proc_open(proc, name, O_RDONLY);
+	size_t done = 0;
+	ssize_t ret;
+
+	do {
+		ret = vfs_read(file, (char __user *)proc->user + done,
+			       size - done, &pos);
+		done += max(ret, 0);
+	} while (ret > 0 && done < size);
+	fput(file);
+	KUNIT_ASSERT_GE(proc->pt->test, ret, 0);
+	return done;
+}
+
+static void pmd_proc_clear_refs(struct pmd_proc *proc)
+{
+	struct file *file = pmd_proc_open(proc, "clear_refs", O_WRONLY);
+	loff_t pos = 0;
+	ssize_t ret;
+
+	ret = put_user('4', (char __user *)proc->user);
+	if (!ret)
+		ret = vfs_write(file, (char __user *)proc->user, 1, &pos);
+	fput(file);
+	KUNIT_EXPECT_EQ(proc->pt->test, ret, 1);
+}
+
+static void pmd_proc_read_smaps(struct pmd_proc *proc)
+{
+	ssize_t size = pmd_proc_read(proc, "smaps", 0, PMD_PROC_BUFFER);
+
+	KUNIT_ASSERT_LT(proc->pt->test, size, PMD_PROC_BUFFER);
+	KUNIT_ASSERT_EQ(proc->pt->test, 0,
+			copy_from_user(proc->text,
+				       (char __user *)proc->user, size));
+	proc->text[size] = 0;
+}
+
+/* A value in KiB of the VMA that starts at @addr */
+static long pmd_smaps(struct pmd_proc *proc, unsigned long addr,
+		      const char *name)
+{
+	char start[20], *at;
+	long value = -1;
+
+	snprintf(start, sizeof(start), "%08lx-", addr);
+	at = strstr(proc->text, start);
+	at = at ? strstr(at, name) : NULL;
+	if (at)
+		sscanf(at + strlen(name), "%ld", &value);
+	return value;
+}
+
+/* Values of a folio that is mapped by @maps address spaces */
+static void expect_smaps(struct pmd_proc *proc, unsigned long addr, int maps)
+{
+	struct kunit *test = proc->pt->test;
+	long size = HPAGE_PMD_SIZE / SZ_1K;
+
+	pmd_proc_read_smaps(proc);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nRss:"), size);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nPss:"), size / maps);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nReferenced:"), 0);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nAnonymous:"), size);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nAnonHugePages:"), size);
+	KUNIT_EXPECT_EQ(test, pmd_smaps(proc, addr, "\nSwap:"), 0);
+}
+
+static void smaps_counts_mapped_folio(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct pmd_proc *proc = pmd_proc_start(pt);
+	unsigned long addr = pmd_place(pt);
+	struct mm_struct *child;
+	unsigned int state;
+
+	kunit_mm_zap(pt->km, addr + HPAGE_PMD_SIZE, HPAGE_PMD_NR);
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
+		pmd_plant(pt, addr, state);
+		expect_smaps(proc, addr, 1);
+		child = pmd_fork(pt, addr);
+		expect_smaps(proc, addr, 2);
+		kunit_mm_exit(pt->km, child);
+		zap_and_expect_free(pt, addr);
+	}
+}
+
+static void pmd_proc_read_pagemap(struct pmd_proc *proc, unsigned long addr,
+				  u64 *entries)
+{
+	size_t size = HPAGE_PMD_NR * sizeof(*entries);
+
+	KUNIT_ASSERT_EQ(proc->pt->test,
+			pmd_proc_read(proc, "pagemap",
+				      (addr >> PAGE_SHIFT) * sizeof(*entries),
+				      size), size);
+	KUNIT_ASSERT_EQ(proc->pt->test, 0,
+			copy_from_user(entries, (char __user *)proc->user,
+				       size));
+}
+
+/* As pages that are mapped one by one */
+static void pagemap_shows_mapped_folio(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct pmd_proc *proc = pmd_proc_start(pt);
+	size_t size = HPAGE_PMD_NR * sizeof(u64);
+	u64 *one = kunit_kzalloc(test, size, GFP_KERNEL);
+	u64 *each = kunit_kzalloc(test, size, GFP_KERNEL);
+	unsigned long addr;
+	unsigned int state;
+
+	KUNIT_ASSERT_NOT_NULL(test, one);
+	KUNIT_ASSERT_NOT_NULL(test, each);
+	BUILD_BUG_ON(PTRS_PER_PTE * sizeof(u64) > PMD_PROC_BUFFER);
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
+		addr = pmd_place(pt);
+		pmd_plant(pt, addr, state);
+		pmd_proc_read_pagemap(proc, addr, one);
+		kunit_mm_split_pmd(pt->km, addr);
+		pmd_proc_read_pagemap(proc, addr, each);
+		KUNIT_EXPECT_NE(test, one[0], 0);
+		KUNIT_EXPECT_MEMEQ(test, one, each, size);
+		zap_and_expect_free(pt, addr);
+	}
+}
+
+#ifdef CONFIG_MEM_SOFT_DIRTY
+static void mapped_folio_becomes_soft_clean(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct pmd_proc *proc = pmd_proc_start(pt);
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+	unsigned int state;
+
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
+		folio = pmd_plant(pt, addr, state);
+		pmd_proc_clear_refs(proc);
+		expect_private_pmd(pt, folio, addr,
+				   state & ~(PMD_TEST_WRITE |
+					     PMD_TEST_SOFT_DIRTY));
+		zap_and_expect_free(pt, addr);
+	}
+}
+#endif
+
+/* ---- userfaultfd ---- */
 
 #ifdef CONFIG_USERFAULTFD
-static void pmd_set_ctx(struct pmd_test *pt, struct userfaultfd_ctx *ctx)
+static void pmd_set_ctx(struct pmd_test *pt, unsigned long addr,
+			struct userfaultfd_ctx *ctx, vm_flags_t flags)
 {
 	struct vm_area_struct *vma;
 
 	mmap_write_lock(pt->km->mm);
-	vma = vma_lookup(pt->km->mm, pt->dst);
+	vma = vma_lookup(pt->km->mm, addr);
 	if (vma) {
 		vma_start_write(vma);
+		vm_flags_reset(vma, (vma->vm_flags & ~__VM_UFFD_FLAGS) | flags);
 		vma->vm_userfaultfd_ctx.ctx = ctx;
 	}
 	mmap_write_unlock(pt->km->mm);
 }
 
-/* Return: address of a huge page, which can be moved to @pt->dst. */
-static unsigned long pmd_prepare_move(struct pmd_test *pt)
+static void pmd_new_ctx(struct pmd_test *pt, unsigned int features)
 {
-	unsigned long src = kunit_mm_map_huge(pt->km, HPAGE_PMD_NR);
-
-	pt->dst = kunit_mm_map_huge(pt->km, HPAGE_PMD_NR);
-	kunit_mm_write(pt->km, src, 1);
-	if (!pmd_trans_huge(kunit_mm_pmd(pt->km, src)))
-		kunit_skip(pt->test, "no THP available");
 	pt->ctx = kunit_kzalloc(pt->test, sizeof(*pt->ctx), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(pt->test, pt->ctx);
 	init_rwsem(&pt->ctx->map_changing_lock);
 	pt->ctx->mm = pt->km->mm;
-	pmd_set_ctx(pt, pt->ctx);
-	return src;
+	pt->ctx->features = features;
+}
+
+/**
+ * pmd_scan() - report pages that were written, and protect them
+ * @proc: files of the address space
+ * @addr: first page
+ * @nr: number of pages
+ *
+ * Return: number of pages that were reported.
+ */
+static long pmd_scan(struct pmd_proc *proc, unsigned long addr,
+		     unsigned long nr)
+{
+	struct page_region __user *vec = (void __user *)proc->user;
+	struct pm_scan_arg __user *uarg = (void __user *)(vec + 1);
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+		.start = addr,
+		.end = addr + nr * PAGE_SIZE,
+		.vec = (unsigned long)vec,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_WRITTEN | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
+	struct page_region region = {};
+	struct file *file;
+	long ret;
+
+	KUNIT_ASSERT_EQ(proc->pt->test, 0,
+			copy_to_user(uarg, &arg, sizeof(arg)));
+	file = pmd_proc_open(proc, "pagemap", O_RDONLY);
+	ret = file->f_op->unlocked_ioctl(file, PAGEMAP_SCAN,
+					 (unsigned long)uarg);
+	fput(file);
+	if (ret == 1 && copy_from_user(&region, vec, sizeof(region)))
+		ret = -EFAULT;
+	return ret < 0 ? ret : (region.end - region.start) >> PAGE_SHIFT;
+}
+
+static void pmd_track_writes(struct pmd_test *pt, unsigned long addr)
+{
+	pmd_new_ctx(pt, UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED);
+	pmd_set_ctx(pt, addr, pt->ctx, VM_UFFD_WP);
+}
+
+static void scan_protects_mapped_folio(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct pmd_proc *proc = pmd_proc_start(pt);
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+	unsigned int state;
+
+	if (!HAS_UFFD_WP)
+		kunit_skip(test, "needs write protection by userfaultfd");
+	pmd_track_writes(pt, addr);
+	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
+	     state = pmd_state(state + 1)) {
+		folio = pmd_plant(pt, addr, state);
+		KUNIT_EXPECT_EQ(test, pmd_scan(proc, addr, HPAGE_PMD_NR),
+				state & PMD_TEST_UFFD_WP ? 0 : HPAGE_PMD_NR);
+		expect_private_pmd(pt, folio, addr, PMD_TEST_UFFD_WP |
+						    (state & ~PMD_TEST_WRITE));
+		KUNIT_EXPECT_EQ(test, pmd_scan(proc, addr, HPAGE_PMD_NR), 0);
+		zap_and_expect_free(pt, addr);
+	}
+	pmd_set_ctx(pt, addr, NULL, 0);
+}
+
+static void scan_protects_part_of_mapped_folio(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct pmd_proc *proc = pmd_proc_start(pt);
+	unsigned int state = PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio;
+
+	if (!HAS_UFFD_WP)
+		kunit_skip(test, "needs write protection by userfaultfd");
+	pmd_track_writes(pt, addr);
+	folio = pmd_plant(pt, addr, state);
+	KUNIT_EXPECT_EQ(test, pmd_scan(proc, addr, 2), 2);
+	expect_private_pte(pt, folio, addr, 1,
+			   PMD_TEST_EXCLUSIVE | PMD_TEST_UFFD_WP);
+	expect_private_pte(pt, folio, addr, 2, state);
+	KUNIT_EXPECT_EQ(test, pmd_scan(proc, addr, HPAGE_PMD_NR),
+			HPAGE_PMD_NR - 2);
+	zap_and_expect_free(pt, addr);
+	pmd_set_ctx(pt, addr, NULL, 0);
 }
 
 static int pmd_move(struct kunit_mm_thread *thread)
@@ -1092,6 +1531,18 @@ static int pmd_move(struct kunit_mm_thread *thread)
 	struct pmd_test *pt = thread->km->test->priv;
 
 	return move_pages(pt->ctx, pt->dst, thread->addr, pt->len, 0);
+}
+
+/* Return: address of a huge page, which can be moved to @pt->dst. */
+static unsigned long pmd_prepare_move(struct pmd_test *pt)
+{
+	unsigned long src = kunit_mm_map_huge(pt->km, HPAGE_PMD_NR);
+
+	pt->dst = pmd_place(pt);
+	pmd_huge_page(pt, src);
+	pmd_new_ctx(pt, 0);
+	pmd_set_ctx(pt, pt->dst, pt->ctx, 0);
+	return src;
 }
 
 static void move_during_migration(struct kunit *test, unsigned long len)
@@ -1117,7 +1568,7 @@ static void move_during_migration(struct kunit *test, unsigned long len)
 	folio_unlock(folio);
 	folio_put(folio);
 	kunit_mm_thread_end(&thread);
-	pmd_set_ctx(pt, NULL);
+	pmd_set_ctx(pt, pt->dst, NULL, 0);
 	KUNIT_EXPECT_EQ(test, (unsigned long)thread.ret, len);
 	if (thread.ret > 0)
 		KUNIT_EXPECT_EQ(test, kunit_mm_pfn(pt->km, pt->dst), pfn);
@@ -1131,6 +1582,65 @@ static void migrating_huge_page_is_moved(struct kunit *test)
 static void part_of_migrating_huge_page_is_moved(struct kunit *test)
 {
 	move_during_migration(test, PAGE_SIZE);
+}
+
+static const unsigned long move_lengths[] = { HPAGE_PMD_SIZE, PAGE_SIZE };
+
+/* Neither is it split. */
+static void mapped_folio_is_not_moved_by_userfaultfd(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long src = pmd_place(pt);
+	struct folio *folio = pmd_plant(pt, src, PMD_TEST_EXCLUSIVE);
+	int i;
+
+	pmd_prepare_move(pt);
+	for (i = 0; i < ARRAY_SIZE(move_lengths); i++) {
+		KUNIT_EXPECT_EQ(test, move_pages(pt->ctx, pt->dst, src,
+						 move_lengths[i], 0), -EFAULT);
+		expect_private_pmd(pt, folio, src, PMD_TEST_EXCLUSIVE);
+		expect_counts(pt, folio, 1, 1);
+	}
+	pmd_set_ctx(pt, pt->dst, NULL, 0);
+	zap_and_expect_free(pt, src);
+}
+
+static void expect_move_finds_memory(struct pmd_test *pt, unsigned long src)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(move_lengths); i++)
+		KUNIT_EXPECT_EQ(pt->test,
+				move_pages(pt->ctx, pt->dst, src,
+					   move_lengths[i], 0), -EEXIST);
+}
+
+static void nothing_is_moved_to_mapped_folio(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long src = pmd_prepare_move(pt);
+	struct folio *folio = pmd_plant(pt, pt->dst, 0);
+
+	expect_move_finds_memory(pt, src);
+	expect_private_pmd(pt, folio, pt->dst, 0);
+	expect_counts(pt, folio, 1, 1);
+	pmd_set_ctx(pt, pt->dst, NULL, 0);
+	zap_and_expect_free(pt, pt->dst);
+}
+
+static void nothing_is_moved_to_migrating_huge_page(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long src = pmd_prepare_move(pt);
+	struct folio *folio = pmd_huge_page(pt, pt->dst);
+
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	expect_move_finds_memory(pt, src);
+	pmd_thaw(folio);
+	pmd_set_ctx(pt, pt->dst, NULL, 0);
+	KUNIT_EXPECT_PTR_EQ(test, folio, pmd_huge_page(pt, pt->dst));
 }
 #endif /* CONFIG_USERFAULTFD */
 
@@ -1154,13 +1664,29 @@ static struct kunit_case device_pmd_cases[] = {
 	KUNIT_CASE(part_of_mapped_folio_changes_protection),
 	KUNIT_CASE(mapped_folio_is_moved),
 	KUNIT_CASE(mapped_folio_is_found_by_rmap),
+	KUNIT_CASE(folio_is_found_behind_other_pmd),
 	KUNIT_CASE(mapped_folio_is_unmapped_and_restored),
 	KUNIT_CASE(shared_folio_is_unmapped_and_restored),
 	KUNIT_CASE(huge_page_moves_to_device_and_back),
 	KUNIT_CASE(fault_on_mapped_folio_calls_the_driver),
+	KUNIT_CASE(core_dump_asks_the_driver),
+#ifdef CONFIG_NUMA
+	KUNIT_CASE(node_of_mapped_folio_is_not_changed),
+#endif
+	KUNIT_CASE(mapped_folio_is_not_collapsed),
+	KUNIT_CASE(smaps_counts_mapped_folio),
+	KUNIT_CASE(pagemap_shows_mapped_folio),
+#ifdef CONFIG_MEM_SOFT_DIRTY
+	KUNIT_CASE(mapped_folio_becomes_soft_clean),
+#endif
 #ifdef CONFIG_USERFAULTFD
+	KUNIT_CASE(scan_protects_mapped_folio),
+	KUNIT_CASE(scan_protects_part_of_mapped_folio),
 	KUNIT_CASE(migrating_huge_page_is_moved),
 	KUNIT_CASE(part_of_migrating_huge_page_is_moved),
+	KUNIT_CASE(mapped_folio_is_not_moved_by_userfaultfd),
+	KUNIT_CASE(nothing_is_moved_to_mapped_folio),
+	KUNIT_CASE(nothing_is_moved_to_migrating_huge_page),
 #endif
 	{}
 };
