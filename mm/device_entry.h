@@ -422,6 +422,37 @@ static __always_inline pte_t device_pmd_private_to_pte(pmd_t old,
 	return pte;
 }
 
+/* The driver filled the new folio, so the entry is soft-dirty. */
+static inline pmd_t device_pmd_new_private(unsigned long pfn, bool write)
+{
+	swp_entry_t entry = device_entry_private(pfn, write);
+
+	return pmd_swp_mksoft_dirty(swp_entry_to_pmd(entry));
+}
+
+/**
+ * device_pmd_private_mkwrite() - as device_pte_private_mkwrite(), for a PMD
+ * @old: device-private entry
+ *
+ * Return: the new entry. It needs no TLB flush and no invalidation.
+ */
+static inline pmd_t device_pmd_private_mkwrite(pmd_t old)
+{
+	unsigned long pfn = swp_offset_pfn(pmd_to_swp_entry(old));
+
+	return device_pmd_new_private(pfn, true);
+}
+
+/* May a mirror report the folio of this device-private entry as writable? */
+static inline bool device_pmd_private_write(struct vm_area_struct *vma,
+					    pmd_t pmd)
+{
+	if (!is_writable_device_private_entry(pmd_to_swp_entry(pmd)) ||
+	    pmd_swp_uffd_wp(pmd))
+		return false;
+	return !vma_soft_dirty_enabled(vma) || pmd_swp_soft_dirty(pmd);
+}
+
 static inline pmd_t device_pmd_swp_wrprotect(pmd_t old)
 {
 	swp_entry_t entry = pmd_to_swp_entry(old);

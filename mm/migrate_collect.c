@@ -15,15 +15,19 @@
  *     its page is not isolated, and may have other mappings and pins.
  *   - A page that is not collected has its mapping, lock and references as
  *     before.
- *   - Entries of src[] name base pages only: see the policy.
+ *   - Entries of src[] name base pages only, unless @args asks for large
+ *     folios: see the policy.
  *
  * Policy for large folios
  *
- *   A large folio of anonymous memory and a huge zero page that is in the
- *   way is split, whether PMDs or PTEs map it; the walk stops for that, since
- *   splitting sleeps. A folio that cannot be split, for instance because it is
- *   pinned, is skipped. Large folios of files are left alone: their pages do
- *   not go to device memory.
+ *   With MIGRATE_VMA_SELECT_COMPOUND, a folio of anonymous memory that a PMD
+ *   maps within the range is collected whole, and so is a hole of that size.
+ *
+ *   Any other large folio of anonymous memory that is in the way is split,
+ *   whether PMDs or PTEs map it; the walk stops for that, since splitting
+ *   sleeps. A folio that cannot be split, for instance because it is pinned,
+ *   is skipped. The mapping of a huge zero page is split at once. Large folios
+ *   of files are left alone: their pages do not go to device memory.
  *
  * Locks
  *
@@ -213,7 +217,8 @@ static int collect_large(struct migrate_walk *mw, struct folio *folio)
 	if (!collect_selects(mw->args, folio) || folio == mw->whole ||
 	    !folio_test_anon(folio))
 		return 0;
-	folio_get(folio);
+	if (!migrate_is_fault(mw->args, folio))
+		folio_get(folio);
 	mw->split = folio;
 	return COLLECT_SPLIT;
 }
@@ -287,24 +292,59 @@ collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 	return nr;
 }
 
-static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
+static void collect_small_holes(struct migrate_vma *args, unsigned long addr,
+				unsigned long nr)
 {
-	unsigned long *src = args->src + migrate_index(args, ext->addr);
+	unsigned long *src = args->src + migrate_index(args, addr);
 	unsigned long i;
 
-	for (i = 0; i < ext->nr; i++)
+	for (i = 0; i < nr; i++)
 		src[i] = MIGRATE_PFN_MIGRATE;
-	args->cpages += ext->nr;
+	args->cpages += nr;
+}
+
+static void collect_large_hole(struct migrate_vma *args, unsigned long addr)
+{
+	args->src[migrate_index(args, addr)] = MIGRATE_PFN_MIGRATE |
+					       MIGRATE_PFN_COMPOUND;
+	args->cpages++;
+}
+
+/* Does the driver want a hole or a huge zero page whole? */
+static bool collect_wants_large(const struct migrate_vma *args)
+{
+	return IS_ENABLED(CONFIG_DEVICE_MIGRATION_HUGE) &&
+	       args->flags & MIGRATE_VMA_SELECT_COMPOUND;
+}
+
+/* Holes above the PTE level: one entry for each PMD, and pages at both ends. */
+static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
+{
+	unsigned long end = device_extent_end(ext);
+	unsigned long first = ALIGN(ext->addr, PMD_SIZE);
+	unsigned long last = ALIGN_DOWN(end, PMD_SIZE);
+
+	if (ext->ptep || first >= last || !collect_wants_large(args)) {
+		collect_small_holes(args, ext->addr, ext->nr);
+		return;
+	}
+	collect_small_holes(args, ext->addr, (first - ext->addr) >> PAGE_SHIFT);
+	for (; first < last; first += PMD_SIZE)
+		collect_large_hole(args, first);
+	collect_small_holes(args, last, (end - last) >> PAGE_SHIFT);
 }
 
 static int collect_huge(struct migrate_walk *mw, struct device_extent *ext)
 {
+	struct folio *folio = pfn_folio(ext->pfn);
 	int ret;
 
 	/* Mapped PROT_NONE: otherwise its extent is DEVICE_EXTENT_ZERO. */
-	if (is_huge_zero_folio(pfn_folio(ext->pfn)))
+	if (is_huge_zero_folio(folio) || !collect_selects(mw->args, folio))
 		return 0;
-	ret = collect_large(mw, pfn_folio(ext->pfn));
+	if (migrate_collect_huge(mw, ext))
+		return 0;
+	ret = collect_large(mw, folio);
 	if (ret)
 		ext->nr = 0;
 	return ret;
@@ -318,9 +358,14 @@ static int collect_zero(struct migrate_walk *mw, struct device_extent *ext)
 		collect_holes(mw->args, ext);
 		return 0;
 	}
-	mw->split = NULL;
-	ext->nr = 0;
-	return COLLECT_SPLIT;
+	if (ext->nr == 1UL << MIGRATE_HUGE_ORDER &&
+	    collect_wants_large(mw->args)) {
+		collect_large_hole(mw->args, ext->addr);
+		return 0;
+	}
+	split_huge_pmd_locked(mw->walk.vma, ext->addr & HPAGE_PMD_MASK,
+			      ext->pmdp, false, NULL);
+	return DEVICE_WALK_AGAIN;
 }
 
 static int collect_extent(struct device_walk *walk, struct device_extent *ext)
@@ -366,23 +411,32 @@ static const struct device_walk_ops collect_ops = {
 	.table_end = collect_table_end,
 };
 
-/* Split the folio that the walk stopped at, or have the walk skip it. */
-static void collect_split(struct migrate_walk *mw)
+static bool collect_split_locked(struct folio *folio)
 {
-	struct folio *folio = mw->split;
 	bool done = false;
 
-	if (!folio) {
-		split_huge_pmd_address(mw->walk.vma, mw->walk.addr, false,
-				       NULL);
-		return;
-	}
 	if (folio_trylock(folio)) {
 		done = !split_folio(folio);
 		folio_unlock(folio);
 	}
-	mw->whole = done ? NULL : folio;
 	folio_put(folio);
+	return done;
+}
+
+/*
+ * Split the folio that the walk stopped at, or have the walk skip it. The lock
+ * and the reference of the fault path pass on to the page of the fault.
+ */
+static void collect_split(struct migrate_walk *mw)
+{
+	struct folio *folio = mw->split;
+	bool done;
+
+	if (migrate_is_fault(mw->args, folio))
+		done = !split_huge_page(mw->args->fault_page);
+	else
+		done = collect_split_locked(folio);
+	mw->whole = done ? NULL : folio;
 }
 
 /**

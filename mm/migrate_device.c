@@ -49,12 +49,16 @@
  * struct migrate_unmap - state of unmapping
  * @args: the migration
  * @mapped: some pages of this batch are still mapped elsewhere
+ * @end: end of this batch
+ * @rest: some entries of this batch cannot move yet
  * @drained: the LRU batches of all CPUs were drained
  * @drained_here: the LRU batches of this CPU were drained to drop references
  */
 struct migrate_unmap {
 	struct migrate_vma *args;
+	unsigned long end;
 	bool mapped;
+	bool rest;
 	bool drained;
 	bool drained_here;
 };
@@ -75,13 +79,12 @@ static bool unmap_claim_lru(struct migrate_unmap *mu, struct folio *folio)
 }
 
 /* Find mappings other than the collected one by rmap. */
-static void unmap_others(struct migrate_unmap *mu, unsigned long start,
-			 unsigned long end)
+static void unmap_others(struct migrate_unmap *mu, unsigned long start)
 {
 	unsigned long *src = mu->args->src;
 	unsigned long i;
 
-	for (i = start; i < end; i++) {
+	for (i = start; i < mu->end; i += migrate_entry_nr(src[i])) {
 		struct folio *folio = migrate_entry_folio(src[i]);
 
 		if (folio && unlikely(folio_mapped(folio)) &&
@@ -131,25 +134,30 @@ static __always_inline bool unmap_claim(struct migrate_unmap *mu,
 /*
  * Isolate pages, and note whether some of them have other mappings. Most pages
  * have none and are not pinned. If all pages are like that, nothing is left to
- * do.
+ * do. A large folio may end behind @end, and the batch with it.
  *
  * Return: number of entries that can move already.
  */
 static unsigned long unmap_isolate(struct migrate_unmap *mu,
 				   unsigned long start, unsigned long end)
 {
-	unsigned long i, movable = 0;
+	unsigned long i, nr, movable = 0;
 	struct folio_batch claimed;
 
 	mu->mapped = false;
+	mu->rest = false;
 	folio_batch_init(&claimed);
-	for (i = start; i < end; i++) {
+	for (i = start; i < end; i += nr) {
 		unsigned long mpfn = mu->args->src[i];
 		struct folio *folio = migrate_entry_folio(mpfn);
 		bool mapped;
 
+		nr = migrate_entry_nr(mpfn);
 		if (!folio) {
-			movable += migrate_entry_is_hole(mpfn);
+			if (migrate_entry_is_hole(mpfn))
+				movable++;
+			else
+				mu->rest = true;
 			continue;
 		}
 		mapped = !(mpfn & MIGRATE_PFN_SOLE) && folio_mapped(folio);
@@ -158,7 +166,10 @@ static unsigned long unmap_isolate(struct migrate_unmap *mu,
 		if (unmap_claim(mu, i, folio, &claimed) && !mapped &&
 		    unmap_movable(mu->args, folio))
 			movable++;
+		else
+			mu->rest = true;
 	}
+	mu->end = i;
 	if (folio_batch_count(&claimed))
 		folios_del_lru(&claimed);
 	return movable;
@@ -214,14 +225,15 @@ static void unmap_give_up(struct migrate_vma *args, unsigned long i,
 
 /* Return: number of entries that can move; the others are 0. */
 static unsigned long unmap_sort_out(struct migrate_unmap *mu,
-				    unsigned long start, unsigned long end)
+				    unsigned long start)
 {
 	struct migrate_vma *args = mu->args;
-	unsigned long i, movable = 0;
+	unsigned long i, nr, movable = 0;
 
-	for (i = start; i < end; i++) {
+	for (i = start; i < mu->end; i += nr) {
 		struct folio *folio = migrate_entry_folio(args->src[i]);
 
+		nr = migrate_entry_nr(args->src[i]);
 		if ((args->src[i] & MIGRATE_PFN_MIGRATE) &&
 		    (!folio || unmap_movable(args, folio) ||
 		     unmap_movable_drained(mu, folio))) {
@@ -244,15 +256,15 @@ static unsigned long unmap_sort_out(struct migrate_unmap *mu,
 static unsigned long migrate_unmap(struct migrate_vma *args)
 {
 	struct migrate_unmap mu = { .args = args };
-	unsigned long i, end, nr, movable = 0;
+	unsigned long i, nr, movable = 0;
 
-	for (i = 0; i < args->npages; i = end) {
-		end = min(i + MIGRATE_BATCH, args->npages);
-		nr = unmap_isolate(&mu, i, end);
+	for (i = 0; i < args->npages; i = mu.end) {
+		nr = unmap_isolate(&mu, i, min(i + MIGRATE_BATCH,
+					       args->npages));
 		if (mu.mapped)
-			unmap_others(&mu, i, end);
-		if (nr < end - i)
-			nr = unmap_sort_out(&mu, i, end);
+			unmap_others(&mu, i);
+		if (mu.rest)
+			nr = unmap_sort_out(&mu, i);
 		movable += nr;
 		cond_resched();
 	}
@@ -264,8 +276,6 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
 {
 	struct vm_area_struct *vma = args->vma;
 
-	if (args->flags & MIGRATE_VMA_SELECT_COMPOUND)
-		return false;
 	if (!vma || !args->src || !args->dst || args->start >= args->end)
 		return false;
 	if (args->start < vma->vm_start || args->end > vma->vm_end)
@@ -312,16 +322,23 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * dev_pagemap_ops::migrate_to_ram(). The fault path has locked and referenced
  * it, and undoes both. These do not prevent the page from being migrated.
  *
- * Large folios of anonymous memory are split, large folios of files are left
- * alone. MIGRATE_VMA_SELECT_COMPOUND, which asks for whole folios, is not
- * supported.
+ * Large folios of files are left alone. Large folios of anonymous memory are
+ * split, unless @args selects MIGRATE_VMA_SELECT_COMPOUND. Then a folio that is
+ * mapped by a PMD within the range has one entry, of its first page, with
+ * MIGRATE_PFN_COMPOUND, and the entries of its other pages are 0. A hole or a
+ * huge zero page of that size has such an entry without MIGRATE_PFN_VALID. Each
+ * counts as one in @args->cpages, as it does in later kernels. The destination
+ * of such an entry is either a folio of the same order, by an entry with
+ * MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or single pages, for all
+ * pages or for some. For the latter, migrate_vma_pages() splits the folio and
+ * gives each page an entry of its own in src[].
  *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
  * Return: 0, also if nothing can be migrated; -EINVAL if there is no VMA, or
  * one that is not supported (hugetlb, DAX, secretmem, VM_SPECIAL), if the range
- * is empty or not in the VMA, if there are no arrays, if @args->fault_page is
- * not device-private, or if MIGRATE_VMA_SELECT_COMPOUND is set.
+ * is empty or not in the VMA, if there are no arrays, or if @args->fault_page is
+ * not device-private.
  */
 int migrate_vma_setup(struct migrate_vma *args)
 {
@@ -403,7 +420,8 @@ static bool identity_move_anon(struct folio *dst, struct folio *src,
 static bool identity_move_mapping(struct folio *dst, struct folio *src,
 				  int extra)
 {
-	if (folio_test_anon(src) && !folio_test_swapcache(src))
+	if (folio_test_anon(src) && !folio_test_swapcache(src) &&
+	    !folio_test_large(src))
 		return identity_move_anon(dst, src, 1 + extra);
 	return folio_migrate_mapping(folio_mapping(src), dst, src, extra) ==
 	       MIGRATEPAGE_SUCCESS;
@@ -424,37 +442,93 @@ static bool identity_move(const struct migrate_vma *args, struct folio *dst,
 	return true;
 }
 
-/* A large folio is refused as destination, and so is a page of one. */
-static __always_inline struct folio *identity_dst(unsigned long mpfn)
+/* The destination of a large folio or hole must be as large. */
+static struct folio *identity_large_dst(unsigned long src_mpfn,
+					unsigned long mpfn)
+{
+	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
+	struct folio *folio = page_folio(page);
+
+	if (!(mpfn & MIGRATE_PFN_COMPOUND) || &folio->page != page ||
+	    !folio_test_large_rmappable(folio) ||
+	    folio_nr_pages(folio) != migrate_large_nr(src_mpfn))
+		return NULL;
+	return folio;
+}
+
+/* For a page, a large folio is refused as destination, and a page of one. */
+static __always_inline struct folio *identity_dst(unsigned long src_mpfn,
+						  unsigned long mpfn)
 {
 	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
 
-	if ((mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_COMPOUND)) !=
-	    MIGRATE_PFN_VALID || PageCompound(page))
+	if (!(mpfn & MIGRATE_PFN_VALID))
+		return NULL;
+	if (migrate_entry_is_large(src_mpfn))
+		return identity_large_dst(src_mpfn, mpfn);
+	if (mpfn & MIGRATE_PFN_COMPOUND || PageCompound(page))
 		return NULL;
 	return migrate_head_folio(page);
+}
+
+static void identity_refuse(struct migrate_vma *args, unsigned long i)
+{
+	if (args->src[i] & MIGRATE_PFN_VALID)
+		args->src[i] &= ~MIGRATE_PFN_MIGRATE;
+	else
+		args->src[i] = 0;
+}
+
+/*
+ * If the driver has single pages for a large folio or hole, for all or for
+ * some, split it. If it has none, or if that fails, the entry is refused.
+ */
+static void identity_split(struct migrate_vma *args, unsigned long i)
+{
+	unsigned long k, nr = migrate_entry_nr(args->src[i]);
+
+	if (!(args->src[i] & MIGRATE_PFN_MIGRATE) ||
+	    args->dst[i] & MIGRATE_PFN_COMPOUND)
+		return;
+	for (k = 0; k < nr; k++) {
+		if (args->dst[i + k] & MIGRATE_PFN_VALID) {
+			migrate_split(args, i);
+			return;
+		}
+	}
+}
+
+/* Return: whether the entry is a hole with a destination. */
+static __always_inline bool migrate_identity(struct migrate_vma *args,
+					     unsigned long i)
+{
+	struct folio *src = migrate_entry_folio(args->src[i]);
+	struct folio *dst = identity_dst(args->src[i], args->dst[i]);
+
+	args->dst[i] &= ~MIGRATE_DST_PRIVATE;
+	if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
+		return false;
+	if (!src && dst && args->vma)
+		return true;
+	if (src && dst && identity_move(args, dst, src))
+		args->dst[i] |= MIGRATE_PFN_MOVED;
+	else
+		identity_refuse(args, i);
+	return false;
 }
 
 /* Return: whether there are holes with a destination. */
 static bool migrate_identities(struct migrate_vma *args)
 {
 	bool holes = false;
-	unsigned long i;
+	unsigned long i, nr;
 
-	for (i = 0; i < args->npages; i++) {
-		struct folio *src = migrate_entry_folio(args->src[i]);
-		struct folio *dst = identity_dst(args->dst[i]);
-
+	for (i = 0; i < args->npages; i += nr) {
 		migrate_resched(i);
-		args->dst[i] &= ~MIGRATE_DST_PRIVATE;
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-		if (!src && dst && args->vma)
-			holes = true;
-		else if (src && dst && identity_move(args, dst, src))
-			args->dst[i] |= MIGRATE_PFN_MOVED;
-		else
-			args->src[i] &= ~MIGRATE_PFN_MIGRATE;
+		if (migrate_entry_is_large(args->src[i]))
+			identity_split(args, i);
+		nr = migrate_entry_nr(args->src[i]);
+		holes |= migrate_identity(args, i);
 	}
 	return holes;
 }
@@ -469,12 +543,13 @@ static bool migrate_identities(struct migrate_vma *args)
  * content of the others must be complete when migrate_vma_finalize() is called.
  *
  * Whether a page may move depends on its destination, so entries can still drop
- * out: those without a destination or with MIGRATE_PFN_COMPOUND in it, pages of
+ * out: those without a destination or with one of another order, pages of
  * files with a destination in device memory, pages of the swap cache whose swap
  * is in use, pages that were pinned in the meantime, holes that were filled in
- * the meantime or that userfaultfd handles. The driver must check
- * MIGRATE_PFN_MIGRATE in src[] again: only pages that still have it have
- * moved.
+ * the meantime or that userfaultfd handles. A large folio with single pages as
+ * destination is split, in each process that maps it. The driver must check
+ * MIGRATE_PFN_MIGRATE in src[] again, of the first entry of a large folio or of
+ * each page it gave: only pages that still have it have moved.
  *
  * Context: Process context, mmap lock held since setup. May sleep.
  */
@@ -522,27 +597,99 @@ static struct migrate_vma device_args(unsigned long *src, unsigned long *dst,
 	};
 }
 
-/* Return: the entry for a device page in use, or 0 if it cannot move. */
-static unsigned long device_lock_page(struct page *page)
+/*
+ * The folio of a page in use, locked and referenced, or NULL if it cannot move.
+ * Without a reference, the page may become part of another folio.
+ */
+static struct folio *device_lock_folio(struct page *page)
 {
-	struct folio *folio;
+	struct folio *folio = page_folio(page);
 
 	/* A reference to a locked page would look like a pin to its owner. */
-	if (PageLocked(page))
-		return 0;
-	folio = folio_get_nontail_page(page);
+	if (folio_test_locked(folio) || !folio_try_get(folio))
+		return NULL;
+	if (likely(folio_trylock(folio))) {
+		if (likely(page_folio(page) == folio))
+			return folio;
+		folio_unlock(folio);
+	}
+	folio_put(folio);
+	return NULL;
+}
+
+/*
+ * A large folio of which @page is the first of at most @max pages that are
+ * evicted has one entry. Of any other, only @page is evicted, so split it.
+ *
+ * Return: the entry, or 0 if the folio cannot be split.
+ */
+static unsigned long device_large_entry(struct folio *folio, struct page *page,
+					unsigned long max)
+{
+	unsigned long mpfn = migrate_pfn(page_to_pfn(page)) |
+			     MIGRATE_PFN_MIGRATE;
+
+	if (&folio->page == page && folio_nr_pages(folio) <= max)
+		return mpfn | MIGRATE_PFN_COMPOUND;
+	/* The lock and the reference pass on to the folio of @page. */
+	if (!split_huge_page(page))
+		return mpfn;
+	folio_unlock(folio);
+	folio_put(folio);
+	return 0;
+}
+
+/*
+ * Return: the entry for a device page in use, the first of @max pages that are
+ * contiguous, or 0 if it cannot move.
+ */
+static unsigned long device_lock_page(struct page *page, unsigned long max)
+{
+	struct folio *folio = device_lock_folio(page);
+
 	if (!folio)
 		return 0;
-	if (!folio_trylock(folio)) {
-		folio_put(folio);
-		return 0;
-	}
+	if (folio_test_large(folio))
+		return device_large_entry(folio, page, max);
 	return migrate_pfn(page_to_pfn(page)) | MIGRATE_PFN_MIGRATE;
 }
 
-static unsigned long device_lock_pfn(unsigned long pfn)
+/* Number of pfns, of at most @max, that are contiguous. */
+static unsigned long device_run(const unsigned long *pfns, unsigned long max)
 {
-	return pfn_valid(pfn) ? device_lock_page(pfn_to_page(pfn)) : 0;
+	unsigned long nr = 1;
+
+	while (nr < max && pfns[nr] == pfns[0] + nr)
+		nr++;
+	return nr;
+}
+
+static unsigned long device_lock_pfns(const unsigned long *pfns,
+				      unsigned long max)
+{
+	struct page *page;
+
+	if (!pfn_valid(pfns[0]))
+		return 0;
+	page = pfn_to_page(pfns[0]);
+	/* Only a hint: it saves most of the search for a run. */
+	if (PageCompound(page))
+		max = device_run(pfns, max);
+	else
+		max = 1;
+	return device_lock_page(page, max);
+}
+
+/* Store the entry of a large folio, or of a page. Return: its pages. */
+static __always_inline unsigned long
+device_store(unsigned long *src_pfns, unsigned long mpfn)
+{
+	unsigned long nr = migrate_entry_nr(mpfn);
+
+	src_pfns[0] = mpfn;
+	if (unlikely(nr > 1))
+		memset_l(src_pfns + 1, 0, nr - 1);
+	return nr;
 }
 
 /*
@@ -569,9 +716,10 @@ static unsigned long device_get_anon_vma(unsigned long mpfn)
 static void device_unmap(unsigned long *src_pfns, unsigned long npages)
 {
 	struct migrate_vma args = device_args(src_pfns, NULL, npages);
-	unsigned long i;
+	unsigned long i, nr;
 
-	for (i = 0; i < npages; i++) {
+	for (i = 0; i < npages; i += nr) {
+		nr = migrate_entry_nr(src_pfns[i]);
 		src_pfns[i] = device_get_anon_vma(src_pfns[i]);
 		migrate_resched(i);
 	}
@@ -586,8 +734,10 @@ static void device_unmap(unsigned long *src_pfns, unsigned long npages)
  *
  * For a driver that needs its memory back, on eviction or removal, and does not
  * know its users. Fills @src_pfns as migrate_vma_setup() fills its src[]. The
- * entry of a page that is free, pinned or locked is 0. The caller goes on with
- * migrate_device_pages() and migrate_device_finalize().
+ * entry of a page that is free, pinned or locked is 0. A large folio has one
+ * entry, with MIGRATE_PFN_COMPOUND, if all of its pages are in the range; else
+ * it is split. The caller goes on with migrate_device_pages() and
+ * migrate_device_finalize().
  *
  * Context: Process context. The pagemap of the pages is alive. May sleep.
  * Return: 0.
@@ -596,15 +746,17 @@ int migrate_device_range(unsigned long *src_pfns, unsigned long start,
 			 unsigned long npages)
 {
 	bool valid = false;
-	unsigned long i;
+	unsigned long i, nr, mpfn;
 
-	for (i = 0; i < npages; i++) {
+	for (i = 0; i < npages; i += nr) {
 		unsigned long pfn = start + i;
 
 		/* A memory map covers whole subsections. */
 		if (!i || IS_ALIGNED(pfn, PAGES_PER_SUBSECTION))
 			valid = pfn_valid(pfn);
-		src_pfns[i] = valid ? device_lock_page(pfn_to_page(pfn)) : 0;
+		mpfn = valid ? device_lock_page(pfn_to_page(pfn),
+						npages - i) : 0;
+		nr = device_store(src_pfns + i, mpfn);
 		migrate_resched(i);
 	}
 	device_unmap(src_pfns, npages);
@@ -617,17 +769,19 @@ EXPORT_SYMBOL(migrate_device_range);
  * @src_pfns: pfns on entry, entries as of migrate_device_range() on return
  * @npages: number of pages
  *
- * Like migrate_device_range(), for pages that are not contiguous.
+ * Like migrate_device_range(), for pages that are not contiguous. A large folio
+ * is not split if its pages follow each other in @src_pfns.
  *
  * Context: Process context. The pagemaps of the pages are alive. May sleep.
  * Return: 0.
  */
 int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
 {
-	unsigned long i;
+	unsigned long i, nr, mpfn;
 
-	for (i = 0; i < npages; i++) {
-		src_pfns[i] = device_lock_pfn(src_pfns[i]);
+	for (i = 0; i < npages; i += nr) {
+		mpfn = device_lock_pfns(src_pfns + i, npages - i);
+		nr = device_store(src_pfns + i, mpfn);
 		migrate_resched(i);
 	}
 	device_unmap(src_pfns, npages);
@@ -717,13 +871,18 @@ int migrate_device_coherent_folio(struct folio *folio)
  * The CPU fault.
  */
 
-static vm_fault_t fault_call_driver(struct vm_fault *vmf, struct folio *folio)
+/*
+ * The driver is called with the lock of the folio and a reference to it. If it
+ * splits the folio, both belong to the folio of the faulting page.
+ */
+static vm_fault_t fault_call_driver(struct vm_fault *vmf)
 {
+	struct page *page = vmf->page;
+	struct folio *folio;
 	vm_fault_t ret;
 
-	folio_get(folio);
-	pte_unmap_unlock(vmf->pte, vmf->ptl);
-	ret = page_pgmap(vmf->page)->ops->migrate_to_ram(vmf);
+	ret = page_pgmap(page)->ops->migrate_to_ram(vmf);
+	folio = page_folio(page);
 	folio_unlock(folio);
 	folio_put(folio);
 	return ret;
@@ -759,8 +918,11 @@ vm_fault_t migrate_device_fault(struct vm_fault *vmf)
 	}
 	vmf->page = pfn_swap_entry_to_page(entry);
 	folio = page_folio(vmf->page);
-	if (folio_trylock(folio))
-		return fault_call_driver(vmf, folio);
+	if (folio_trylock(folio)) {
+		folio_get(folio);
+		pte_unmap_unlock(vmf->pte, vmf->ptl);
+		return fault_call_driver(vmf);
+	}
 
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT) {
 		pte_unmap_unlock(vmf->pte, vmf->ptl);
@@ -771,20 +933,48 @@ vm_fault_t migrate_device_fault(struct vm_fault *vmf)
 	return 0;
 }
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#ifdef CONFIG_DEVICE_MIGRATION_HUGE
 /**
  * do_huge_pmd_device_private() - CPU fault on a device-private PMD
- * @vmf: the fault; @vmf->orig_pmd was a device-private entry
+ * @vmf: the fault; @vmf->orig_pmd is a device-private entry
  *
- * The PMD becomes a page table of device-private entries, and the fault is
- * repeated with one of them.
+ * As migrate_device_fault(), for a folio that is mapped by a PMD. For the
+ * driver, @vmf->pte is NULL, and @vmf->page is the page of the faulting
+ * address. The threads that access other pages of the folio wait as well.
  *
- * Context: Process context, mmap lock or VMA lock held for reading. May sleep.
- * Return: 0 to repeat the access.
+ * Context: Process context, mmap lock held for reading. May sleep.
+ * Return: as migrate_device_fault(); also VM_FAULT_RETRY for a fault that holds
+ * the VMA lock only, which is dropped.
  */
 vm_fault_t do_huge_pmd_device_private(struct vm_fault *vmf)
 {
-	__split_huge_pmd(vmf->vma, vmf->pmd, vmf->address, false, NULL);
+	swp_entry_t entry = pmd_to_swp_entry(vmf->orig_pmd);
+	struct folio *folio;
+
+	if (vmf->flags & FAULT_FLAG_VMA_LOCK) {
+		vma_end_read(vmf->vma);
+		return VM_FAULT_RETRY;
+	}
+	vmf->ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);
+	if (!pmd_same(*vmf->pmd, vmf->orig_pmd)) {
+		spin_unlock(vmf->ptl);
+		return 0;
+	}
+	folio = pfn_swap_entry_folio(entry);
+	vmf->pte = NULL;
+	vmf->page = folio_page(folio, (vmf->address & ~HPAGE_PMD_MASK) >>
+			       PAGE_SHIFT);
+	if (folio_trylock(folio)) {
+		folio_get(folio);
+		spin_unlock(vmf->ptl);
+		return fault_call_driver(vmf);
+	}
+
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT) {
+		spin_unlock(vmf->ptl);
+		return VM_FAULT_RETRY;
+	}
+	migration_entry_wait_on_locked(entry, vmf->ptl);
 	return 0;
 }
-#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
+#endif

@@ -14,9 +14,10 @@
  *	migrate_collect.c	setup: from page tables to src[]
  *	migrate_populate.c	pages: map destination pages in holes
  *	migrate_restore.c	finalize: map the old or the new pages
+ *	migrate_huge.c		what is different for folios mapped by PMDs
  *
- *   Each of the last three has one loop over page tables or arrays. What such a
- *   loop does for a page is static in that file or inline here.
+ *   Each of the three in the middle has one loop over page tables or arrays.
+ *   What such a loop does for a page is static in that file or inline here.
  *
  * State of an entry of src[]
  *
@@ -43,6 +44,13 @@
  *   maps the page may exit and free the anon_vma, which the reverse mapping
  *   walk of finalize needs.
  *
+ *   COMPOUND: the entry stands for a whole large folio, named by its first
+ *   page, or for a hole of the size of a PMD. The rest of the entries of these
+ *   pages are 0, so a loop must step over them by migrate_entry_nr(). If the
+ *   driver has no large page for it, migrate_vma_pages() splits it: each page
+ *   has an entry of its own then. Without MIGRATE_VMA_SELECT_COMPOUND, setup
+ *   splits large folios, and there are no such entries.
+ *
  * State of an entry of dst[]
  *
  *	0			no destination
@@ -54,6 +62,9 @@
  *   RESTORED, within finalize and also without VALID: the page of the entry
  *   that stays or has moved is mapped in place and unlocked.
  *
+ *   COMPOUND, with VALID: the first page of a large folio of the same order as
+ *   the source. The rest of the entries are 0; others are released unused.
+ *
  * References
  *
  *   Clearing a page-table entry does not drop its reference: the migration
@@ -62,8 +73,9 @@
  *   destination. The page is unlocked before the page table is, because a zap
  *   may free the page once the page table is unlocked.
  *
- *   migrate_vma::fault_page is locked and referenced by the fault path, see
- *   migrate_device_fault(). The migration touches neither.
+ *   The folio of migrate_vma::fault_page is locked and referenced by the fault
+ *   path, see migrate_device_fault(). The migration touches neither. If it
+ *   splits the folio, both belong to the new folio of the page.
  *
  * TLB
  *
@@ -116,6 +128,9 @@ static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
 /* Work on this number of entries at a time: a folio batch holds them. */
 #define MIGRATE_BATCH		PAGEVEC_SIZE
 
+/* Order of a folio that is mapped by a PMD, and of a hole with COMPOUND */
+#define MIGRATE_HUGE_ORDER	(PMD_SHIFT - PAGE_SHIFT)
+
 /* Call cond_resched() once per this number of entries. */
 #define MIGRATE_RESCHED		512
 
@@ -128,7 +143,7 @@ static_assert(!((MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE |
  * @nr_mapped: populate: pages mapped in this page table, not yet in the RSS
  * @flush: the TLB may hold PTEs that were cleared in this page table
  * @nr_pages: collect: number of pages collected, without holes
- * @split: collect: large folio to split, referenced; NULL for a huge zero page
+ * @split: collect: large folio to split, referenced
  * @whole: collect: large folio that could not be split; only compared
  */
 struct migrate_walk {
@@ -207,6 +222,25 @@ static __always_inline struct folio *migrate_entry_folio(unsigned long mpfn)
 	return migrate_head_folio(pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT));
 }
 
+static __always_inline bool migrate_entry_is_large(unsigned long mpfn)
+{
+	return unlikely(mpfn & MIGRATE_PFN_COMPOUND);
+}
+
+/* Number of pages of the entry of a large folio or hole */
+static inline unsigned long migrate_large_nr(unsigned long mpfn)
+{
+	struct folio *folio = migrate_entry_folio(mpfn);
+
+	return folio ? folio_nr_pages(folio) : 1UL << MIGRATE_HUGE_ORDER;
+}
+
+/* Number of entries to step over from an entry of src[] to the next */
+static __always_inline unsigned long migrate_entry_nr(unsigned long mpfn)
+{
+	return migrate_entry_is_large(mpfn) ? migrate_large_nr(mpfn) : 1;
+}
+
 /* An entry of dst[] as the driver wrote it may name any page of any folio. */
 static __always_inline struct folio *migrate_dst_folio(unsigned long mpfn)
 {
@@ -234,7 +268,8 @@ static __always_inline bool migrate_moved(const struct migrate_vma *args,
 static __always_inline bool migrate_is_fault(const struct migrate_vma *args,
 					     const struct folio *folio)
 {
-	return &folio->page == args->fault_page;
+	return unlikely(args->fault_page) &&
+	       page_folio(args->fault_page) == folio;
 }
 
 static __always_inline void migrate_unlock(const struct migrate_vma *args,
@@ -264,9 +299,38 @@ static __always_inline bool migrate_is_mappable(const struct folio *folio)
 
 unsigned long migrate_vma_collect(struct migrate_vma *args);
 void migrate_vma_populate(struct migrate_vma *args);
+bool migrate_may_populate(struct vm_area_struct *vma);
 void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
 			     struct folio *folio);
 void migrate_restore_in_place(struct migrate_vma *args);
 void migrate_finish(struct migrate_vma *args);
+
+#ifdef CONFIG_DEVICE_MIGRATION_HUGE
+bool migrate_collect_huge(struct migrate_walk *mw, struct device_extent *ext);
+void migrate_populate_charge(struct migrate_vma *args, unsigned long i);
+void migrate_populate_huge(struct migrate_walk *mw, unsigned long addr);
+bool migrate_split(struct migrate_vma *args, unsigned long i);
+#else
+static inline bool migrate_collect_huge(struct migrate_walk *mw,
+					struct device_extent *ext)
+{
+	return false;
+}
+
+static inline void migrate_populate_charge(struct migrate_vma *args,
+					   unsigned long i)
+{
+}
+
+static inline void migrate_populate_huge(struct migrate_walk *mw,
+					 unsigned long addr)
+{
+}
+
+static inline bool migrate_split(struct migrate_vma *args, unsigned long i)
+{
+	return false;
+}
+#endif
 
 #endif /* _MM_MIGRATE_DEVICE_INTERNAL_H */

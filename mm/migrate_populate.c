@@ -104,17 +104,21 @@ static unsigned long populate_charge(struct migrate_vma *args)
 	bool possible = vma_is_anonymous(args->vma) &&
 			!anon_vma_prepare(args->vma);
 	struct migrate_charge charge = { .args = args };
-	unsigned long i, first = args->npages;
+	unsigned long i, nr, first = args->npages;
 
 	folio_batch_init(&charge.fbatch);
-	for (i = 0; i < args->npages; i++) {
+	for (i = 0; i < args->npages; i += nr) {
+		nr = migrate_entry_nr(args->src[i]);
 		if (!migrate_entry_is_hole(args->src[i]))
 			continue;
 		if (!possible) {
 			args->src[i] = 0;
 			continue;
 		}
-		charge_hole(&charge, i);
+		if (migrate_entry_is_large(args->src[i]))
+			migrate_populate_charge(args, i);
+		else
+			charge_hole(&charge, i);
 		first = min(first, i);
 	}
 	if (folio_batch_count(&charge.fbatch))
@@ -137,10 +141,17 @@ static void populate_refuse(struct migrate_walk *mw, unsigned long addr,
 			src[i] = 0;
 }
 
-static bool populate_allowed(struct device_walk *walk)
+/**
+ * migrate_may_populate() - may a page be mapped where nothing was mapped?
+ * @vma: the VMA
+ *
+ * Context: page-table lock held.
+ * Return: false if user space or the OOM killer is in the way.
+ */
+bool migrate_may_populate(struct vm_area_struct *vma)
 {
-	return !userfaultfd_missing(walk->vma) &&
-	       !check_stable_address_space(walk->mm);
+	return !userfaultfd_missing(vma) &&
+	       !check_stable_address_space(vma->vm_mm);
 }
 
 /* The device may have written to new memory that is writable. */
@@ -210,8 +221,10 @@ static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 		if (!migrate_entry_is_hole(src[i]))
 			continue;
 		folio = migrate_entry_folio(mw->args->dst[index + i]);
-		if (ext->kind == DEVICE_EXTENT_ZERO &&
-		    !populate_zap_zero(mw, addr, ext->ptep + i, folio)) {
+		/* There was no page table when a large hole was collected. */
+		if (migrate_entry_is_large(src[i]) ||
+		    (ext->kind == DEVICE_EXTENT_ZERO &&
+		     !populate_zap_zero(mw, addr, ext->ptep + i, folio))) {
 			src[i] = 0;
 			continue;
 		}
@@ -219,7 +232,10 @@ static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 	}
 }
 
-/* A hole without a page table: stop at the first page to be mapped. */
+/*
+ * A hole without a page table, or a huge zero page: stop at the first page to
+ * be mapped.
+ */
 static int populate_find_page(struct migrate_walk *mw,
 			      struct device_extent *ext)
 {
@@ -235,6 +251,29 @@ static int populate_find_page(struct migrate_walk *mw,
 	return 0;
 }
 
+static bool populate_is_large(struct migrate_walk *mw, unsigned long addr)
+{
+	unsigned long mpfn = mw->args->src[migrate_index(mw->args, addr)];
+
+	return migrate_entry_is_hole(mpfn) && migrate_entry_is_large(mpfn);
+}
+
+/*
+ * A huge zero page: stop for a large destination. For small ones split it, with
+ * the lock of the walk held, and have the walk read the page table.
+ */
+static int populate_huge_zero(struct migrate_walk *mw,
+			      struct device_extent *ext)
+{
+	int ret = populate_find_page(mw, ext);
+
+	if (!ret || populate_is_large(mw, device_extent_end(ext)))
+		return ret;
+	split_huge_pmd_locked(mw->walk.vma, ext->addr & HPAGE_PMD_MASK,
+			      ext->pmdp, false, NULL);
+	return DEVICE_WALK_AGAIN;
+}
+
 static int populate_extent(struct device_walk *walk, struct device_extent *ext)
 {
 	struct migrate_walk *mw = to_migrate_walk(walk);
@@ -242,8 +281,10 @@ static int populate_extent(struct device_walk *walk, struct device_extent *ext)
 
 	if (hole && !ext->ptep)
 		return populate_find_page(mw, ext);
+	if (ext->kind == DEVICE_EXTENT_ZERO && !ext->ptep)
+		return populate_huge_zero(mw, ext);
 	if (ext->ptep && (hole || ext->kind == DEVICE_EXTENT_ZERO) &&
-	    populate_allowed(walk))
+	    migrate_may_populate(walk->vma))
 		populate_run(mw, ext);
 	else
 		populate_refuse(mw, ext->addr, ext->nr);
@@ -281,19 +322,34 @@ static bool populate_alloc_table(struct mm_struct *mm, unsigned long addr)
 	return pmdp && !pte_alloc(mm, pmdp);
 }
 
+/* The walk stopped at a hole that it could not fill itself. */
+static bool populate_stopped(struct migrate_walk *mw)
+{
+	struct device_walk *walk = &mw->walk;
+
+	if (populate_is_large(mw, walk->addr)) {
+		migrate_populate_huge(mw, walk->addr);
+		walk->addr += PMD_SIZE;
+		return true;
+	}
+	if (populate_alloc_table(walk->mm, walk->addr))
+		return true;
+	populate_refuse(mw, walk->addr,
+			(mw->args->end - walk->addr) >> PAGE_SHIFT);
+	return false;
+}
+
 static void populate_range(struct migrate_vma *args, unsigned long start)
 {
 	struct migrate_walk mw = migrate_walk_init(args);
 	struct device_walk *walk = &mw.walk;
-	unsigned long end = args->end;
 
 	walk->addr = start;
-	while (device_walk_vma(walk, walk->addr, end, &populate_ops)) {
-		if (!populate_alloc_table(walk->mm, walk->addr)) {
-			populate_refuse(&mw, walk->addr,
-					(end - walk->addr) >> PAGE_SHIFT);
+	while (walk->addr < args->end &&
+	       device_walk_vma(walk, walk->addr, args->end, &populate_ops)) {
+		if (!populate_stopped(&mw))
 			return;
-		}
+		cond_resched();
 	}
 }
 

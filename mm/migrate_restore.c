@@ -113,6 +113,13 @@ restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
 	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
 }
 
+/* A large folio is cheap to find by rmap, and may be mapped by PTEs by now. */
+static __always_inline bool restore_is_in_place(unsigned long mpfn)
+{
+	return (mpfn & (MIGRATE_PFN_SOLE | MIGRATE_PFN_COMPOUND)) ==
+	       MIGRATE_PFN_SOLE;
+}
+
 /* Is this still the entry that setup installed for the page? */
 static __always_inline bool restore_due(unsigned long mpfn, swp_entry_t entry)
 {
@@ -132,7 +139,7 @@ restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		unsigned long mpfn = mw->args->src[first + i];
 		pte_t pte = ptep_get(ptep + i);
 
-		if (!(mpfn & MIGRATE_PFN_SOLE) || !is_swap_pte(pte))
+		if (!restore_is_in_place(mpfn) || !is_swap_pte(pte))
 			continue;
 		if (restore_due(mpfn, pte_to_swp_entry(pte)))
 			restore_one(mw, first + i, addr, ptep + i, pte);
@@ -172,10 +179,10 @@ static unsigned long restore_first(const struct migrate_vma *args)
 {
 	unsigned long i;
 
-	for (i = 0; i < args->npages; i++)
-		if (args->src[i] & MIGRATE_PFN_SOLE)
+	for (i = 0; i < args->npages; i += migrate_entry_nr(args->src[i]))
+		if (restore_is_in_place(args->src[i]))
 			break;
-	return i;
+	return min(i, args->npages);
 }
 
 /**
@@ -236,6 +243,25 @@ static __always_inline void finish_dst(unsigned long mpfn,
 	}
 }
 
+/*
+ * The driver may have given more than the destination of a large folio. Mostly
+ * all of these entries are 0.
+ */
+static void finish_rest(unsigned long *dst, unsigned long nr,
+			struct folio_batch *unused)
+{
+	unsigned long i, any = 0;
+
+	for (i = 0; i + 4 <= nr; i += 4)
+		any |= dst[i] | dst[i + 1] | dst[i + 2] | dst[i + 3];
+	for (; i < nr; i++)
+		any |= dst[i];
+	for (i = 0; any && i < nr; i++) {
+		finish_dst(dst[i], unused);
+		dst[i] = 0;
+	}
+}
+
 static __always_inline void finish_src(const struct migrate_vma *args,
 				       unsigned long mpfn,
 				       struct folio_batch *unused)
@@ -274,7 +300,7 @@ static unsigned long finish_relist(struct migrate_vma *args,
 	struct folio_batch relist;
 
 	folio_batch_init(&relist);
-	for (i = start; i < end; i++) {
+	for (i = start; i < end; i += migrate_entry_nr(args->src[i])) {
 		struct folio *folio = restore_folio(args, i);
 
 		if (!folio || (args->dst[i] & MIGRATE_PFN_RESTORED) ||
@@ -284,19 +310,19 @@ static unsigned long finish_relist(struct migrate_vma *args,
 	}
 	if (folio_batch_count(&relist))
 		folios_add_lru(&relist);
-	return end;
+	return i;
 }
 
 /*
  * Restore by rmap, except pages with SOLE: these are restored in place. One
- * that gets here was zapped, and has no PTE to restore. Then drop both pages.
+ * that gets here was zapped, and has no PTE to restore. Then drop both folios.
  */
 static void finish_other(struct migrate_vma *args, unsigned long i,
 			 struct folio_batch *unused)
 {
 	unsigned long mpfn = args->src[i];
 
-	if (!args->vma || !(mpfn & MIGRATE_PFN_SOLE))
+	if (!args->vma || !restore_is_in_place(mpfn))
 		migrate_restore_by_rmap(args, i, restore_folio(args, i));
 	finish_src(args, mpfn, unused);
 	finish_dst(args->dst[i], unused);
@@ -313,12 +339,15 @@ static void finish_other(struct migrate_vma *args, unsigned long i,
  */
 void migrate_finish(struct migrate_vma *args)
 {
-	unsigned long i, relisted = 0;
+	unsigned long i, nr, relisted = 0;
 	struct folio_batch unused;
 
 	folio_batch_init(&unused);
-	for (i = 0; i < args->npages; i++) {
+	for (i = 0; i < args->npages; i += nr) {
 		migrate_resched(i);
+		nr = migrate_entry_nr(args->src[i]);
+		if (unlikely(nr > 1))
+			finish_rest(args->dst + i + 1, nr - 1, &unused);
 		if (!(args->src[i] & MIGRATE_PFN_VALID)) {
 			finish_dst(args->dst[i], &unused);
 		} else if (args->dst[i] & MIGRATE_PFN_RESTORED) {
