@@ -170,13 +170,19 @@ static void device_extent_special_leaf(struct device_extent *ext)
 
 /**
  * device_extent_decode_pmd() - decode a leaf in a PMD table
+ * @walk: the walk; @vma is set
  * @ext: @addr, @nr and @order are set; receives @kind, @pfn and @perm
- * @pmd: value of the entry: a huge page or a migration entry
+ * @pmd: value of the entry: a huge page, a migration entry or a device-private
+ *	entry
  */
-void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd)
+void device_extent_decode_pmd(struct device_walk *walk,
+			      struct device_extent *ext, pmd_t pmd)
 {
 	if (!pmd_present(pmd)) {
 		device_extent_swap_leaf(ext, pmd_to_swp_entry(pmd));
+		if (ext->kind == DEVICE_EXTENT_PRIVATE &&
+		    !device_pmd_private_write(walk->vma, pmd))
+			ext->perm = 0;
 		return;
 	}
 	device_extent_leaf(ext, pmd_pfn(pmd));
@@ -242,12 +248,12 @@ void device_extent_decode_huge(struct device_extent *ext, pte_t pte)
  */
 struct dev_pagemap *device_extent_pgmap(struct device_extent *ext)
 {
-	struct dev_pagemap *pgmap = pfn_to_page(ext->pfn)->pgmap;
+	struct dev_pagemap *pgmap = page_pgmap(pfn_to_page(ext->pfn));
 	unsigned long pfn = ALIGN(ext->pfn + 1, PAGES_PER_SUBSECTION);
 	unsigned long end = ext->pfn + ext->nr;
 
 	for (; pfn < end; pfn += PAGES_PER_SUBSECTION) {
-		if (pfn_to_page(pfn)->pgmap == pgmap)
+		if (page_pgmap(pfn_to_page(pfn)) == pgmap)
 			continue;
 		ext->nr = pfn - ext->pfn;
 		break;

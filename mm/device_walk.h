@@ -184,7 +184,8 @@ struct device_walk_ops {
 void device_extent_decode_pte(struct device_walk *walk,
 			      struct device_extent *ext, pte_t pte,
 			      unsigned long max);
-void device_extent_decode_pmd(struct device_extent *ext, pmd_t pmd);
+void device_extent_decode_pmd(struct device_walk *walk,
+			      struct device_extent *ext, pmd_t pmd);
 void device_extent_decode_pud(struct device_extent *ext, pud_t pud);
 void device_extent_decode_huge(struct device_extent *ext, pte_t pte);
 #ifdef CONFIG_DEVICE_PRIVATE
@@ -386,11 +387,11 @@ device_walk_huge_pmd(struct device_walk *walk, pmd_t *pmdp, pmd_t pmd,
 		ptl = pmd_trans_huge_lock(pmdp, walk->vma);
 		if (!ptl)
 			return DEVICE_WALK_AGAIN;
-		device_extent_decode_pmd(&ext, *pmdp);
+		device_extent_decode_pmd(walk, &ext, *pmdp);
 		ret = device_walk_leaf(walk, &ext, ops);
 		spin_unlock(ptl);
 	} else {
-		device_extent_decode_pmd(&ext, pmd);
+		device_extent_decode_pmd(walk, &ext, pmd);
 		ret = device_walk_leaf(walk, &ext, ops);
 	}
 	return ret;

@@ -23,7 +23,8 @@
  *   An entry is read-only after mprotect() and after fork(), even if the child
  *   has called exec or exited, and if the page was migrated while read-only. An
  *   entry that becomes writable also becomes soft-dirty: it has no dirty bit,
- *   so nothing else records the write.
+ *   so nothing else records the write. The entry of a folio that is mapped by a
+ *   PMD is treated like that of a page, and all of its pages become writable.
  *
  * No invalidation
  *
@@ -94,16 +95,18 @@ static bool device_write_only_user(struct folio *folio)
 /*
  * Make the page exclusive to this process if the entry has the only reference.
  * As in do_wp_page(), another reference may belong to a user that must not see
- * later writes.
+ * later writes. A large folio that is not mapped by a PMD, @huge, has an entry
+ * for each page.
  */
-static int device_write_claim(struct vm_area_struct *vma, struct page *page)
+static int device_write_claim(struct vm_area_struct *vma, struct page *page,
+			      bool huge)
 {
 	struct folio *folio = page_folio(page);
 	int ret = DEVICE_WRITE_FAULT;
 
 	if (PageAnonExclusive(page))
 		return 0;
-	if (folio_test_large(folio) || folio_mapcount(folio) > 1)
+	if ((folio_test_large(folio) && !huge) || folio_mapcount(folio) > 1)
 		return DEVICE_WRITE_FAULT;
 	if (!folio_trylock(folio))
 		return -EBUSY;
@@ -116,10 +119,9 @@ static int device_write_claim(struct vm_area_struct *vma, struct page *page)
 	return ret;
 }
 
-static bool device_write_is_watched(struct vm_area_struct *vma, pte_t pte)
+static bool device_write_is_watched(struct vm_area_struct *vma)
 {
-	return pte_swp_uffd_wp(pte) && userfaultfd_wp(vma) &&
-	       !userfaultfd_wp_async(vma);
+	return userfaultfd_wp(vma) && !userfaultfd_wp_async(vma);
 }
 
 static int device_write_one(struct vm_area_struct *vma, unsigned long addr,
@@ -129,14 +131,36 @@ static int device_write_one(struct vm_area_struct *vma, unsigned long addr,
 	swp_entry_t entry = pte_to_swp_entry(pte);
 	int ret;
 
-	if (device_write_is_watched(vma, pte))
+	if (pte_swp_uffd_wp(pte) && device_write_is_watched(vma))
 		return DEVICE_WRITE_FAULT;
 	if (!is_writable_device_private_entry(entry)) {
-		ret = device_write_claim(vma, pfn_swap_entry_to_page(entry));
+		ret = device_write_claim(vma, pfn_swap_entry_to_page(entry),
+					 false);
 		if (ret)
 			return ret;
 	}
 	set_pte_at(vma->vm_mm, addr, ptep, device_pte_private_mkwrite(pte));
+	return 0;
+}
+
+static int device_write_huge(struct vm_area_struct *vma,
+			     struct device_extent *ext)
+{
+	unsigned long addr = ext->addr & HPAGE_PMD_MASK;
+	pmd_t pmd = *ext->pmdp;
+	swp_entry_t entry = pmd_to_swp_entry(pmd);
+	int ret;
+
+	if (pmd_swp_uffd_wp(pmd) && device_write_is_watched(vma))
+		return DEVICE_WRITE_FAULT;
+	if (!is_writable_device_private_entry(entry)) {
+		ret = device_write_claim(vma, pfn_swap_entry_to_page(entry),
+					 true);
+		if (ret)
+			return ret;
+	}
+	set_pmd_at(vma->vm_mm, addr, ext->pmdp,
+		   device_pmd_private_mkwrite(pmd));
 	return 0;
 }
 
@@ -147,9 +171,15 @@ static int device_write_extent(struct device_walk *walk,
 	unsigned long i;
 	int ret;
 
-	if (ext->kind != DEVICE_EXTENT_PRIVATE || !ext->ptep ||
+	if (ext->kind != DEVICE_EXTENT_PRIVATE ||
 	    device_extent_pgmap(ext)->owner != dw->owner)
 		return 0;
+	if (!ext->ptep) {
+		ret = device_write_huge(walk->vma, ext);
+		if (ret)
+			ext->nr = 0;
+		return ret;
+	}
 	for (i = 0; i < ext->nr; i++) {
 		ret = device_write_one(walk->vma, ext->addr + (i << PAGE_SHIFT),
 				       ext->ptep + i);

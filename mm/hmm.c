@@ -303,7 +303,8 @@ static bool hmm_private_result(struct hmm_walk *hw, pte_t *ptep, pte_t pte,
 		return false;
 	pfn = swp_offset_pfn(pte_to_swp_entry(pte));
 	*result = 0;
-	if (pfn_to_page(pfn)->pgmap->owner != hw->range->dev_private_owner)
+	if (page_pgmap(pfn_to_page(pfn))->owner !=
+	    hw->range->dev_private_owner)
 		return true;
 	*result = pfn | HMM_PFN_VALID;
 	if (device_pte_private_write(hw->walk.vma, pte))
@@ -597,6 +598,13 @@ static unsigned int hmm_times(const struct hmm_tried *tried, unsigned long addr)
 	return times;
 }
 
+/* The result for the first page of an extent of own pages, without WRITE */
+static unsigned long hmm_private_pfn(const struct device_extent *ext)
+{
+	return ext->pfn | HMM_PFN_VALID |
+	       (unsigned long)ext->order << HMM_PFN_ORDER_SHIFT;
+}
+
 /*
  * Own pages that are still read-only after their fault: migrate_to_ram() left
  * them on the device. Report them without WRITE instead of looping.
@@ -612,7 +620,7 @@ static int hmm_own_stayed(struct hmm_walk *hw, struct device_extent *ext,
 
 	if (!hmm_stale(hw))
 		hmm_fill(hmm_entry(hw, addr), nr,
-			 (ext->pfn + ext->nr) | HMM_PFN_VALID, 1);
+			 hmm_private_pfn(ext) + ext->nr, 1);
 	else if (hw->tried.invalidated)
 		return hmm_times(&hw->tried, addr) < HMM_FAULT_TRIES ?
 		       HMM_STOP_TO_FAULT : HMM_STOP_STUCK;
@@ -629,8 +637,12 @@ static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext,
 {
 	unsigned long addr = device_extent_end(ext);
 
-	/* Leave out the pages of other kinds that follow. */
-	hw->fault.nr = min(hw->fault.nr, nr - ext->nr);
+	/*
+	 * Leave out the pages of other kinds that follow. The pages of a folio
+	 * that is mapped by a PMD become writable together.
+	 */
+	hw->fault.nr = ext->ptep ? min(hw->fault.nr, nr - ext->nr) :
+				   nr - ext->nr;
 	hw->fault.kind = HMM_FAULT_OWN;
 	if (addr >= hw->tried.own)
 		return HMM_STOP_TO_FAULT;
@@ -651,7 +663,7 @@ static int hmm_foreign(struct hmm_walk *hw, struct device_extent *ext)
 
 static int hmm_private(struct hmm_walk *hw, struct device_extent *ext)
 {
-	unsigned long result = ext->pfn | HMM_PFN_VALID, nr;
+	unsigned long result = hmm_private_pfn(ext), nr;
 	int ret;
 
 	if (device_extent_pgmap(ext)->owner != hw->range->dev_private_owner)
@@ -727,28 +739,40 @@ static void hmm_set_stale(struct hmm_walk *hw)
 		hw->stale_at = hw->walk.addr;
 }
 
-/*
- * Does an extra reference keep the own page at @addr from migrating? If the
- * page is locked, the reference is that of a migration.
- */
+/* If the folio is locked, an extra reference is that of a migration. */
+static bool hmm_folio_pinned(struct folio *folio)
+{
+	return !folio_test_locked(folio) &&
+	       folio_ref_count(folio) > folio_expected_ref_count(folio);
+}
+
+static bool hmm_own_huge_pinned(struct hmm_walk *hw)
+{
+	spinlock_t *ptl = pmd_lock(hw->walk.mm, hw->fault.pmdp);
+	pmd_t pmd = *hw->fault.pmdp;
+	bool pinned = is_pmd_device_private_entry(pmd) &&
+		      hmm_folio_pinned(pmd_nonpresent_folio(pmd));
+
+	spin_unlock(ptl);
+	return pinned;
+}
+
+/* Does an extra reference keep the own page at @addr from migrating? */
 static bool hmm_own_pinned(struct hmm_walk *hw, unsigned long addr)
 {
-	struct folio *folio;
 	bool pinned = false;
 	swp_entry_t entry;
 	spinlock_t *ptl;
 	pte_t *ptep;
 
+	if (is_pmd_device_private_entry(pmdp_get_lockless(hw->fault.pmdp)))
+		return hmm_own_huge_pinned(hw);
 	ptep = pte_offset_map_lock(hw->walk.mm, hw->fault.pmdp, addr, &ptl);
 	if (!ptep)
 		return false;
 	entry = pte_to_swp_entry(ptep_get(ptep));
-	if (is_swap_pte(ptep_get(ptep)) && is_device_private_entry(entry)) {
-		folio = pfn_swap_entry_folio(entry);
-		pinned = !folio_test_locked(folio) &&
-			 folio_ref_count(folio) >
-			 folio_expected_ref_count(folio);
-	}
+	if (is_swap_pte(ptep_get(ptep)) && is_device_private_entry(entry))
+		pinned = hmm_folio_pinned(pfn_swap_entry_folio(entry));
 	pte_unmap_unlock(ptep, ptl);
 	return pinned;
 }
@@ -832,7 +856,7 @@ static bool hmm_pte_moved(struct hmm_walk *hw, pte_t pte)
 
 	return is_migration_entry(entry) ||
 	       (is_device_private_entry(entry) &&
-		pfn_swap_entry_to_page(entry)->pgmap->owner ==
+		page_pgmap(pfn_swap_entry_to_page(entry))->owner ==
 		hw->range->dev_private_owner);
 }
 
