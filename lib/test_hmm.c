@@ -45,12 +45,19 @@
  *
  *   comes in chunks, each with a pagemap. The CPU cannot address private
  *   memory, so each private page in use has a page of RAM for its contents, in
- *   page->zone_device_data. A device page does not refer to the file that
- *   migrated it: it may outlive the file, and belongs to other processes, too,
- *   after fork().
+ *   page->zone_device_data. Of a large folio, only the first page has room for
+ *   that, and the RAM is contiguous. A device page does not refer to the file
+ *   that migrated it: it may outlive the file, and belongs to other processes,
+ *   too, after fork().
  *
- *   Running out of device memory is not an error. A page without a destination
- *   stays in system memory. A device gives up all chunks at once, by a command
+ *   A chunk consists of blocks of the size of a large folio. A block is handed
+ *   out whole or page by page, and is whole again when all of its pages are
+ *   free, however a folio was split in between.
+ *
+ *   Running out of device memory is not an error. A large folio for which no
+ *   block is whole, or for which there is no contiguous RAM, moves to single
+ *   pages. A page without a destination stays in system memory. A device gives
+ *   up all chunks at once, by a command
  *   or when the module is removed, after all pages have been evicted. A page
  *   that is locked or referenced cannot be evicted; eviction retries until it
  *   succeeds.
@@ -104,6 +111,15 @@
 /* Pages in one range fault or one migration */
 #define BATCH_PAGES	64
 
+/* A large folio, and the pages in one migration */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define LARGE_ORDER	HPAGE_PMD_ORDER
+#else
+#define LARGE_ORDER	0
+#endif
+#define LARGE_PAGES	(1UL << LARGE_ORDER)
+#define MOVE_PAGES	max(LARGE_PAGES, BATCH_PAGES + 0UL)
+
 /* How many pages the device looks up in advance, see work_ahead() */
 #define AHEAD_PAGES	4096
 
@@ -129,7 +145,8 @@ MODULE_PARM_DESC(spm_addr_dev1,
  * @chunks: the memory of the device
  * @closed: @chunks are about to be removed, allocation fails
  * @lock: protects the members below
- * @free: free pages, linked by page->zone_device_data
+ * @whole: blocks of which all pages are free
+ * @partial: blocks of which some pages are free
  * @nr_free: number of free pages
  * @nr_reserved: upper limit of the pages that running migrations allocate
  * @nr_used: number of allocated pages
@@ -145,7 +162,8 @@ struct dmirror_device {
 	bool closed;
 
 	spinlock_t lock;	/* taken in any context: irqs off */
-	struct page *free;
+	struct list_head whole;
+	struct list_head partial;
 	unsigned long nr_free;
 	unsigned long nr_reserved;
 	unsigned long nr_used;
@@ -153,15 +171,36 @@ struct dmirror_device {
 };
 
 /**
+ * struct dmirror_block - LARGE_PAGES of device memory
+ * @node: in dmirror_device::whole or dmirror_device::partial, or in no list if
+ *	no page is free
+ * @pages: the first page
+ * @free: free pages, linked by page->zone_device_data
+ * @nr_free: number of free pages
+ * @nr_fresh: pages at the end that are free, but not in @free
+ */
+struct dmirror_block {
+	struct list_head node;
+	struct page *pages;
+	struct page *free;
+	unsigned long nr_free;
+	unsigned long nr_fresh;
+};
+
+#define CHUNK_BLOCKS	(CHUNK_PAGES / LARGE_PAGES)
+
+/**
  * struct dmirror_chunk - CHUNK_SIZE of device memory
  * @pagemap: the pagemap of its pages
  * @device: the device that it belongs to
  * @node: in dmirror_device::chunks
+ * @blocks: its pages, in order
  */
 struct dmirror_chunk {
 	struct dev_pagemap pagemap;
 	struct dmirror_device *device;
 	struct list_head node;
+	struct dmirror_block blocks[];
 };
 
 /**
@@ -461,65 +500,196 @@ static struct dmirror_device *page_device(struct page *page)
 /* The page that has the contents. */
 static struct page *page_ram(struct page *page)
 {
-	return is_device_private_page(page) ? page->zone_device_data : page;
+	struct folio *folio = page_folio(page);
+	struct page *ram;
+
+	if (!is_device_private_page(page))
+		return page;
+	ram = folio->page.zone_device_data;
+	return ram + folio_page_idx(folio, page);
 }
 
-static struct page *device_pop(struct dmirror_device *device)
+static struct dmirror_block *page_block(struct page *page)
 {
+	struct dev_pagemap *pagemap = page_pgmap(page);
+	struct dmirror_chunk *chunk = container_of(pagemap,
+						   struct dmirror_chunk,
+						   pagemap);
+	unsigned long nr = page_to_pfn(page) -
+			   PHYS_PFN(pagemap->range.start);
+
+	return &chunk->blocks[nr / LARGE_PAGES];
+}
+
+/* All pages are free: forget in which order they became so. */
+static void block_reset(struct dmirror_block *block)
+{
+	block->free = NULL;
+	block->nr_free = LARGE_PAGES;
+	block->nr_fresh = LARGE_PAGES;
+}
+
+static struct page *block_pop(struct dmirror_block *block)
+{
+	struct page *page = block->free;
+
+	if (page)
+		block->free = page->zone_device_data;
+	else
+		page = block->pages + LARGE_PAGES - block->nr_fresh--;
+	block->nr_free--;
+	return page;
+}
+
+static void block_push(struct dmirror_block *block, struct page *page)
+{
+	page->zone_device_data = block->free;
+	block->free = page;
+	if (++block->nr_free == LARGE_PAGES)
+		block_reset(block);
+}
+
+/* Put the block into the list that it belongs to. */
+static void device_sort(struct dmirror_device *device,
+			struct dmirror_block *block)
+{
+	if (block->nr_free == LARGE_PAGES)
+		list_move(&block->node, &device->whole);
+	else if (block->nr_free)
+		list_move(&block->node, &device->partial);
+	else
+		list_del_init(&block->node);
+}
+
+static struct page *device_pop_page(struct dmirror_device *device)
+{
+	struct dmirror_block *block;
 	struct page *page;
 
+	block = list_first_entry_or_null(&device->partial, typeof(*block),
+					 node);
+	if (!block)
+		block = list_first_entry_or_null(&device->whole,
+						 typeof(*block), node);
+	if (!block)
+		return NULL;
+	page = block_pop(block);
+	device_sort(device, block);
+	return page;
+}
+
+static struct page *device_pop_block(struct dmirror_device *device)
+{
+	struct dmirror_block *block;
+
+	block = list_first_entry_or_null(&device->whole, typeof(*block), node);
+	if (!block)
+		return NULL;
+	block->nr_free = 0;
+	block->nr_fresh = 0;
+	device_sort(device, block);
+	return block->pages;
+}
+
+/* Return: the first of 2^@order pages, which is 1 or LARGE_PAGES; or NULL. */
+static struct page *device_pop(struct dmirror_device *device,
+			       unsigned int order)
+{
+	struct page *page = NULL;
+
 	spin_lock_irq(&device->lock);
-	page = device->closed ? NULL : device->free;
+	if (!device->closed)
+		page = order ? device_pop_block(device) :
+			       device_pop_page(device);
 	if (page) {
-		device->free = page->zone_device_data;
-		device->nr_free--;
-		device->nr_used++;
+		device->nr_free -= 1UL << order;
+		device->nr_used += 1UL << order;
 	}
 	spin_unlock_irq(&device->lock);
 	return page;
 }
 
-static void device_push(struct dmirror_device *device, struct page *page)
+static void device_push(struct dmirror_device *device, struct page *page,
+			unsigned int order)
 {
+	struct dmirror_block *block = page_block(page);
 	unsigned long irq;
 
 	spin_lock_irqsave(&device->lock, irq);
-	page->zone_device_data = device->free;
-	device->free = page;
-	device->nr_free++;
-	if (!--device->nr_used)
+	if (order)
+		block_reset(block);
+	else
+		block_push(block, page);
+	device_sort(device, block);
+	device->nr_free += 1UL << order;
+	device->nr_used -= 1UL << order;
+	if (!device->nr_used)
 		wake_up(&device->idle);
 	spin_unlock_irqrestore(&device->lock, irq);
+}
+
+static void ram_free(struct page *ram, unsigned int order)
+{
+	unsigned long i;
+
+	for (i = 0; i < 1UL << order; i++)
+		__free_page(ram + i);
+}
+
+/* Single pages, as the folio may be split. */
+static struct page *ram_alloc(unsigned int order)
+{
+	struct page *ram = alloc_pages(GFP_HIGHUSER | __GFP_NORETRY |
+				       __GFP_NOWARN, order);
+
+	if (ram && order)
+		split_page(ram, order);
+	return ram;
 }
 
 static void dmirror_folio_free(struct folio *folio)
 {
 	struct page *page = folio_page(folio, 0);
+	unsigned int order = folio_order(folio);
 
-	if (page_ram(page) != page)
-		__free_page(page_ram(page));
-	device_push(page_device(page), page);
+	if (is_device_private_page(page))
+		ram_free(page->zone_device_data, order);
+	device_push(page_device(page), page, order);
+}
+
+/* @tail inherited the RAM of @head. */
+static void dmirror_folio_split(struct folio *head, struct folio *tail)
+{
+	struct page *ram = head->page.zone_device_data;
+
+	if (tail && is_device_private_page(&head->page))
+		tail->page.zone_device_data = ram + (&tail->page - &head->page);
 }
 
 static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf);
 
 static const struct dev_pagemap_ops dmirror_pagemap_ops = {
 	.folio_free = dmirror_folio_free,
+	.folio_split = dmirror_folio_split,
 	.migrate_to_ram = dmirror_migrate_to_ram,
 };
 
 static void chunk_add_pages(struct dmirror_chunk *chunk)
 {
-	struct dmirror_device *device = chunk->device;
 	struct page *page = pfn_to_page(PHYS_PFN(chunk->pagemap.range.start));
-	struct page *last = page + CHUNK_PAGES - 1;
-	struct page *first = page;
+	struct dmirror_device *device = chunk->device;
+	unsigned long i;
 
-	for (; page < last; page++)
-		page->zone_device_data = page + 1;
+	for (i = 0; i < CHUNK_BLOCKS; i++) {
+		struct dmirror_block *block = &chunk->blocks[i];
+
+		INIT_LIST_HEAD(&block->node);
+		block->pages = page + i * LARGE_PAGES;
+		block_reset(block);
+	}
 	spin_lock_irq(&device->lock);
-	last->zone_device_data = device->free;
-	device->free = first;
+	for (i = CHUNK_BLOCKS; i--; )
+		device_sort(device, &chunk->blocks[i]);
 	device->nr_free += CHUNK_PAGES;
 	spin_unlock_irq(&device->lock);
 }
@@ -548,7 +718,7 @@ static void chunk_disclaim(struct dmirror_chunk *chunk)
 
 	/* request_free_mem_region() rounds up to a section. */
 	release_mem_region(range->start, range_len(range));
-	kfree(chunk);
+	kvfree(chunk);
 }
 
 static bool device_add_chunk(struct dmirror_device *device)
@@ -556,12 +726,12 @@ static bool device_add_chunk(struct dmirror_device *device)
 	struct dmirror_chunk *chunk;
 	struct resource *res;
 
-	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL);
+	chunk = kvzalloc(struct_size(chunk, blocks, CHUNK_BLOCKS), GFP_KERNEL);
 	if (!chunk)
 		return false;
 	res = chunk_claim(device);
 	if (IS_ERR_OR_NULL(res)) {
-		kfree(chunk);
+		kvfree(chunk);
 		return false;
 	}
 	chunk->device = device;
@@ -585,7 +755,8 @@ static void device_remove_chunks(struct dmirror_device *device)
 	struct dmirror_chunk *chunk, *next;
 
 	spin_lock_irq(&device->lock);
-	device->free = NULL;
+	INIT_LIST_HEAD(&device->whole);
+	INIT_LIST_HEAD(&device->partial);
 	device->nr_free = 0;
 	spin_unlock_irq(&device->lock);
 	list_for_each_entry_safe(chunk, next, &device->chunks, node) {
@@ -638,7 +809,7 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
  * struct dmirror_move - one migration
  * @device: the device that the pages move to or from
  * @mirror: the mirror whose command it is, or NULL
- * @alloc: allocates a destination page, locked and referenced
+ * @alloc: allocates a destination of an order, locked and referenced
  * @args: arguments of migrate_vma_*(); without a VMA only the arrays are used
  * @moved: number of pages that moved
  * @lacking: number of pages that stayed because allocation failed
@@ -647,7 +818,8 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
 struct dmirror_move {
 	struct dmirror_device *device;
 	struct dmirror *mirror;
-	struct page *(*alloc)(struct dmirror_move *move, unsigned long i);
+	struct page *(*alloc)(struct dmirror_move *move, unsigned long i,
+			      unsigned int order);
 	struct migrate_vma args;
 	unsigned long moved;
 	unsigned long lacking;
@@ -656,24 +828,23 @@ struct dmirror_move {
 
 /* Do not invoke the OOM killer: failure means that the device is full. */
 static struct page *move_alloc_device(struct dmirror_move *move,
-				      unsigned long i)
+				      unsigned long i, unsigned int order)
 {
 	struct dmirror_device *device = move->device;
-	struct page *page = device_pop(device);
+	struct page *page = device_pop(device, order);
 
 	if (!page)
 		return NULL;
 	if (device->type == MEMORY_DEVICE_PRIVATE) {
-		struct page *ram = alloc_page(GFP_HIGHUSER | __GFP_NORETRY |
-					      __GFP_NOWARN);
+		struct page *ram = ram_alloc(order);
 
 		if (!ram) {
-			device_push(device, page);
+			device_push(device, page, order);
 			return NULL;
 		}
 		page->zone_device_data = ram;
 	}
-	zone_device_page_init(page);
+	zone_device_folio_init((struct folio *)page, page->pgmap, order);
 	return page;
 }
 
@@ -682,27 +853,33 @@ static struct page *move_alloc_device(struct dmirror_move *move,
  * must not use the policy of the task that happens to evict.
  */
 static struct page *move_alloc_system(struct dmirror_move *move,
-				      unsigned long i)
+				      unsigned long i, unsigned int order)
 {
-	const gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
-	struct page *page;
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
+	struct folio *folio;
 
+	/* There are single pages if no large folio can be had easily. */
+	if (order)
+		gfp |= __GFP_NORETRY;
 	if (move->args.vma)
-		page = alloc_page_vma(gfp, move->args.vma,
-				      move->args.start + (i << PAGE_SHIFT));
+		folio = vma_alloc_folio(gfp, order, move->args.vma,
+					move->args.start + (i << PAGE_SHIFT),
+					order > 0);
 	else
-		page = alloc_pages_node(numa_mem_id(), gfp, 0);
-	if (page)
-		lock_page(page);
-	return page;
+		folio = __folio_alloc_node(gfp, order, numa_mem_id());
+	if (!folio)
+		return NULL;
+	folio_lock(folio);
+	return folio_page(folio, 0);
 }
 
-static struct page *move_alloc(struct dmirror_move *move, unsigned long i)
+static struct page *move_alloc(struct dmirror_move *move, unsigned long i,
+			       unsigned int order)
 {
 	if (move->mirror && test_and_clear_bit(FLAG_FAIL_ALLOC_BIT,
 					       &move->mirror->flags))
 		return NULL;
-	return move->alloc(move, i);
+	return move->alloc(move, i, order);
 }
 
 /*
@@ -711,40 +888,97 @@ static struct page *move_alloc(struct dmirror_move *move, unsigned long i)
  * the page as soon as migrate_vma_pages() inserts it. On the way to system
  * memory leave holes alone.
  */
+static void move_contents(struct page *to, struct page *from, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		if (from)
+			copy_highpage(page_ram(to + i), page_ram(from + i));
+		else
+			clear_highpage(page_ram(to + i));
+		cond_resched();
+	}
+}
+
+/* Return: the destination of 2^@order pages from entry @i on, or 0. */
+static unsigned long move_copy_to(struct dmirror_move *move, struct page *from,
+				  unsigned long i, unsigned int order)
+{
+	struct page *to = move_alloc(move, i, order);
+
+	if (!to)
+		return 0;
+	move_contents(to, from, 1UL << order);
+	return migrate_pfn(page_to_pfn(to)) |
+	       (order ? MIGRATE_PFN_COMPOUND : 0);
+}
+
+static void move_copy_pages(struct dmirror_move *move, struct page *from,
+			    unsigned long i, unsigned long nr)
+{
+	unsigned long *dst = move->args.dst + i;
+	unsigned long k;
+
+	for (k = 0; k < nr; k++) {
+		dst[k] = move_copy_to(move, from ? from + k : NULL, i + k, 0);
+		if (!dst[k])
+			move->lacking++;
+	}
+}
+
+/* The pages that an entry of src[] stands for. */
+static unsigned long move_nr(unsigned long mpfn)
+{
+	return mpfn & MIGRATE_PFN_COMPOUND ? LARGE_PAGES : 1;
+}
+
 static void move_copy(struct dmirror_move *move)
 {
 	struct migrate_vma *args = &move->args;
-	unsigned long i;
+	unsigned long i, nr;
 
-	for (i = 0; i < args->npages; i++) {
+	for (i = 0; i < args->npages; i += nr) {
 		struct page *from = migrate_pfn_to_page(args->src[i]);
-		struct page *to;
 
+		nr = move_nr(args->src[i]);
 		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
 		if (!from && move->alloc != move_alloc_device)
 			continue;
-		to = move_alloc(move, i);
-		if (!to) {
-			move->lacking++;
-			continue;
-		}
-		if (from)
-			copy_highpage(page_ram(to), page_ram(from));
-		else
-			clear_highpage(page_ram(to));
-		args->dst[i] = migrate_pfn(page_to_pfn(to));
+		if (nr > 1)
+			args->dst[i] = move_copy_to(move, from, i, LARGE_ORDER);
+		if (!args->dst[i])
+			move_copy_pages(move, from, i, nr);
 	}
 }
 
-/* migrate_vma_pages() has cleared MIGRATE for pages that did not move. */
+/*
+ * migrate_vma_pages() has cleared MIGRATE for pages that did not move, and has
+ * split the entries that have pages as destination.
+ */
 static void move_count(struct dmirror_move *move)
 {
-	unsigned long i;
+	unsigned long i, nr;
 
-	for (i = 0; i < move->args.npages; i++)
+	for (i = 0; i < move->args.npages; i += nr) {
+		nr = move_nr(move->args.src[i]);
 		if (move->args.src[i] & MIGRATE_PFN_MIGRATE)
-			move->moved++;
+			move->moved += nr;
+	}
+}
+
+static bool move_alloc_arrays(struct dmirror_move *move)
+{
+	move->args.src = kvcalloc(2 * MOVE_PAGES, sizeof(*move->args.src),
+				  GFP_KERNEL);
+	move->args.dst = move->args.src + MOVE_PAGES;
+	return move->args.src;
+}
+
+static void move_free_arrays(struct dmirror_move *move)
+{
+	kvfree(move->args.src);
 }
 
 static int move_vma(struct dmirror_move *move)
@@ -760,65 +994,84 @@ static int move_vma(struct dmirror_move *move)
 	return 0;
 }
 
-/* A CPU fault on a private page. If the page stays, the CPU faults again. */
+/*
+ * A CPU fault on a private page. A folio that is mapped by a PMD comes back
+ * whole; if there is no memory for that, page by page, and at least the page
+ * that the CPU needs. If that stays, too, the CPU faults again.
+ */
 static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct dmirror_device *device = page_device(vmf->page);
+	unsigned long size = vmf->pte ? PAGE_SIZE : PAGE_SIZE * LARGE_PAGES;
 	unsigned long src, dst;
 	struct dmirror_move move = {
 		.device = device,
 		.alloc = move_alloc_system,
 		.args = {
 			.vma = vmf->vma,
-			.start = vmf->address & PAGE_MASK,
-			.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
-			.src = &src,
-			.dst = &dst,
 			.pgmap_owner = device,
-			.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+			.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+				 MIGRATE_VMA_SELECT_COMPOUND,
 			.fault_page = vmf->page,
 		},
 	};
+	int ret;
 
-	if (move_vma(&move))
+	if (vmf->pte || !move_alloc_arrays(&move)) {
+		size = PAGE_SIZE;
+		move.args.src = &src;
+		move.args.dst = &dst;
+	}
+	move.args.start = ALIGN_DOWN(vmf->address, size);
+	move.args.end = move.args.start + size;
+	ret = move_vma(&move);
+	if (move.args.src != &src)
+		move_free_arrays(&move);
+	if (ret)
 		return VM_FAULT_SIGBUS;
-	return move.lacking ? VM_FAULT_OOM : 0;
+	return move.lacking && !move.moved ? VM_FAULT_OOM : 0;
 }
 
 /* Evict by pfn: the driver does not know where these pages are mapped. */
-static void device_evict_some(struct dmirror_device *device,
-			      struct dmirror *mirror, unsigned long pfn)
+static void device_evict_some(struct dmirror_move *move, unsigned long pfn)
 {
-	unsigned long src[BATCH_PAGES], dst[BATCH_PAGES] = {};
-	struct dmirror_move move = {
-		.device = device,
-		.mirror = mirror,
-		.alloc = move_alloc_system,
-		.args.src = src,
-		.args.dst = dst,
-		.args.npages = BATCH_PAGES,
-	};
+	unsigned long *src = move->args.src, *dst = move->args.dst;
 
-	migrate_device_range(src, pfn, BATCH_PAGES);
-	move_copy(&move);
-	migrate_device_pages(src, dst, BATCH_PAGES);
-	migrate_device_finalize(src, dst, BATCH_PAGES);
+	memset_l(dst, 0, MOVE_PAGES);
+	migrate_device_range(src, pfn, MOVE_PAGES);
+	move_copy(move);
+	migrate_device_pages(src, dst, MOVE_PAGES);
+	migrate_device_finalize(src, dst, MOVE_PAGES);
+}
+
+static void device_evict_chunk(struct dmirror_move *move,
+			       struct dmirror_chunk *chunk)
+{
+	unsigned long pfn = PHYS_PFN(chunk->pagemap.range.start);
+	unsigned long end = pfn + CHUNK_PAGES;
+
+	for (; pfn < end && READ_ONCE(move->device->nr_used);
+	     pfn += MOVE_PAGES) {
+		device_evict_some(move, pfn);
+		cond_resched();
+	}
 }
 
 /* Try to evict all pages. Return: true if no page is in use. */
 static bool device_evict(struct dmirror_device *device, struct dmirror *mirror)
 {
+	struct dmirror_move move = {
+		.device = device,
+		.mirror = mirror,
+		.alloc = move_alloc_system,
+		.args.npages = MOVE_PAGES,
+	};
 	struct dmirror_chunk *chunk;
 
-	list_for_each_entry(chunk, &device->chunks, node) {
-		unsigned long pfn = PHYS_PFN(chunk->pagemap.range.start);
-		unsigned long end = pfn + CHUNK_PAGES;
-
-		for (; pfn < end && READ_ONCE(device->nr_used);
-		     pfn += BATCH_PAGES) {
-			device_evict_some(device, mirror, pfn);
-			cond_resched();
-		}
+	if (move_alloc_arrays(&move)) {
+		list_for_each_entry(chunk, &device->chunks, node)
+			device_evict_chunk(&move, chunk);
+		move_free_arrays(&move);
 	}
 	return wait_event_timeout(device->idle, !READ_ONCE(device->nr_used),
 				  HZ / 20);
@@ -1104,7 +1357,6 @@ static int dmirror_access(struct dmirror *mirror, struct hmm_dmirror_cmd *cmd,
 static long move_batch(struct dmirror_move *move, unsigned long start,
 		       unsigned long end)
 {
-	unsigned long src[BATCH_PAGES], dst[BATCH_PAGES];
 	struct mm_struct *mm = move->mirror->notifier.mm;
 	struct migrate_vma *args = &move->args;
 	struct vm_area_struct *vma;
@@ -1115,10 +1367,8 @@ static long move_batch(struct dmirror_move *move, unsigned long start,
 	vma = vma_lookup(mm, start);
 	if (vma && vma->vm_flags & VM_READ) {
 		args->vma = vma;
-		args->src = src;
-		args->dst = dst;
 		args->start = start;
-		args->end = min3(end, start + BATCH_PAGES * PAGE_SIZE,
+		args->end = min3(end, ALIGN(start + 1, MOVE_PAGES * PAGE_SIZE),
 				 vma->vm_end);
 		ret = move_vma(move);
 	}
@@ -1133,9 +1383,9 @@ static long move_batch_to_device(struct dmirror_move *move,
 
 	if (move->full)
 		return move_batch(move, start, end);
-	move->full = !device_reserve(move->device, BATCH_PAGES);
+	move->full = !device_reserve(move->device, MOVE_PAGES);
 	ret = move_batch(move, start, end);
-	device_unreserve(move->device, BATCH_PAGES);
+	device_unreserve(move->device, MOVE_PAGES);
 	return ret;
 }
 
@@ -1146,6 +1396,8 @@ static int move_range(struct dmirror_move *move,
 	bool to_device = move->alloc == move_alloc_device;
 	long ret = 0;
 
+	if (!move_alloc_arrays(move))
+		return -ENOMEM;
 	while (ret >= 0 && addr < end) {
 		ret = check_signals();
 		if (ret)
@@ -1154,6 +1406,7 @@ static int move_range(struct dmirror_move *move,
 				  move_batch(move, addr, end);
 		addr = ret;
 	}
+	move_free_arrays(move);
 	return min(ret, 0L);
 }
 
@@ -1165,7 +1418,8 @@ static int dmirror_migrate_to_device(struct dmirror *mirror,
 		.mirror = mirror,
 		.alloc = move_alloc_device,
 		.args.pgmap_owner = mirror,
-		.args.flags = MIGRATE_VMA_SELECT_SYSTEM,
+		.args.flags = MIGRATE_VMA_SELECT_SYSTEM |
+			      MIGRATE_VMA_SELECT_COMPOUND,
 	};
 	int ret = move_range(&move, cmd);
 
@@ -1183,9 +1437,10 @@ static int dmirror_migrate_to_system(struct dmirror *mirror,
 		.mirror = mirror,
 		.alloc = move_alloc_system,
 		.args.pgmap_owner = mirror->device,
-		.args.flags = mirror->device->type == MEMORY_DEVICE_PRIVATE ?
-			      MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
-			      MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+		.args.flags = MIGRATE_VMA_SELECT_COMPOUND |
+			      (mirror->device->type == MEMORY_DEVICE_PRIVATE ?
+			       MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
+			       MIGRATE_VMA_SELECT_DEVICE_COHERENT),
 	};
 	int ret = move_range(&move, cmd);
 
@@ -1625,6 +1880,8 @@ static int device_start(struct dmirror_device *device)
 {
 	mutex_init(&device->resize);
 	INIT_LIST_HEAD(&device->chunks);
+	INIT_LIST_HEAD(&device->whole);
+	INIT_LIST_HEAD(&device->partial);
 	spin_lock_init(&device->lock);
 	init_waitqueue_head(&device->idle);
 	return misc_register(&device->misc);

@@ -46,6 +46,7 @@ struct hmm_dmirror_cmd {
  * there. -ENOENT: a page did not migrate; -ENOMEM: the same, and an allocation
  * failed.
  * MIGRATE_TO_SYS: migrate the pages that are on the device to system memory.
+ * Both migrate what a PMD maps as a whole.
  */
 #define HMM_DMIRROR_MIGRATE_TO_DEV	HMM_DMIRROR_COMMAND(0x02)
 #define HMM_DMIRROR_MIGRATE_TO_SYS	HMM_DMIRROR_COMMAND(0x03)
@@ -77,8 +78,9 @@ struct hmm_dmirror_cmd {
 #define HMM_DMIRROR_WRITE_UNLOCKED	HMM_DMIRROR_COMMAND(0x0a)
 
 /*
- * Fail the next page allocation of a migration by this file, in device memory
- * or in system memory. That clears the flag.
+ * Fail the next allocation of a migration by this file, in device memory or in
+ * system memory. That clears the flag. If it was for a large folio, single
+ * pages are allocated instead.
  */
 #define HMM_DMIRROR_FLAG_FAIL_ALLOC	_BITULL(0)
 
