@@ -7,7 +7,8 @@
  *   The device of all suites: its pages, the system memory that stands for
  *   their contents, and a driver that moves pages to the device and back. A
  *   page of system memory in page->zone_device_data backs each device page
- *   that is in use.
+ *   that is in use. For a large folio, only its first page has room for that,
+ *   and the memory is contiguous.
  *
  *   The driver hands out free pages in the order of their pfns, so that a
  *   test knows which one comes next. A test that forces an outcome uses the
@@ -27,38 +28,70 @@
 
 #include "kunit_device.h"
 
-static struct page *kunit_device_page(struct kunit_device *dev)
+static struct page *kunit_device_alloc_memory(unsigned int order)
+{
+	struct page *memory = alloc_pages(GFP_KERNEL | __GFP_ZERO, order);
+
+	/* The folio may be split: its pages are freed one by one then. */
+	if (memory && order)
+		split_page(memory, order);
+	return memory;
+}
+
+static void kunit_device_free_memory(struct page *memory, unsigned int order)
+{
+	unsigned long i;
+
+	for (i = 0; i < 1UL << order; i++)
+		__free_page(memory + i);
+}
+
+static struct page *kunit_device_page(struct kunit_device *dev,
+				      unsigned int order)
 {
 	unsigned long nr, nr_pages = kunit_device_size(dev);
 	unsigned long base = PHYS_PFN(dev->pgmap->range.start);
-	struct page *page, *memory = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	struct page *page, *memory = kunit_device_alloc_memory(order);
 
 	if (!memory)
 		return NULL;
 	spin_lock(&dev->lock);
-	nr = find_next_zero_bit(dev->used, nr_pages, dev->first - base);
+	nr = bitmap_find_next_zero_area_off(dev->used, nr_pages,
+					    dev->first - base, 1UL << order,
+					    (1UL << order) - 1, base);
 	if (nr < nr_pages)
-		__set_bit(nr, dev->used);
+		bitmap_set(dev->used, nr, 1UL << order);
 	spin_unlock(&dev->lock);
-	if (nr == nr_pages) {
-		__free_page(memory);
+	if (nr >= nr_pages) {
+		kunit_device_free_memory(memory, order);
 		return NULL;
 	}
 	page = pfn_to_page(base + nr);
 	page->zone_device_data = memory;
-	zone_device_page_init(page);
+	zone_device_folio_init((struct folio *)page, dev->pgmap, order);
 	return page;
 }
 
 static void kunit_device_page_free(struct page *page)
 {
-	struct kunit_device *dev = page->pgmap->owner;
+	struct kunit_device *dev = page_pgmap(page)->owner;
 	unsigned long base = PHYS_PFN(dev->pgmap->range.start);
+	unsigned int order = folio_order(page_folio(page));
 
-	__free_page(page->zone_device_data);
+	kunit_device_free_memory(page->zone_device_data, order);
 	spin_lock(&dev->lock);
-	__clear_bit(page_to_pfn(page) - base, dev->used);
+	bitmap_clear(dev->used, page_to_pfn(page) - base, 1UL << order);
 	spin_unlock(&dev->lock);
+}
+
+/* @tail inherited the memory of @head. */
+static void kunit_device_folio_split(struct folio *head, struct folio *tail)
+{
+	struct page *memory = head->page.zone_device_data;
+
+	if (tail)
+		tail->page.zone_device_data = memory +
+					      (&tail->page - &head->page);
 }
 
 /**
@@ -85,7 +118,48 @@ unsigned long kunit_device_used(struct kunit_device *dev)
  */
 struct page *kunit_device_memory(struct page *page)
 {
-	return is_device_private_page(page) ? page->zone_device_data : page;
+	struct folio *folio = page_folio(page);
+	struct page *memory;
+
+	if (!is_device_private_page(page))
+		return page;
+	memory = folio->page.zone_device_data;
+	return memory + folio_page_idx(folio, page);
+}
+
+/**
+ * kunit_device_copy_folio() - allocate a folio and fill it
+ * @to: device that the folio is on, or NULL for system memory
+ * @source: first page with the contents, or NULL for zeroes
+ * @order: order of the folio
+ *
+ * Return: its first page, locked and with a reference, or NULL.
+ */
+struct page *kunit_device_copy_folio(struct kunit_device *to,
+				     struct page *source, unsigned int order)
+{
+	unsigned long i;
+	struct folio *folio;
+
+	if (to) {
+		folio = (struct folio *)kunit_device_page(to, order);
+	} else {
+		folio = folio_alloc(GFP_HIGHUSER_MOVABLE, order);
+		if (folio)
+			folio_lock(folio);
+	}
+	if (!folio)
+		return NULL;
+	for (i = 0; i < 1UL << order; i++) {
+		struct page *memory;
+
+		memory = kunit_device_memory(folio_page(folio, i));
+		if (source)
+			copy_highpage(memory, kunit_device_memory(source + i));
+		else
+			clear_highpage(memory);
+	}
+	return folio_page(folio, 0);
 }
 
 /**
@@ -97,23 +171,7 @@ struct page *kunit_device_memory(struct page *page)
  */
 struct page *kunit_device_copy(struct kunit_device *to, struct page *source)
 {
-	struct page *page;
-
-	if (to) {
-		page = kunit_device_page(to);
-	} else {
-		page = alloc_page(GFP_HIGHUSER_MOVABLE);
-		if (page)
-			lock_page(page);
-	}
-	if (!page)
-		return NULL;
-	if (source)
-		copy_highpage(kunit_device_memory(page),
-			      kunit_device_memory(source));
-	else
-		clear_highpage(kunit_device_memory(page));
-	return page;
+	return kunit_device_copy_folio(to, source, 0);
 }
 
 /**
@@ -182,7 +240,7 @@ static void kunit_device_note_fault(struct kunit_device *dev,
 
 static vm_fault_t kunit_device_migrate_to_ram(struct vm_fault *vmf)
 {
-	struct kunit_device *dev = vmf->page->pgmap->owner;
+	struct kunit_device *dev = page_pgmap(vmf->page)->owner;
 	unsigned long size = (dev->around ?: 1) << PAGE_SHIFT;
 	unsigned long src[KUNIT_DEVICE_AROUND] = {};
 	unsigned long dst[KUNIT_DEVICE_AROUND] = {};
@@ -198,6 +256,8 @@ static vm_fault_t kunit_device_migrate_to_ram(struct vm_fault *vmf)
 	};
 
 	kunit_device_note_fault(dev, vmf->page);
+	if (dev->serve_fault)
+		return dev->serve_fault(dev, vmf);
 	if (dev->broken || page_to_pfn(vmf->page) == dev->fails)
 		return VM_FAULT_SIGBUS;
 	if (dev->keeps)
@@ -214,6 +274,7 @@ static vm_fault_t kunit_device_migrate_to_ram(struct vm_fault *vmf)
 
 static const struct dev_pagemap_ops kunit_device_ops = {
 	.page_free = kunit_device_page_free,
+	.folio_split = kunit_device_folio_split,
 	.migrate_to_ram = kunit_device_migrate_to_ram,
 };
 

@@ -30,6 +30,7 @@
  * @broken: a fault fails
  * @fails: pfn of a page whose fault fails, or 0
  * @on_fault: called by migrate_to_ram() first, unless it is NULL
+ * @serve_fault: does the work of migrate_to_ram(), unless it is NULL
  */
 struct kunit_device {
 	struct kunit *test;
@@ -45,6 +46,8 @@ struct kunit_device {
 	bool broken;
 	unsigned long fails;
 	void (*on_fault)(struct kunit_device *dev, struct page *page);
+	vm_fault_t (*serve_fault)(struct kunit_device *dev,
+				  struct vm_fault *vmf);
 };
 
 phys_addr_t kunit_device_region(struct kunit *test, unsigned long size);
@@ -55,6 +58,8 @@ struct kunit_device *kunit_device_create_coherent(struct kunit *test,
 
 unsigned long kunit_device_used(struct kunit_device *dev);
 struct page *kunit_device_memory(struct page *page);
+struct page *kunit_device_copy_folio(struct kunit_device *to,
+				     struct page *source, unsigned int order);
 struct page *kunit_device_copy(struct kunit_device *to, struct page *source);
 unsigned long kunit_device_moved(const struct migrate_vma *args);
 unsigned long kunit_device_migrate(struct migrate_vma *args,

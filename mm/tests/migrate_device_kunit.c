@@ -1095,9 +1095,6 @@ static void invalid_arguments_are_refused(struct kunit *test)
 	args = good;
 	args.fault_page = pfn_to_page(kunit_mm_pfn(md->km, addr));
 	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
-	args = good;
-	args.flags = MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_COMPOUND;
-	KUNIT_EXPECT_EQ(test, -EINVAL, md_try_setup(md, args));
 }
 
 static void special_mapping_is_refused(struct kunit *test)

@@ -1,0 +1,1231 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of mm/migrate_huge.c: migration of folios that PMDs map, whole
+ * and, where there is no large page for them, in single pages. Also faults on
+ * such folios, their eviction, and how hmm_range_fault() reports them.
+ *
+ * The suites run on a device with private and on one with coherent memory.
+ * Every test ends with all device pages free and no memory lost.
+ */
+#include <kunit/test.h>
+#include <linux/delay.h>
+#include <linux/hmm.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_notifier.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/uaccess.h>
+
+#include "../internal.h"
+#include "../device_write.h"
+#include "kunit_device.h"
+#include "kunit_mm.h"
+
+#ifdef CONFIG_DEVICE_MIGRATION_HUGE
+
+/* Folios of the device, and pages that its entries may name */
+#define MH_FOLIOS	3UL
+#define MH_ENTRIES	(MH_FOLIOS * HPAGE_PMD_NR)
+#define MH_FAULTERS	4
+#define MH_NEW		0x5a5aUL
+
+#define MH_LARGE	(MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND)
+
+/**
+ * struct mh_test - a process and a device
+ * @test: the test
+ * @km: address space
+ * @dev: the device
+ * @every: destinations: a large folio if 0, else a page for each @every-th page
+ * @served: faults that moved the page of the access
+ * @arrived: threads that are about to fault
+ * @args: of the migration
+ * @src: its sources
+ * @dst: its destinations
+ * @pfns: entries of hmm_range_fault()
+ */
+struct mh_test {
+	struct kunit *test;
+	struct kunit_mm *km;
+	struct kunit_device *dev;
+	unsigned long every;
+	int served;
+	atomic_t arrived;
+	struct migrate_vma args;
+	unsigned long src[MH_ENTRIES];
+	unsigned long dst[MH_ENTRIES];
+	unsigned long pfns[HPAGE_PMD_NR];
+};
+
+static unsigned long mh_used(struct mh_test *mh)
+{
+	return kunit_device_used(mh->dev);
+}
+
+static unsigned long mh_select(struct mh_test *mh, bool to_device)
+{
+	if (to_device)
+		return MIGRATE_VMA_SELECT_SYSTEM;
+	return mh->dev->pgmap->type == MEMORY_DEVICE_PRIVATE ?
+	       MIGRATE_VMA_SELECT_DEVICE_PRIVATE :
+	       MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+}
+
+/* ---- the driver ---- */
+
+static unsigned long mh_nr(unsigned long mpfn)
+{
+	return mpfn & MIGRATE_PFN_COMPOUND ? HPAGE_PMD_NR : 1;
+}
+
+static unsigned long mh_copy_one(struct kunit_device *to, struct page *from,
+				 unsigned int order)
+{
+	struct page *page = kunit_device_copy_folio(to, from, order);
+
+	if (!page)
+		return 0;
+	return migrate_pfn(page_to_pfn(page)) |
+	       (order ? MIGRATE_PFN_COMPOUND : 0);
+}
+
+static void mh_copy_pages(struct mh_test *mh, unsigned long *dst,
+			  struct page *from, unsigned long nr,
+			  struct kunit_device *to)
+{
+	unsigned long k;
+
+	for (k = 0; k < nr; k++)
+		if (!mh->every || k % mh->every == 0)
+			dst[k] = mh_copy_one(to, from ? from + k : NULL, 0);
+}
+
+/* Fill the destinations, as the device @to or as system memory has them. */
+static void mh_copy(struct mh_test *mh, struct migrate_vma *args,
+		    struct kunit_device *to)
+{
+	unsigned long i, nr;
+
+	for (i = 0; i < args->npages; i += nr) {
+		struct page *from = migrate_pfn_to_page(args->src[i]);
+
+		nr = mh_nr(args->src[i]);
+		if (!(args->src[i] & MIGRATE_PFN_MIGRATE) || (!from && !to))
+			continue;
+		if (nr > 1 && !mh->every)
+			args->dst[i] = mh_copy_one(to, from, HPAGE_PMD_ORDER);
+		else
+			mh_copy_pages(mh, args->dst + i, from, nr, to);
+	}
+}
+
+/* Return: number of pages that have moved. */
+static unsigned long mh_moved(const struct migrate_vma *args)
+{
+	unsigned long i, nr, moved = 0;
+
+	for (i = 0; i < args->npages; i += nr) {
+		nr = mh_nr(args->src[i]);
+		if (args->src[i] & MIGRATE_PFN_MIGRATE)
+			moved += nr;
+	}
+	return moved;
+}
+
+static int mh_setup(struct mh_test *mh, unsigned long addr, unsigned long nr,
+		    unsigned long select)
+{
+	mh->args = (struct migrate_vma) {
+		.vma = vma_lookup(mh->km->mm, addr),
+		.start = addr,
+		.end = addr + (nr << PAGE_SHIFT),
+		.src = mh->src,
+		.dst = mh->dst,
+		.pgmap_owner = mh->dev,
+		.flags = select,
+	};
+	return migrate_vma_setup(&mh->args);
+}
+
+/* Takes the mmap lock until mh_end(). */
+static void mh_begin(struct mh_test *mh, unsigned long addr, unsigned long nr,
+		     unsigned long select)
+{
+	int ret;
+
+	mmap_read_lock(mh->km->mm);
+	ret = mh_setup(mh, addr, nr, select);
+	KUNIT_EXPECT_EQ(mh->test, 0, ret);
+}
+
+static unsigned long mh_end(struct mh_test *mh)
+{
+	unsigned long moved;
+
+	migrate_vma_pages(&mh->args);
+	moved = mh_moved(&mh->args);
+	migrate_vma_finalize(&mh->args);
+	mmap_read_unlock(mh->km->mm);
+	return moved;
+}
+
+static unsigned long mh_migrate(struct mh_test *mh, unsigned long addr,
+				unsigned long nr, bool to_device)
+{
+	mh_begin(mh, addr, nr, mh_select(mh, to_device) |
+			       MIGRATE_VMA_SELECT_COMPOUND);
+	mh_copy(mh, &mh->args, to_device ? mh->dev : NULL);
+	return mh_end(mh);
+}
+
+static unsigned long mh_to_device(struct mh_test *mh, unsigned long addr)
+{
+	return mh_migrate(mh, addr, HPAGE_PMD_NR, true);
+}
+
+static unsigned long mh_to_system(struct mh_test *mh, unsigned long addr)
+{
+	return mh_migrate(mh, addr, HPAGE_PMD_NR, false);
+}
+
+/* A fault on a PMD concerns the whole folio, one on a PTE the page. */
+static vm_fault_t mh_serve_fault(struct kunit_device *dev,
+				 struct vm_fault *vmf)
+{
+	struct mh_test *mh = dev->test->priv;
+	unsigned long size = vmf->pte ? PAGE_SIZE : HPAGE_PMD_SIZE;
+	struct migrate_vma args = {
+		.vma = vmf->vma,
+		.start = ALIGN_DOWN(vmf->address, size),
+		.end = ALIGN_DOWN(vmf->address, size) + size,
+		.src = mh->src,
+		.dst = mh->dst,
+		.pgmap_owner = dev,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+			 MIGRATE_VMA_SELECT_COMPOUND,
+		.fault_page = vmf->page,
+	};
+
+	KUNIT_EXPECT_TRUE(mh->test, PageLocked(vmf->page));
+	if (migrate_vma_setup(&args))
+		return VM_FAULT_SIGBUS;
+	mh_copy(mh, &args, NULL);
+	migrate_vma_pages(&args);
+	if (mh_moved(&args))
+		mh->served++;
+	migrate_vma_finalize(&args);
+	return 0;
+}
+
+/* ---- memory ---- */
+
+static unsigned long mh_pattern(unsigned long i)
+{
+	return 0xbeef0000UL + i * 5;
+}
+
+static int mh_put(unsigned long addr, unsigned long i, unsigned long word)
+{
+	return put_user(word, (unsigned long __user *)(addr + i * PAGE_SIZE));
+}
+
+static unsigned long mh_get(struct mh_test *mh, unsigned long addr,
+			    unsigned long i)
+{
+	unsigned long word = 0;
+
+	KUNIT_EXPECT_EQ(mh->test, 0,
+			get_user(word, (unsigned long __user *)
+				 (addr + i * PAGE_SIZE)));
+	return word;
+}
+
+static void mh_fill(struct mh_test *mh, unsigned long addr)
+{
+	unsigned long i;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(mh->test, 0, mh_put(addr, i, mh_pattern(i)));
+}
+
+static void mh_expect_contents(struct mh_test *mh, unsigned long addr)
+{
+	unsigned long i;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(mh->test, mh_get(mh, addr, i), mh_pattern(i));
+}
+
+static void mh_expect_zeroes(struct mh_test *mh, unsigned long addr)
+{
+	unsigned long i;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(mh->test, mh_get(mh, addr, i), 0UL);
+}
+
+static pmd_t mh_pmd(struct mh_test *mh, unsigned long addr)
+{
+	return kunit_mm_pmd(mh->km, addr);
+}
+
+/* The folio that a PMD maps at @addr, or NULL */
+static struct folio *mh_huge_folio(struct mh_test *mh, unsigned long addr)
+{
+	pmd_t pmd = mh_pmd(mh, addr);
+
+	if (is_pmd_device_private_entry(pmd))
+		return pmd_nonpresent_folio(pmd);
+	return pmd_trans_huge(pmd) ? page_folio(pmd_page(pmd)) : NULL;
+}
+
+static bool mh_is_on_device(struct mh_test *mh, struct folio *folio)
+{
+	return folio && kunit_device_has(mh->dev, folio_pfn(folio));
+}
+
+/* A PMD maps a folio that is mapped once and has no other reference. */
+static void mh_expect_huge(struct mh_test *mh, unsigned long addr,
+			   bool on_device)
+{
+	struct folio *folio = mh_huge_folio(mh, addr);
+
+	KUNIT_ASSERT_NOT_NULL(mh->test, folio);
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(mh->test, on_device, mh_is_on_device(mh, folio));
+	KUNIT_EXPECT_EQ(mh->test, folio_order(folio), HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_EQ(mh->test, folio_entire_mapcount(folio), 1);
+	KUNIT_EXPECT_EQ(mh->test, folio_ref_count(folio), 1);
+	KUNIT_EXPECT_FALSE(mh->test, folio_test_locked(folio));
+}
+
+/* A huge page with a different word in each page */
+static unsigned long mh_map(struct mh_test *mh)
+{
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	mh_fill(mh, addr);
+	if (!pmd_trans_huge(mh_pmd(mh, addr)))
+		kunit_skip(mh->test, "no THP available");
+	kunit_mm_flags(mh->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
+	return addr;
+}
+
+/* A huge page on the device */
+static unsigned long mh_map_on_device(struct mh_test *mh)
+{
+	unsigned long addr = mh_map(mh);
+
+	KUNIT_ASSERT_EQ(mh->test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_huge(mh, addr, true);
+	return addr;
+}
+
+static long mh_anon_pages(struct mh_test *mh)
+{
+	return percpu_counter_sum(&mh->km->mm->rss_stat[MM_ANONPAGES]);
+}
+
+static void mh_zap(struct mh_test *mh, unsigned long addr)
+{
+	kunit_mm_zap(mh->km, addr, HPAGE_PMD_NR);
+}
+
+static void mh_expect_all_free(struct mh_test *mh)
+{
+	KUNIT_EXPECT_EQ(mh->test, mh_used(mh), 0UL);
+}
+
+/* ---- whole folios ---- */
+
+static void huge_page_moves_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long i, addr = mh_map(mh);
+	long anon = mh_anon_pages(mh);
+	struct folio *folio = mh_huge_folio(mh, addr);
+	unsigned long mpfn = migrate_pfn(folio_pfn(folio)) | MH_LARGE |
+			     MIGRATE_PFN_WRITE;
+	int turn;
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh->args.cpages, 1UL);
+	KUNIT_EXPECT_EQ(test, mh->args.npages, (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh->src[0] & mpfn, mpfn);
+	for (i = 1; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(test, mh->src[i], 0UL);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+
+	for (turn = 0; turn < 3; turn++) {
+		mh_expect_huge(mh, addr, true);
+		KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+				(unsigned long)HPAGE_PMD_NR);
+		mh_expect_huge(mh, addr, false);
+		mh_expect_all_free(mh);
+		mh_expect_contents(mh, addr);
+		KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+				(unsigned long)HPAGE_PMD_NR);
+	}
+	KUNIT_EXPECT_EQ(test, mh_anon_pages(mh), anon);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_EQ(test, mh_anon_pages(mh), anon - HPAGE_PMD_NR);
+}
+
+static void driver_that_does_not_ask_gets_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long i, addr = mh_map_on_device(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, mh_select(mh, false));
+	KUNIT_EXPECT_EQ(test, mh->args.cpages, (unsigned long)HPAGE_PMD_NR);
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_EXPECT_FALSE(test, mh->src[i] & MIGRATE_PFN_COMPOUND);
+	mh_copy(mh, &mh->args, NULL);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void part_of_folio_moves_alone(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	KUNIT_EXPECT_EQ(test, 7UL,
+			mh_migrate(mh, addr + 30 * PAGE_SIZE, 7, false));
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 7UL);
+	mh_to_system(mh, addr);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void zapped_part_is_free_and_the_rest_moves(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	kunit_mm_zap(mh->km, addr + 100 * PAGE_SIZE, 10);
+	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR - 10UL, mh_to_system(mh, addr));
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 99), mh_pattern(99));
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 100), 0UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 110), mh_pattern(110));
+}
+
+static void folio_zapped_during_migration_is_free(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, mh_select(mh, false) |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	mh_copy(mh, &mh->args, NULL);
+	zap_page_range_single(mh->args.vma, addr, HPAGE_PMD_SIZE, NULL);
+	mh_end(mh);
+	mh_expect_all_free(mh);
+	mh_expect_zeroes(mh, addr);
+}
+
+static void part_zapped_during_migration_stays_zapped(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, mh_select(mh, false) |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	mh_copy(mh, &mh->args, NULL);
+	zap_page_range_single(mh->args.vma, addr, PAGE_SIZE, NULL);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 0), 0UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 1), mh_pattern(1));
+}
+
+/* Nothing moves, and everything is as before. */
+static void folio_without_destination_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_contents(mh, addr);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_begin(mh, addr, HPAGE_PMD_NR, mh_select(mh, false) |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	mh_expect_huge(mh, addr, true);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void referenced_folio_stays_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct folio *folio = mh_huge_folio(mh, addr);
+
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr), 0UL);
+	folio_put(folio);
+	mh_expect_huge(mh, addr, true);
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_contents(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* ---- holes ---- */
+
+/* Pages in front, two PMDs, pages behind */
+static void hole_has_an_entry_for_each_pmd(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long base = kunit_mm_map_huge(mh->km, 4 * HPAGE_PMD_NR);
+	unsigned long addr = base + HPAGE_PMD_SIZE - 2 * PAGE_SIZE;
+	long anon = mh_anon_pages(mh);
+	unsigned long i;
+
+	mh_begin(mh, addr, 2 * HPAGE_PMD_NR + 5, MIGRATE_VMA_SELECT_SYSTEM |
+						 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh->args.cpages, 7UL);
+	KUNIT_EXPECT_EQ(test, mh->src[1], MIGRATE_PFN_MIGRATE);
+	KUNIT_EXPECT_EQ(test, mh->src[2], MH_LARGE);
+	KUNIT_EXPECT_EQ(test, mh->src[3], 0UL);
+	KUNIT_EXPECT_EQ(test, mh->src[2 + HPAGE_PMD_NR], MH_LARGE);
+	KUNIT_EXPECT_EQ(test, mh->src[2 + 2 * HPAGE_PMD_NR],
+			MIGRATE_PFN_MIGRATE);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 2UL * HPAGE_PMD_NR + 5);
+	for (i = 1; i < 3; i++)
+		mh_expect_huge(mh, base + i * HPAGE_PMD_SIZE, true);
+	KUNIT_EXPECT_EQ(test, mh_anon_pages(mh) - anon,
+			2L * HPAGE_PMD_NR + 5);
+	for (i = 0; i < 4; i++)
+		mh_expect_zeroes(mh, base + i * HPAGE_PMD_SIZE);
+	kunit_mm_zap(mh->km, base, 4 * HPAGE_PMD_NR);
+	mh_expect_all_free(mh);
+}
+
+static unsigned long mh_map_zero(struct mh_test *mh)
+{
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	kunit_mm_read(mh->km, addr, 1);
+	if (!is_huge_zero_pmd(mh_pmd(mh, addr)))
+		kunit_skip(mh->test, "no huge zero page available");
+	return addr;
+}
+
+static void huge_zero_page_is_replaced_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_zero(mh);
+	unsigned long tables = mm_pgtables_bytes(mh->km->mm);
+
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_huge(mh, addr, true);
+	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(mh->km->mm), tables);
+	mh_expect_zeroes(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void huge_zero_page_is_replaced_by_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_zero(mh);
+
+	mh->every = 2;
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr), HPAGE_PMD_NR / 2UL);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR / 2UL);
+	mh_expect_zeroes(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void large_hole_is_filled_by_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	mh->every = 3;
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			DIV_ROUND_UP(HPAGE_PMD_NR, 3UL));
+	mh_expect_zeroes(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static int mh_write_new(struct kunit_mm_thread *thread)
+{
+	return mh_put(thread->addr, 0, MH_NEW);
+}
+
+/* A page that was mapped since setup is not overwritten. */
+static void large_hole_that_was_filled_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+	struct kunit_mm_thread thread = {};
+
+	kunit_mm_flags(mh->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	mh_copy(mh, &mh->args, mh->dev);
+	kunit_mm_thread_start(&thread, mh->km, addr + 5 * PAGE_SIZE,
+			      mh_write_new);
+	kunit_mm_thread_end(&thread);
+	KUNIT_EXPECT_EQ(test, thread.ret, 0);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 5), MH_NEW);
+}
+
+/* ---- destinations that do not fit ---- */
+
+static void huge_page_moves_to_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	mh->every = 1;
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void some_pages_of_huge_page_move(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+	long anon = mh_anon_pages(mh);
+
+	mh->every = 3;
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			DIV_ROUND_UP(HPAGE_PMD_NR, 3UL));
+	KUNIT_EXPECT_EQ(test, mh_used(mh), DIV_ROUND_UP(HPAGE_PMD_NR, 3UL));
+	KUNIT_EXPECT_EQ(test, mh_anon_pages(mh), anon);
+	mh->every = 1;
+	mh_to_system(mh, addr);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void folio_returns_in_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh->every = 5;
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+			DIV_ROUND_UP(HPAGE_PMD_NR, 5UL));
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR -
+					   DIV_ROUND_UP(HPAGE_PMD_NR, 5UL));
+	mh->every = 1;
+	mh_to_system(mh, addr);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+/* The other process has a migration entry of the size of a PMD, too. */
+static void expect_split_with_child(struct mh_test *mh, unsigned long addr,
+				    bool to_device)
+{
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(mh->test, 0, kunit_mm_fork(mh->km, addr, &child));
+	mh->every = 2;
+	KUNIT_EXPECT_EQ(mh->test,
+			mh_migrate(mh, addr, HPAGE_PMD_NR, to_device),
+			HPAGE_PMD_NR / 2UL);
+	mh->every = 1;
+	KUNIT_EXPECT_EQ(mh->test, mh_put(addr, 3, MH_NEW), 0);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+	KUNIT_EXPECT_EQ(mh->test, mh_get(mh, addr, 3), MH_NEW);
+	KUNIT_EXPECT_EQ(mh->test, mh_put(addr, 3, mh_pattern(3)), 0);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void forked_huge_page_moves_to_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+
+	expect_split_with_child(mh, mh_map(mh), true);
+}
+
+static void forked_folio_returns_in_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+
+	expect_split_with_child(mh, mh_map_on_device(mh), false);
+}
+
+static void forked_folio_moves_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+	struct mm_struct *child, *parent;
+	struct folio *folio;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	folio = mh_huge_folio(mh, addr);
+	KUNIT_ASSERT_TRUE(test, mh_is_on_device(mh, folio));
+	KUNIT_EXPECT_EQ(test, folio_mapcount(folio), 2);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 2);
+	parent = kunit_mm_enter(mh->km, child);
+	KUNIT_EXPECT_PTR_EQ(test, mh_huge_folio(mh, addr), folio);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* A page has no entry with the flag, so a large folio is put back. */
+static void large_destination_of_a_page_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map(mh->km, 3, PROT_READ | PROT_WRITE);
+	unsigned long i;
+
+	for (i = 0; i < 2; i++)
+		KUNIT_ASSERT_EQ(test, mh_put(addr, i, mh_pattern(i)), 0);
+	mh_begin(mh, addr, 3, MIGRATE_VMA_SELECT_SYSTEM |
+			      MIGRATE_VMA_SELECT_COMPOUND);
+	mh->dst[0] = mh_copy_one(mh->dev, NULL, HPAGE_PMD_ORDER);
+	mh->dst[1] = mh_copy_one(mh->dev, migrate_pfn_to_page(mh->src[1]), 0);
+	mh->dst[2] = mh_copy_one(mh->dev, NULL, HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 1UL);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), 1UL);
+	for (i = 0; i < 2; i++)
+		KUNIT_EXPECT_EQ(test, mh_get(mh, addr, i), mh_pattern(i));
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 2), 0UL);
+	kunit_mm_zap(mh->km, addr, 3);
+	mh_expect_all_free(mh);
+}
+
+/* Of another order, and more than one */
+static void wrong_destination_of_a_folio_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	mh->dst[0] = mh_copy_one(mh->dev, NULL, 4);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_all_free(mh);
+
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	mh_copy(mh, &mh->args, mh->dev);
+	mh->dst[1] = mh_copy_one(mh->dev, NULL, 0);
+	mh->dst[HPAGE_PMD_NR - 1] = mh_copy_one(mh->dev, NULL, 0);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_expect_huge(mh, addr, true);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* ---- eviction ---- */
+
+static void mh_evict(struct mh_test *mh, unsigned long pfn, unsigned long nr)
+{
+	struct migrate_vma args = {
+		.src = mh->src,
+		.dst = mh->dst,
+		.npages = nr,
+	};
+
+	memset(mh->dst, 0, sizeof(mh->dst));
+	migrate_device_range(mh->src, pfn, nr);
+	mh_copy(mh, &args, NULL);
+	migrate_device_pages(mh->src, mh->dst, nr);
+	migrate_device_finalize(mh->src, mh->dst, nr);
+}
+
+static void folio_is_evicted_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	mh_expect_all_free(mh);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_contents(mh, addr);
+}
+
+static void folio_is_evicted_by_pfns(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	unsigned long i, pfn = folio_pfn(mh_huge_folio(mh, addr));
+	struct migrate_vma args = {
+		.src = mh->src,
+		.dst = mh->dst,
+		.npages = HPAGE_PMD_NR + 1,
+	};
+
+	/* a page of the device that is free, then the folio */
+	mh->src[0] = pfn + HPAGE_PMD_NR;
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		mh->src[i + 1] = pfn + i;
+	memset(mh->dst, 0, sizeof(mh->dst));
+	migrate_device_pfns(mh->src, HPAGE_PMD_NR + 1);
+	KUNIT_EXPECT_EQ(test, mh->src[0], 0UL);
+	KUNIT_EXPECT_EQ(test, mh->src[1] & MH_LARGE, MH_LARGE);
+	mh_copy(mh, &args, NULL);
+	migrate_device_pages(mh->src, mh->dst, args.npages);
+	migrate_device_finalize(mh->src, mh->dst, args.npages);
+	mh_expect_all_free(mh);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_contents(mh, addr);
+}
+
+static void folio_is_evicted_in_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh->every = 4;
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - HPAGE_PMD_NR / 4UL);
+	mh->every = 1;
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void forked_folio_is_evicted_in_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	mh->every = 1;
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+}
+
+/* The range begins and ends within the folio. */
+static void part_of_folio_is_evicted(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	unsigned long pfn = folio_pfn(mh_huge_folio(mh, addr));
+
+	mh_evict(mh, pfn + 10, 20);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 20UL);
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void folio_without_memory_stays_on_device(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	memset(mh->dst, 0, sizeof(mh->dst));
+	migrate_device_range(mh->src, mh->dev->first, MH_ENTRIES);
+	migrate_device_pages(mh->src, mh->dst, MH_ENTRIES);
+	migrate_device_finalize(mh->src, mh->dst, MH_ENTRIES);
+	mh_expect_huge(mh, addr, true);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* ---- faults ---- */
+
+static void fault_brings_back_the_folio(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 77), mh_pattern(77));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+}
+
+/* The fault has a reference, which must not keep the folio from a split. */
+static void fault_brings_back_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh->every = 1;
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 77), mh_pattern(77));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+/* The page of the access stays in the first fault, and moves in the second. */
+static void fault_brings_back_some_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh->every = 2;
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 77), mh_pattern(77));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 2);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR / 2UL - 1);
+	mh_expect_contents(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void fault_of_forked_folio_brings_back_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	mh->every = 1;
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 500), mh_pattern(500));
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+}
+
+/* A part is unmapped: the fault is on a PTE, and the folio is large. */
+static void fault_on_pte_of_folio_brings_back_the_page(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	kunit_mm_zap(mh->km, addr, 1);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 9), mh_pattern(9));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 2UL);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static int mh_read_after_arrival(struct kunit_mm_thread *thread)
+{
+	struct mh_test *mh = thread->km->test->priv;
+
+	atomic_inc(&mh->arrived);
+	return kunit_mm_try_read(thread->addr);
+}
+
+static void mh_wait_for_faulters(struct kunit_device *dev, struct page *page)
+{
+	struct mh_test *mh = dev->test->priv;
+	unsigned long end = jiffies + 60 * HZ;
+
+	while (atomic_read(&mh->arrived) < MH_FAULTERS &&
+	       time_before(jiffies, end))
+		usleep_range(500, 1000);
+	msleep(50);
+	/* of the mapping and of the fault: threads that wait have none */
+	KUNIT_EXPECT_EQ(mh->test, folio_ref_count(page_folio(page)), 2);
+}
+
+static void mh_expect_one_fault(struct mh_test *mh, unsigned long every)
+{
+	unsigned long addr = mh_map_on_device(mh);
+	struct kunit_mm_thread threads[MH_FAULTERS] = {};
+	int i;
+
+	mh->every = every;
+	mh->dev->on_fault = mh_wait_for_faulters;
+	for (i = 0; i < MH_FAULTERS; i++)
+		kunit_mm_thread_start(&threads[i], mh->km,
+				      addr + i * 100 * PAGE_SIZE,
+				      mh_read_after_arrival);
+	for (i = 0; i < MH_FAULTERS; i++) {
+		kunit_mm_thread_end(&threads[i]);
+		KUNIT_EXPECT_EQ(mh->test, 0, threads[i].ret);
+	}
+	KUNIT_EXPECT_EQ(mh->test, mh->dev->faults, 1);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+static void one_of_many_faults_calls_the_driver(struct kunit *test)
+{
+	mh_expect_one_fault(test->priv, 0);
+}
+
+static void one_of_many_faults_brings_back_pages(struct kunit *test)
+{
+	mh_expect_one_fault(test->priv, 1);
+}
+
+/* ---- mirrors ---- */
+
+static bool mh_invalidate(struct mmu_interval_notifier *sub,
+			  const struct mmu_notifier_range *range,
+			  unsigned long seq)
+{
+	mmu_interval_set_seq(sub, seq);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops mh_notifier_ops = {
+	.invalidate = mh_invalidate,
+};
+
+/* hmm_range_fault() for @nr pages, into @mh->pfns */
+static int mh_mirror(struct mh_test *mh, unsigned long addr, unsigned long nr,
+		     unsigned long request, void *owner)
+{
+	struct mmu_interval_notifier sub;
+	struct hmm_range range = {
+		.notifier = &sub,
+		.start = addr,
+		.end = addr + nr * PAGE_SIZE,
+		.hmm_pfns = mh->pfns,
+		.default_flags = request,
+		.dev_private_owner = owner,
+	};
+	int ret, tries = 3;
+
+	memset(mh->pfns, 0, sizeof(mh->pfns));
+	ret = mmu_interval_notifier_insert(&sub, mh->km->mm, addr,
+					   nr * PAGE_SIZE, &mh_notifier_ops);
+	if (ret)
+		return ret;
+	do {
+		range.notifier_seq = mmu_interval_read_begin(&sub);
+		mmap_read_lock(mh->km->mm);
+		ret = hmm_range_fault(&range);
+		mmap_read_unlock(mh->km->mm);
+	} while (ret == -EBUSY && --tries);
+	mmu_interval_notifier_remove(&sub);
+	return ret;
+}
+
+static void mh_expect_mirrored(struct mh_test *mh, unsigned long addr,
+			       unsigned long first, unsigned long nr,
+			       unsigned long flags)
+{
+	unsigned long i, pfn = folio_pfn(mh_huge_folio(mh, addr)) + first;
+
+	flags |= HMM_PFN_VALID |
+		 (unsigned long)HPAGE_PMD_ORDER << HMM_PFN_ORDER_SHIFT;
+	for (i = 0; i < nr; i++)
+		KUNIT_ASSERT_EQ(mh->test, mh->pfns[i], (pfn + i) | flags);
+}
+
+static void own_folio_is_reported_with_its_order(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT, mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr + 100 * PAGE_SIZE, 7, 0,
+					   mh->dev));
+	mh_expect_mirrored(mh, addr, 100, 7, HMM_PFN_WRITE);
+	mh_expect_huge(mh, addr, true);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void folio_of_another_device_is_faulted(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR, 0, NULL));
+	KUNIT_EXPECT_EQ(test, mh->pfns[3], 0UL);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT, NULL));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+}
+
+/* After fork() and exit of the child, the folio is exclusive again. */
+static void own_read_only_folio_becomes_writable(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	kunit_mm_exit(mh->km, child);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR, 0,
+					   mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void own_shared_folio_is_copied(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, 3,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, mh->pfns[2] & HMM_PFN_WRITE, HMM_PFN_WRITE);
+	KUNIT_EXPECT_EQ(test, mh_put(addr, 0, MH_NEW), 0);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* ---- suites ---- */
+
+static struct mh_test *mh_alloc(struct kunit *test)
+{
+	struct mh_test *mh = kunit_kzalloc(test, sizeof(*mh), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, mh);
+	mh->test = test;
+	test->priv = mh;
+	return mh;
+}
+
+static int mh_init(struct kunit *test)
+{
+	struct mh_test *mh = mh_alloc(test);
+	unsigned long size = MH_FOLIOS * HPAGE_PMD_SIZE;
+	phys_addr_t start = kunit_device_region(test, size + HPAGE_PMD_SIZE);
+
+	mh->dev = kunit_device_create(test, ALIGN(start, HPAGE_PMD_SIZE), size);
+	mh->dev->serve_fault = mh_serve_fault;
+	mh->km = kunit_mm_create(test);
+	return 0;
+}
+
+static int mh_init_coherent(struct kunit *test)
+{
+	struct mh_test *mh = mh_alloc(test);
+
+	mh->dev = kunit_device_create_coherent(test,
+					       MH_FOLIOS * HPAGE_PMD_SIZE);
+	mh->km = kunit_mm_create(test);
+	return 0;
+}
+
+#define MH_COMMON_CASES							\
+	KUNIT_CASE(huge_page_moves_whole),				\
+	KUNIT_CASE(driver_that_does_not_ask_gets_pages),		\
+	KUNIT_CASE(part_of_folio_moves_alone),				\
+	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
+	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
+	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
+	KUNIT_CASE(folio_without_destination_stays),			\
+	KUNIT_CASE(referenced_folio_stays_whole),			\
+	KUNIT_CASE(hole_has_an_entry_for_each_pmd),			\
+	KUNIT_CASE(huge_zero_page_is_replaced_whole),			\
+	KUNIT_CASE(huge_zero_page_is_replaced_by_pages),		\
+	KUNIT_CASE(large_hole_is_filled_by_pages),			\
+	KUNIT_CASE(large_hole_that_was_filled_is_refused),		\
+	KUNIT_CASE(huge_page_moves_to_pages),				\
+	KUNIT_CASE(some_pages_of_huge_page_move),			\
+	KUNIT_CASE(folio_returns_in_pages),				\
+	KUNIT_CASE(forked_huge_page_moves_to_pages),			\
+	KUNIT_CASE(forked_folio_returns_in_pages),			\
+	KUNIT_CASE(forked_folio_moves_whole),				\
+	KUNIT_CASE(large_destination_of_a_page_is_refused),		\
+	KUNIT_CASE(wrong_destination_of_a_folio_is_refused),		\
+	KUNIT_CASE(folio_is_evicted_whole),				\
+	KUNIT_CASE(folio_is_evicted_by_pfns),				\
+	KUNIT_CASE(folio_is_evicted_in_pages),				\
+	KUNIT_CASE(forked_folio_is_evicted_in_pages),			\
+	KUNIT_CASE(part_of_folio_is_evicted),				\
+	KUNIT_CASE(folio_without_memory_stays_on_device)
+
+static struct kunit_case mh_cases[] = {
+	MH_COMMON_CASES,
+	KUNIT_CASE(fault_brings_back_the_folio),
+	KUNIT_CASE(fault_brings_back_pages),
+	KUNIT_CASE(fault_brings_back_some_pages),
+	KUNIT_CASE(fault_of_forked_folio_brings_back_pages),
+	KUNIT_CASE(fault_on_pte_of_folio_brings_back_the_page),
+	KUNIT_CASE(one_of_many_faults_calls_the_driver),
+	KUNIT_CASE(one_of_many_faults_brings_back_pages),
+	KUNIT_CASE(own_folio_is_reported_with_its_order),
+	KUNIT_CASE(folio_of_another_device_is_faulted),
+	KUNIT_CASE(own_read_only_folio_becomes_writable),
+	KUNIT_CASE(own_shared_folio_is_copied),
+	{}
+};
+
+static struct kunit_suite mh_suite = {
+	.name = "migrate_huge",
+	.init = mh_init,
+	.test_cases = mh_cases,
+};
+
+static struct kunit_case mh_coherent_cases[] = {
+	MH_COMMON_CASES,
+	{}
+};
+
+static struct kunit_suite mh_coherent_suite = {
+	.name = "migrate_huge_coherent",
+	.init = mh_init_coherent,
+	.test_cases = mh_coherent_cases,
+};
+
+kunit_test_suites(&mh_suite, &mh_coherent_suite);
+
+#endif /* CONFIG_DEVICE_MIGRATION_HUGE */
+
+MODULE_DESCRIPTION("KUnit suites of the migration of huge pages");
+MODULE_LICENSE("GPL");
