@@ -748,7 +748,7 @@ static bool hmm_folio_pinned(struct folio *folio)
 
 static bool hmm_own_huge_pinned(struct hmm_walk *hw)
 {
-	spinlock_t *ptl = pmd_lock(hw->walk.mm, hw->fault.pmdp);
+	spinlock_t *ptl = pmd_lock(hw->walk.mm, hw->fault.pmdp); /* of the PMD */
 	pmd_t pmd = *hw->fault.pmdp;
 	bool pinned = is_pmd_device_private_entry(pmd) &&
 		      hmm_folio_pinned(pmd_nonpresent_folio(pmd));

@@ -11,12 +11,10 @@
  *	migrate_vma_pages()	move the identity to the new pages
  *	migrate_vma_finalize()	restore mappings, drop locks and references
  *
- *   and those of a driver that starts from device pages whose mappings it does
- *   not know: migrate_device_range() or migrate_device_pfns(), then
- *   migrate_device_pages() and migrate_device_finalize(). Of these steps, this
- *   file has isolation, unmapping by rmap, the search for pins and the move of
- *   the identity; the others are in files of their own. It also has the CPU
- *   fault on a device-private page.
+ *   Of these steps, this file has isolation, unmapping by rmap, the search for
+ *   pins and the move of the identity; the others are in files of their own, and
+ *   so are migrations that start from pfns. It also has the CPU fault on a
+ *   device-private page.
  *
  * Invariants
  *
@@ -247,13 +245,17 @@ static unsigned long unmap_sort_out(struct migrate_unmap *mu,
 	return movable;
 }
 
-/*
- * Work on batches, so that each page is still in the CPU cache for the next
+/**
+ * migrate_unmap() - isolate the pages of src[], unmap them and find pins
+ * @args: the migration
+ *
+ * Works on batches, so that each page is still in the CPU cache for the next
  * step.
  *
+ * Context: Process context. May sleep.
  * Return: number of entries that can move; the others are 0.
  */
-static unsigned long migrate_unmap(struct migrate_vma *args)
+unsigned long migrate_unmap(struct migrate_vma *args)
 {
 	struct migrate_unmap mu = { .args = args };
 	unsigned long i, nr, movable = 0;
@@ -517,8 +519,14 @@ static __always_inline bool migrate_identity(struct migrate_vma *args,
 	return false;
 }
 
-/* Return: whether there are holes with a destination. */
-static bool migrate_identities(struct migrate_vma *args)
+/**
+ * migrate_identities() - move the identity of each page to its destination
+ * @args: the migration; dst[] is filled in
+ *
+ * Context: Process context. May sleep.
+ * Return: whether there are holes with a destination.
+ */
+bool migrate_identities(struct migrate_vma *args)
 {
 	bool holes = false;
 	unsigned long i, nr;
@@ -581,291 +589,6 @@ void migrate_vma_finalize(struct migrate_vma *args)
 	migrate_finish(args);
 }
 EXPORT_SYMBOL(migrate_vma_finalize);
-
-/*
- * Migrations that start from device pages, whatever maps them.
- */
-
-/* A migration that has no VMA */
-static struct migrate_vma device_args(unsigned long *src, unsigned long *dst,
-				      unsigned long npages)
-{
-	return (struct migrate_vma) {
-		.src = src,
-		.dst = dst,
-		.npages = npages,
-	};
-}
-
-/*
- * The folio of a page in use, locked and referenced, or NULL if it cannot move.
- * Without a reference, the page may become part of another folio.
- */
-static struct folio *device_lock_folio(struct page *page)
-{
-	struct folio *folio = page_folio(page);
-
-	/* A reference to a locked page would look like a pin to its owner. */
-	if (folio_test_locked(folio) || !folio_try_get(folio))
-		return NULL;
-	if (likely(folio_trylock(folio))) {
-		if (likely(page_folio(page) == folio))
-			return folio;
-		folio_unlock(folio);
-	}
-	folio_put(folio);
-	return NULL;
-}
-
-/*
- * A large folio of which @page is the first of at most @max pages that are
- * evicted has one entry. Of any other, only @page is evicted, so split it.
- *
- * Return: the entry, or 0 if the folio cannot be split.
- */
-static unsigned long device_large_entry(struct folio *folio, struct page *page,
-					unsigned long max)
-{
-	unsigned long mpfn = migrate_pfn(page_to_pfn(page)) |
-			     MIGRATE_PFN_MIGRATE;
-
-	if (&folio->page == page && folio_nr_pages(folio) <= max)
-		return mpfn | MIGRATE_PFN_COMPOUND;
-	/* The lock and the reference pass on to the folio of @page. */
-	if (!split_huge_page(page))
-		return mpfn;
-	folio_unlock(folio);
-	folio_put(folio);
-	return 0;
-}
-
-/*
- * Return: the entry for a device page in use, the first of @max pages that are
- * contiguous, or 0 if it cannot move.
- */
-static unsigned long device_lock_page(struct page *page, unsigned long max)
-{
-	struct folio *folio = device_lock_folio(page);
-
-	if (!folio)
-		return 0;
-	if (folio_test_large(folio))
-		return device_large_entry(folio, page, max);
-	return migrate_pfn(page_to_pfn(page)) | MIGRATE_PFN_MIGRATE;
-}
-
-/* Number of pfns, of at most @max, that are contiguous. */
-static unsigned long device_run(const unsigned long *pfns, unsigned long max)
-{
-	unsigned long nr = 1;
-
-	while (nr < max && pfns[nr] == pfns[0] + nr)
-		nr++;
-	return nr;
-}
-
-static unsigned long device_lock_pfns(const unsigned long *pfns,
-				      unsigned long max)
-{
-	struct page *page;
-
-	if (!pfn_valid(pfns[0]))
-		return 0;
-	page = pfn_to_page(pfns[0]);
-	/* Only a hint: it saves most of the search for a run. */
-	if (PageCompound(page))
-		max = device_run(pfns, max);
-	else
-		max = 1;
-	return device_lock_page(page, max);
-}
-
-/* Store the entry of a large folio, or of a page. Return: its pages. */
-static __always_inline unsigned long
-device_store(unsigned long *src_pfns, unsigned long mpfn)
-{
-	unsigned long nr = migrate_entry_nr(mpfn);
-
-	src_pfns[0] = mpfn;
-	if (unlikely(nr > 1))
-		memset_l(src_pfns + 1, 0, nr - 1);
-	return nr;
-}
-
-/*
- * Hold the anon_vma of the page for the reverse mapping walk of finalize.
- * Device memory in use is anonymous. A page without an anon_vma was unmapped
- * everywhere or never mapped: the destination of a migration that failed. Drop
- * it, which frees it.
- *
- * Return: the entry, or 0 if the page was dropped.
- */
-static unsigned long device_get_anon_vma(unsigned long mpfn)
-{
-	struct folio *folio = migrate_entry_folio(mpfn);
-
-	if (!folio)
-		return mpfn;
-	if (folio_test_anon(folio) && folio_get_anon_vma(folio))
-		return mpfn | MIGRATE_PFN_ANON_VMA;
-	folio_unlock(folio);
-	folio_put(folio);
-	return 0;
-}
-
-static void device_unmap(unsigned long *src_pfns, unsigned long npages)
-{
-	struct migrate_vma args = device_args(src_pfns, NULL, npages);
-	unsigned long i, nr;
-
-	for (i = 0; i < npages; i += nr) {
-		nr = migrate_entry_nr(src_pfns[i]);
-		src_pfns[i] = device_get_anon_vma(src_pfns[i]);
-		migrate_resched(i);
-	}
-	migrate_unmap(&args);
-}
-
-/**
- * migrate_device_range() - unmap device pages everywhere
- * @src_pfns: receives an entry for each page
- * @start: first pfn
- * @npages: number of pages
- *
- * For a driver that needs its memory back, on eviction or removal, and does not
- * know its users. Fills @src_pfns as migrate_vma_setup() fills its src[]. The
- * entry of a page that is free, pinned or locked is 0. A large folio has one
- * entry, with MIGRATE_PFN_COMPOUND, if all of its pages are in the range; else
- * it is split. The caller goes on with migrate_device_pages() and
- * migrate_device_finalize().
- *
- * Context: Process context. The pagemap of the pages is alive. May sleep.
- * Return: 0.
- */
-int migrate_device_range(unsigned long *src_pfns, unsigned long start,
-			 unsigned long npages)
-{
-	bool valid = false;
-	unsigned long i, nr, mpfn;
-
-	for (i = 0; i < npages; i += nr) {
-		unsigned long pfn = start + i;
-
-		/* A memory map covers whole subsections. */
-		if (!i || IS_ALIGNED(pfn, PAGES_PER_SUBSECTION))
-			valid = pfn_valid(pfn);
-		mpfn = valid ? device_lock_page(pfn_to_page(pfn),
-						npages - i) : 0;
-		nr = device_store(src_pfns + i, mpfn);
-		migrate_resched(i);
-	}
-	device_unmap(src_pfns, npages);
-	return 0;
-}
-EXPORT_SYMBOL(migrate_device_range);
-
-/**
- * migrate_device_pfns() - unmap device pages everywhere
- * @src_pfns: pfns on entry, entries as of migrate_device_range() on return
- * @npages: number of pages
- *
- * Like migrate_device_range(), for pages that are not contiguous. A large folio
- * is not split if its pages follow each other in @src_pfns.
- *
- * Context: Process context. The pagemaps of the pages are alive. May sleep.
- * Return: 0.
- */
-int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
-{
-	unsigned long i, nr, mpfn;
-
-	for (i = 0; i < npages; i += nr) {
-		mpfn = device_lock_pfns(src_pfns + i, npages - i);
-		nr = device_store(src_pfns + i, mpfn);
-		migrate_resched(i);
-	}
-	device_unmap(src_pfns, npages);
-	return 0;
-}
-EXPORT_SYMBOL(migrate_device_pfns);
-
-/**
- * migrate_device_pages() - move the identity to the destination pages
- * @src_pfns: entries, as migrate_device_range() or migrate_device_pfns() left
- *	them
- * @dst_pfns: migrate_pfn() of a locked destination page each, or 0
- * @npages: number of entries
- *
- * Like migrate_vma_pages(), for a migration that did not start from a VMA.
- *
- * Context: Process context. May sleep.
- */
-void migrate_device_pages(unsigned long *src_pfns, unsigned long *dst_pfns,
-			  unsigned long npages)
-{
-	struct migrate_vma args = device_args(src_pfns, dst_pfns, npages);
-
-	migrate_identities(&args);
-}
-EXPORT_SYMBOL(migrate_device_pages);
-
-/**
- * migrate_device_finalize() - map the destination or the source pages
- * @src_pfns: entries, as migrate_device_pages() left them
- * @dst_pfns: as migrate_device_pages() left them
- * @npages: number of entries
- *
- * Like migrate_vma_finalize(), for a migration that did not start from a VMA.
- *
- * Context: Process context. May sleep.
- */
-void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
-			     unsigned long npages)
-{
-	struct migrate_vma args = device_args(src_pfns, dst_pfns, npages);
-
-	migrate_finish(&args);
-}
-EXPORT_SYMBOL(migrate_device_finalize);
-
-/**
- * migrate_device_coherent_folio() - move a coherent page to system memory
- * @folio: page of device-coherent memory; the reference of the caller is
- *	dropped
- *
- * For a long-term pin, which device memory must not have.
- *
- * Context: Process context. May sleep.
- * Return: 0 if a page of system memory replaced the page wherever it was
- * mapped, or if it was not mapped; -EBUSY if it is pinned or no memory is free.
- */
-int migrate_device_coherent_folio(struct folio *folio)
-{
-	unsigned long dst = 0, src;
-	struct folio *new;
-
-	folio_lock(folio);
-	if (!folio_mapped(folio)) {
-		folio_unlock(folio);
-		folio_put(folio);
-		return 0;
-	}
-	src = migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE;
-	device_unmap(&src, 1);
-	if (!src)
-		return -EBUSY;
-
-	new = folio_alloc(GFP_USER | __GFP_NOWARN, 0);
-	if (new) {
-		folio_lock(new);
-		dst = migrate_pfn(folio_pfn(new));
-	}
-	migrate_device_pages(&src, &dst, 1);
-	if (src & MIGRATE_PFN_MIGRATE)
-		folio_copy(new, folio);
-	migrate_device_finalize(&src, &dst, 1);
-	return src & MIGRATE_PFN_MIGRATE ? 0 : -EBUSY;
-}
 
 /*
  * The CPU fault.

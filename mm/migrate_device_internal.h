@@ -14,9 +14,10 @@
  *	migrate_collect.c	setup: from page tables to src[]
  *	migrate_populate.c	pages: map destination pages in holes
  *	migrate_restore.c	finalize: map the old or the new pages
+ *	migrate_evict.c		migrations from pfns, without a VMA
  *	migrate_huge.c		what is different for folios mapped by PMDs
  *
- *   Each of the three in the middle has one loop over page tables or arrays.
+ *   Collect, populate and restore each have one loop over page tables or arrays.
  *   What such a loop does for a page is static in that file or inline here.
  *
  * State of an entry of src[]
@@ -298,6 +299,8 @@ static __always_inline bool migrate_is_mappable(const struct folio *folio)
 }
 
 unsigned long migrate_vma_collect(struct migrate_vma *args);
+unsigned long migrate_unmap(struct migrate_vma *args);
+bool migrate_identities(struct migrate_vma *args);
 void migrate_vma_populate(struct migrate_vma *args);
 bool migrate_may_populate(struct vm_area_struct *vma);
 void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
@@ -310,6 +313,7 @@ bool migrate_collect_huge(struct migrate_walk *mw, struct device_extent *ext);
 void migrate_populate_charge(struct migrate_vma *args, unsigned long i);
 void migrate_populate_huge(struct migrate_walk *mw, unsigned long addr);
 bool migrate_split(struct migrate_vma *args, unsigned long i);
+void migrate_queue_split(struct folio *folio);
 #else
 static inline bool migrate_collect_huge(struct migrate_walk *mw,
 					struct device_extent *ext)
@@ -330,6 +334,10 @@ static inline void migrate_populate_huge(struct migrate_walk *mw,
 static inline bool migrate_split(struct migrate_vma *args, unsigned long i)
 {
 	return false;
+}
+
+static inline void migrate_queue_split(struct folio *folio)
+{
 }
 #endif
 

@@ -200,6 +200,24 @@ bool migrate_split(struct migrate_vma *args, unsigned long i)
 	return true;
 }
 
+/**
+ * migrate_queue_split() - have a folio split that is mapped in part
+ * @folio: large folio, locked, after its migration
+ *
+ * Device memory is not queued for splitting when it is unmapped in part. When
+ * it comes back to the system, the rest is to be freed when memory is short.
+ *
+ * Context: Process context.
+ */
+void migrate_queue_split(struct folio *folio)
+{
+	if (!folio_test_anon(folio) || folio_is_zone_device(folio) ||
+	    !folio_mapped(folio) || folio_entire_mapcount(folio) ||
+	    folio_nr_pages_mapped(folio) == folio_nr_pages(folio))
+		return;
+	deferred_split_folio(folio, true);
+}
+
 /*
  * Populate.
  */

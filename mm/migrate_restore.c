@@ -225,6 +225,8 @@ void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
 	struct folio *src = migrate_entry_folio(args->src[i]);
 
 	remove_migration_ptes(src, folio, 0);
+	if (unlikely(folio_test_large(folio)))
+		migrate_queue_split(folio);
 	if (!args->vma && args->src[i] & MIGRATE_PFN_ANON_VMA) {
 		args->src[i] &= ~MIGRATE_PFN_ANON_VMA;
 		put_anon_vma(folio_anon_vma(src));
