@@ -117,7 +117,7 @@
 #else
 #define LARGE_ORDER	0
 #endif
-#define LARGE_PAGES	(1UL << LARGE_ORDER)
+#define LARGE_PAGES	BIT(LARGE_ORDER)
 #define MOVE_PAGES	max(LARGE_PAGES, BATCH_PAGES + 0UL)
 
 /* How many pages the device looks up in advance, see work_ahead() */

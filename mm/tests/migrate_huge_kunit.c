@@ -858,6 +858,25 @@ static void part_of_folio_is_evicted(struct kunit *test)
 	mh_expect_contents(mh, addr);
 }
 
+/* What is left of it is freed when memory is short. */
+static void partly_unmapped_folio_is_queued_for_splitting(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct folio *folio;
+
+	kunit_mm_zap(mh->km, addr + 100 * PAGE_SIZE, 10);
+	mh_evict(mh, mh->dev->first, MH_ENTRIES);
+	mh_expect_all_free(mh);
+	folio = page_folio(pte_page(kunit_mm_pte(mh->km, addr)));
+	KUNIT_EXPECT_EQ(test, folio_order(folio), HPAGE_PMD_ORDER);
+	KUNIT_EXPECT_TRUE(test, folio_test_partially_mapped(folio));
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 99), mh_pattern(99));
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 100), 0UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 110), mh_pattern(110));
+	mh_zap(mh, addr);
+}
+
 static void folio_without_memory_stays_on_device(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -998,6 +1017,29 @@ static void one_of_many_faults_brings_back_pages(struct kunit *test)
 	mh_expect_one_fault(test->priv, 1);
 }
 
+/* ---- pins ---- */
+
+/* A long-term pin of coherent memory moves it to the system first. */
+static void pin_of_pages_moves_the_folio(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct page *pages[4];
+	long nr;
+
+	mmap_read_lock(mh->km->mm);
+	nr = pin_user_pages_remote(mh->km->mm, addr + 5 * PAGE_SIZE,
+				   ARRAY_SIZE(pages),
+				   FOLL_WRITE | FOLL_LONGTERM, pages, NULL);
+	mmap_read_unlock(mh->km->mm);
+	KUNIT_EXPECT_EQ(test, nr, (long)ARRAY_SIZE(pages));
+	if (nr > 0)
+		unpin_user_pages(pages, nr);
+	mh_expect_all_free(mh);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_contents(mh, addr);
+}
+
 /* ---- mirrors ---- */
 
 static bool mh_invalidate(struct mmu_interval_notifier *sub,
@@ -1016,7 +1058,7 @@ static const struct mmu_interval_notifier_ops mh_notifier_ops = {
 static int mh_mirror(struct mh_test *mh, unsigned long addr, unsigned long nr,
 		     unsigned long request, void *owner)
 {
-	struct mmu_interval_notifier sub;
+	struct mmu_interval_notifier sub = {};
 	struct hmm_range range = {
 		.notifier = &sub,
 		.start = addr,
@@ -1188,6 +1230,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(folio_is_evicted_in_pages),				\
 	KUNIT_CASE(forked_folio_is_evicted_in_pages),			\
 	KUNIT_CASE(part_of_folio_is_evicted),				\
+	KUNIT_CASE(partly_unmapped_folio_is_queued_for_splitting),	\
 	KUNIT_CASE(folio_without_memory_stays_on_device)
 
 static struct kunit_case mh_cases[] = {
@@ -1214,6 +1257,7 @@ static struct kunit_suite mh_suite = {
 
 static struct kunit_case mh_coherent_cases[] = {
 	MH_COMMON_CASES,
+	KUNIT_CASE(pin_of_pages_moves_the_folio),
 	{}
 };
 
