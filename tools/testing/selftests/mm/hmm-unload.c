@@ -150,6 +150,9 @@ static void user_begin(struct __test_metadata *_metadata, struct user *user)
 	ASSERT_EQ(0, mirror_open(&m, user->device));
 	ASSERT_EQ(0, area_map(area, ALL));
 	memset(area->buffer, 1, ALL * PAGE);
+	/* A fault brings a large folio back as a whole, not a half of it. */
+	if (user->use == EXCLUSIVE)
+		area_advise(area, MADV_NOHUGEPAGE);
 	user->rss = rss_now();
 	area_fill(area, 1);
 	ASSERT_EQ(ALL, to_device(&m, area));
