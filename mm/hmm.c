@@ -54,9 +54,9 @@
  *   satisfied. So two calls serve any range, unless others invalidate it.
  *
  *   The number of faults is limited. A pass only moves forward, faults a page
- *   HMM_FAULT_TRIES times at most, and checks for a fatal signal and for the
- *   deadline before each fault. So an invalidation by others costs one pass at
- *   most. Its faults are not wasted, as the next call needs the same pages.
+ *   HMM_FAULT_TRIES times at most, and checks for a fatal signal before each
+ *   fault. So an invalidation by others costs one pass at most. Its faults are
+ *   not wasted, as the next call needs the same pages.
  *
  *   Pages that need the same fault are faulted in a batch. The entries that the
  *   walk has read may be stale by then. A fault on a migration entry waits for
@@ -183,7 +183,6 @@ struct hmm_tried {
  *	them
  * @fault_flags: flags of all faults
  * @dropped: page whose last fault dropped the mmap lock, or HMM_NOWHERE
- * @deadline: when to stop faulting, in jiffies; NULL for no limit
  */
 struct hmm_walk {
 	struct device_walk walk;
@@ -196,7 +195,6 @@ struct hmm_walk {
 	unsigned long own_locked;
 	unsigned int fault_flags;
 	unsigned long dropped;
-	const unsigned long *deadline;
 };
 
 static inline struct hmm_walk *to_hmm_walk(struct device_walk *walk)
@@ -716,13 +714,9 @@ static const struct device_walk_ops hmm_walk_ops = {
 };
 
 /* Checked before each fault, as many faults may take long. */
-static __always_inline int hmm_may_go_on(const struct hmm_walk *hw)
+static __always_inline int hmm_may_go_on(void)
 {
-	if (fatal_signal_pending(current))
-		return -EINTR;
-	if (hw->deadline && time_after_eq(jiffies, *hw->deadline))
-		return -ETIMEDOUT;
-	return 0;
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /* A fault takes microseconds or sleeps, so reschedule every few faults. */
@@ -814,7 +808,7 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 
 	for (; *addr < end; *addr += PAGE_SIZE) {
 		hmm_resched(*addr);
-		ret = hmm_may_go_on(hw) ?:
+		ret = hmm_may_go_on() ?:
 		      device_make_writable(vma, addr, end,
 					   hw->range->dev_private_owner);
 		if (ret == DEVICE_WRITE_FAULT)
@@ -911,7 +905,7 @@ static int hmm_fault_other_pages(struct hmm_walk *hw, unsigned long *addr,
 		flags |= FAULT_FLAG_WRITE;
 	do {
 		hmm_resched(next);
-		ret = hmm_may_go_on(hw) ?: hmm_fault_page(hw, vma, next, flags);
+		ret = hmm_may_go_on() ?: hmm_fault_page(hw, vma, next, flags);
 		if (ret)
 			break;
 		next += PAGE_SIZE;
@@ -1036,8 +1030,8 @@ static int hmm_outcome(const struct hmm_walk *hw, int ret)
 
 /*
  * Walk and fault in turns, from @hw->walk.addr to the end of the range. Return
- * -EBUSY if the sequence number is stale, -EAGAIN if a fault dropped the mmap
- * lock, and -ETIMEDOUT after the deadline.
+ * -EBUSY if the sequence number is stale, and -EAGAIN if a fault dropped the mmap
+ * lock.
  *
  * A fault that breaks COW invalidates the range. To stop there would make the
  * caller start over for each such page, so fault all other pages first.
@@ -1167,12 +1161,16 @@ enum hmm_saved_bit {
 /**
  * struct hmm_attempt - state of hmm_range_fault_unlocked_timeout()
  * @hw: pass in progress
- * @deadline: hmm_walk::deadline, if there is one
+ * @timeout: time limit of the caller in jiffies, or 0
+ * @deadline: when to stop starting over, in jiffies. Only valid if @expires
+ * @expires: a pass was invalidated, and no fault has slept since then
  * @saved: requests of single pages, HMM_SAVED_BITS each; NULL if there are none
  */
 struct hmm_attempt {
 	struct hmm_walk hw;
+	unsigned long timeout;
 	unsigned long deadline;
+	bool expires;
 	unsigned long *saved;
 };
 
@@ -1236,7 +1234,8 @@ static void hmm_restore_requests(struct hmm_attempt *at)
 
 /*
  * One pass over the range. If a fault drops the mmap lock, continue where it
- * was: results stay valid as long as the sequence number does.
+ * was: results stay valid as long as the sequence number does. Such a fault
+ * waits for user space or for storage, which the time limit does not count.
  */
 static int hmm_attempt_pass(struct hmm_attempt *at)
 {
@@ -1251,7 +1250,8 @@ static int hmm_attempt_pass(struct hmm_attempt *at)
 			mmap_read_unlock(hw->walk.mm);
 			return ret;
 		}
-		ret = hmm_may_go_on(hw);
+		at->expires = false;
+		ret = hmm_may_go_on();
 	} while (!ret);
 	return ret;
 }
@@ -1271,6 +1271,23 @@ static void hmm_attempt_begin(struct hmm_attempt *at)
 	hw->range->notifier_seq = mmu_interval_read_begin(hw->range->notifier);
 }
 
+/*
+ * A pass was invalidated. May the next one start? The first invalidation starts
+ * the clock, so that the time which the faults have taken before does not count.
+ */
+static int hmm_attempt_may_restart(struct hmm_attempt *at)
+{
+	int ret = hmm_may_go_on();
+
+	if (ret || !at->timeout)
+		return ret;
+	if (!at->expires) {
+		at->expires = true;
+		at->deadline = jiffies + at->timeout;
+	}
+	return time_after_eq(jiffies, at->deadline) ? -EBUSY : 0;
+}
+
 static int hmm_attempt(struct hmm_attempt *at)
 {
 	int ret;
@@ -1278,28 +1295,31 @@ static int hmm_attempt(struct hmm_attempt *at)
 	do {
 		hmm_attempt_begin(at);
 		ret = hmm_attempt_pass(at);
-		if (!hmm_stale(&at->hw) && ret != -EINTR && ret != -ETIMEDOUT)
+		if (!hmm_stale(&at->hw) && ret != -EINTR)
 			return ret;
 		hmm_restore_requests(at);
 		if (ret == -EBUSY)
-			ret = hmm_may_go_on(&at->hw);
+			ret = hmm_attempt_may_restart(at);
 	} while (!ret);
-	return ret == -ETIMEDOUT ? -EBUSY : ret;
+	return ret;
 }
 
 /**
  * hmm_range_fault_unlocked_timeout() - mirror a range, waiting as needed
  * @range: range and requests; hmm_pfns[] receives the results and
  *	@notifier_seq the sequence number at which they were read
- * @timeout: time limit in jiffies; 0 for no limit
+ * @timeout: time limit for starting over, in jiffies; 0 for no limit
  *
  * As hmm_range_fault(), but takes the mmap lock, allows faults to drop it (for
  * userfaultfd and slow storage), and starts over with a new sequence number
  * whenever the range is invalidated. The caller only has to check
  * mmu_interval_read_retry().
  *
- * The time limit is checked before each fault and each new start. It does not
- * interrupt a fault that sleeps, or the wait for the end of an invalidation.
+ * The time limit bounds how long the call starts over for others that invalidate
+ * the range. The clock starts when a pass turns out to be invalid. It stops when
+ * a fault drops the mmap lock: that fault waits for user space or for storage,
+ * which is progress. So a range that nobody invalidates is served, whatever time
+ * its faults take.
  *
  * If the range is invalidated during a pass, the pass faults everything that is
  * needed before the next one starts. So its own faults cause one new start.
@@ -1311,7 +1331,8 @@ static int hmm_attempt(struct hmm_attempt *at)
  * reference to the mm_users of the notifier's mm (mmget()). May sleep.
  * Return:
  * * 0 - every entry is a result
- * * -EBUSY - the time limit has expired; the entries hold their requests
+ * * -EBUSY - others have invalidated the range for as long as the time limit; the
+ *   entries hold their requests
  * * -EINTR - a fatal signal is pending; the entries hold their requests
  * * -ENOMEM - no memory to save the requests of single pages
  * * -EFAULT, -EPERM, -EINVAL - as for hmm_range_fault(). All entries hold their
@@ -1326,10 +1347,7 @@ int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 	if (!hmm_range_sane(range))
 		return -EINVAL;
 	hmm_walk_init(&at.hw, range);
-	if (timeout) {
-		at.deadline = jiffies + min(timeout, MAX_JIFFY_OFFSET);
-		at.hw.deadline = &at.deadline;
-	}
+	at.timeout = min(timeout, MAX_JIFFY_OFFSET);
 	at.hw.fault_flags |= FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE;
 	ret = hmm_save_requests(&at);
 	if (ret)

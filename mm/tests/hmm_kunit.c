@@ -852,6 +852,7 @@ static void write_request_in_read_only_vma_returns_eperm(struct kunit *test)
  * @drops: number of times that it drops the mmap lock first; -1: always
  * @victim: address of a page that it zaps; 0: none
  * @while_locked: it zaps with the mmap lock held, else from another thread
+ * @zaps_always: it zaps in every fault, else in the first one
  * @shrinks: the file ends at the victim
  * @installs: it maps the page before it drops the mmap lock
  * @dropped: address of the last fault that dropped the mmap lock
@@ -866,6 +867,7 @@ struct hmm_test_file {
 	int drops;
 	unsigned long victim;
 	bool while_locked;
+	bool zaps_always;
 	bool shrinks;
 	bool installs;
 	unsigned long dropped;
@@ -921,6 +923,13 @@ static bool hmm_file_is_idle(struct hmm_test_file *file, pgoff_t pgoff)
 	       file->idle[pgoff]--;
 }
 
+static void hmm_file_zap_victim(struct hmm_test_file *file,
+				struct vm_fault *vmf)
+{
+	zap_page_range_single(vma_lookup(vmf->vma->vm_mm, file->victim),
+			      file->victim, PAGE_SIZE, NULL);
+}
+
 static vm_fault_t hmm_file_fault(struct vm_fault *vmf)
 {
 	struct hmm_test_file *file = vmf->vma->vm_file->private_data;
@@ -932,13 +941,14 @@ static vm_fault_t hmm_file_fault(struct vm_fault *vmf)
 		msleep(file->ms);
 	if (file->drops)
 		return hmm_file_drop_lock(file, vmf);
+	if (file->zaps_always)
+		hmm_file_zap_victim(file, vmf);
 	if (hmm_file_is_idle(file, vmf->pgoff))
 		return VM_FAULT_NOPAGE;
 	if (file->shrinks && vmf->address >= file->victim)
 		return VM_FAULT_SIGBUS;
 	if (file->while_locked && file->victim) {
-		zap_page_range_single(vma_lookup(vmf->vma->vm_mm, file->victim),
-				      file->victim, PAGE_SIZE, NULL);
+		hmm_file_zap_victim(file, vmf);
 		file->victim = 0;
 	}
 	get_page(file->page);
@@ -1640,7 +1650,7 @@ static void unlocked_snapshot_does_not_fault(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, file->faults, 1);
 }
 
-/* The fault takes longer than the time limit and does not map the page. */
+/* Every fault invalidates the range, and page 2 is never mapped. */
 static void expired_timeout_restores_requests(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
@@ -1649,30 +1659,67 @@ static void expired_timeout_restores_requests(struct kunit *test)
 
 	file = hmm_map_file(t, 4, &hmm_file_fops, &addr);
 	kunit_mm_read(t->km, addr, 2);
-	file->drops = -1;
-	file->ms = 20;
+	file->ms = 5;
+	file->idle[2] = U8_MAX;
+	file->victim = addr;
+	file->zaps_always = true;
 	t->ask[1] = ASK_READ | HMM_PFN_INOUT_FLAGS;
 	t->ask[2] = ASK_READ;
 	t->ask[3] = ASK_WRITE;
-	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, 1), -EBUSY);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, 2), -EBUSY);
 	hmm_expect_asked(t, 0, 4);
-	KUNIT_EXPECT_LE(test, file->faults, 2 + 1);
+	KUNIT_EXPECT_GT(test, file->idle[2], 0);
 }
 
-/* Each fault uses up the whole time limit. */
-static void timeout_is_checked_between_faults(struct kunit *test)
+/* Each fault takes longer than the time limit, and nobody invalidates. */
+static void slow_faults_do_not_expire(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr, i;
+
+	file = hmm_map_file(t, 16, &hmm_file_fops, &addr);
+	file->ms = 20;
+	t->range.default_flags = ASK_READ;
+	t->range.pfn_flags_mask = 0;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 16, 1), 0);
+	for (i = 0; i < 16; i++)
+		hmm_expect_page(t, i, READABLE);
+	KUNIT_EXPECT_EQ(test, file->faults, 16);
+}
+
+static void faults_that_drop_lock_do_not_expire(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+	struct hmm_test_file *file;
+	unsigned long addr;
+
+	file = hmm_map_file(t, 4, &hmm_file_fops, &addr);
+	file->drops = 10;
+	file->ms = 20;
+	t->ask[3] = ASK_READ;
+	KUNIT_EXPECT_EQ(test, hmm_unlocked_each(t, addr, 4, 1), 0);
+	hmm_expect_page(t, 3, READABLE);
+	KUNIT_EXPECT_EQ(test, file->faults, 10 + 1);
+}
+
+/* The first pass takes longer than the limit, and is then invalidated, once. */
+static void first_invalidation_does_not_expire(struct kunit *test)
 {
 	struct hmm_test *t = test->priv;
 	struct hmm_test_file *file;
 	unsigned long addr;
 
 	file = hmm_map_file(t, 16, &hmm_file_fops, &addr);
-	file->ms = 100;
+	kunit_mm_read(t->km, addr, 1);
+	file->ms = 20;
+	file->victim = addr;
+	file->while_locked = true;
 	t->range.default_flags = ASK_READ;
 	t->range.pfn_flags_mask = 0;
-	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 16, msecs_to_jiffies(100)),
-			-EBUSY);
-	KUNIT_EXPECT_LE(test, file->faults, 1);
+	KUNIT_EXPECT_EQ(test, hmm_unlocked(t, addr, 16,
+					   msecs_to_jiffies(100)), 0);
+	KUNIT_EXPECT_EQ(test, file->faults, 1 + 15 + 1);
 }
 
 static void fatal_signal_returns_eintr(struct kunit *test)
@@ -1857,7 +1904,9 @@ static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(zero_timeout_means_no_limit),
 	KUNIT_CASE(unlocked_snapshot_does_not_fault),
 	KUNIT_CASE(expired_timeout_restores_requests),
-	KUNIT_CASE(timeout_is_checked_between_faults),
+	KUNIT_CASE(slow_faults_do_not_expire),
+	KUNIT_CASE(faults_that_drop_lock_do_not_expire),
+	KUNIT_CASE(first_invalidation_does_not_expire),
 	KUNIT_CASE(fatal_signal_returns_eintr),
 	KUNIT_CASE(fatal_signal_restores_requests),
 	KUNIT_CASE(results_are_not_taken_for_requests),
