@@ -39,7 +39,7 @@ struct mmu_interval_notifier;
  * @HMM_PFN_VALID: result: there is a page, and the device may read it. It may
  *	be device-private if it belongs to hmm_range::dev_private_owner
  * @HMM_PFN_WRITE: result, with @HMM_PFN_VALID: the device may write to the
- *	page, which is already marked dirty
+ *	page, whose entry is writable and dirty. Promised, see below
  * @HMM_PFN_ERROR: result: a device cannot access anything here
  * @HMM_PFN_DMA_MAPPED: for the driver: the page is mapped for DMA. Preserved
  * @HMM_PFN_P2PDMA: for the driver: peer-to-peer memory. Preserved
@@ -53,6 +53,15 @@ struct mmu_interval_notifier;
  *
  * A result of 0, apart from preserved bits, means that no page is mapped, and
  * that a fault may map one.
+ *
+ * A page is never reported with @HMM_PFN_WRITE while its entry is clean. The
+ * driver need not mark the page dirty, neither when the device writes nor when
+ * the driver unmaps it: an entry is cleaned under an invalidation only, and what
+ * the device wrote before that is not lost. Soft-dirty tracking and write
+ * protection by userfaultfd have seen the write, too. The promise ends with the
+ * invalidation. A writable entry that is clean is reported without
+ * @HMM_PFN_WRITE, so a driver must take the rights of a page from the result,
+ * not from its request.
  */
 enum hmm_pfn_flags {
 	HMM_PFN_VALID = 1UL << (BITS_PER_LONG - 1),
