@@ -94,6 +94,21 @@ static inline struct page *hmm_pfn_to_page(unsigned long hmm_pfn)
 }
 
 /**
+ * hmm_pfn_to_phys() - get the physical address of a valid entry
+ * @hmm_pfn: entry with HMM_PFN_VALID set
+ *
+ * Of a device-private page, it is the address in the range of its pagemap,
+ * which nobody can access.
+ *
+ * Context: As for hmm_pfn_to_page().
+ * Return: The address of the first byte of the page.
+ */
+static inline phys_addr_t hmm_pfn_to_phys(unsigned long hmm_pfn)
+{
+	return PFN_PHYS(hmm_pfn & ~HMM_PFN_FLAGS);
+}
+
+/**
  * hmm_pfn_to_map_order() - get the order of the CPU mapping of a valid entry
  * @hmm_pfn: entry with HMM_PFN_VALID set
  *

@@ -10,6 +10,8 @@ static_assert(__same_type(&hmm_range_fault_unlocked_timeout,
 			  int (*)(struct hmm_range *range,
 				  unsigned long timeout)));
 static_assert(__same_type(&hmm_range_fault, int (*)(struct hmm_range *range)));
+static_assert(__same_type(&hmm_pfn_to_phys,
+			  phys_addr_t (*)(unsigned long hmm_pfn)));
 static_assert(BIT(BITS_PER_LONG - 1) == HMM_PFN_VALID);
 static_assert(BIT(BITS_PER_LONG - 2) == HMM_PFN_WRITE);
 static_assert(BIT(BITS_PER_LONG - 3) == HMM_PFN_ERROR);

@@ -294,6 +294,8 @@ static void hmm_pfn_decodes_to_page_and_order(struct kunit *test)
 		entry |= order << HMM_PFN_ORDER_SHIFT;
 		KUNIT_EXPECT_EQ(test, hmm_pfn_to_map_order(entry), order);
 		KUNIT_EXPECT_PTR_EQ(test, hmm_pfn_to_page(entry), page);
+		KUNIT_EXPECT_EQ(test, hmm_pfn_to_phys(entry),
+				page_to_phys(page));
 	}
 }
 
