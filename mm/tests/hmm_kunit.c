@@ -17,6 +17,7 @@
 #include <linux/hmm.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
+#include <linux/io.h>
 #include <linux/kthread.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
