@@ -29,7 +29,7 @@ run: setup
 	@$(S)/run
 
 test:
-	@$(S)/setup matrix-test
+	@$(S)/setup matrix-test rdma
 	@$(S)/test $(STAGES)
 
 test-distro:
