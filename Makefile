@@ -7,7 +7,7 @@ SHELL := /bin/bash
 S := scripts
 
 .PHONY: help setup run test test-distro test-arm64 matrix drivers compare torture bench
-.PHONY: shell kernel base check docs series series-check clean distclean deb deb-test
+.PHONY: demo-rdma shell kernel base check docs series series-check clean distclean deb deb-test
 
 help:
 	@$(S)/help
@@ -63,6 +63,10 @@ torture: setup
 
 bench: setup
 	@$(S)/bench $(BENCH_ARGS)
+
+demo-rdma:
+	@$(S)/setup rdma
+	@$(S)/demo-rdma
 
 shell: setup
 	@$(S)/shell

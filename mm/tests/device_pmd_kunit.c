@@ -803,11 +803,13 @@ static void pmd_clear_wp(struct kunit_mm *km, unsigned long addr)
  * @clear: properties that it clears
  * @set: properties that it sets
  */
-static const struct pmd_change {
+struct pmd_change {
 	void (*change)(struct kunit_mm *km, unsigned long addr);
 	unsigned int clear;
 	unsigned int set;
-} pmd_changes[] = {
+};
+
+static const struct pmd_change pmd_changes[] = {
 	{ pmd_read_only, PMD_TEST_WRITE, 0 },
 	{ pmd_set_wp, PMD_TEST_WRITE, HAS_UFFD_WP ? PMD_TEST_UFFD_WP : 0 },
 	{ pmd_clear_wp, PMD_TEST_UFFD_WP, 0 },

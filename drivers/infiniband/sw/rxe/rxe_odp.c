@@ -525,6 +525,17 @@ static int rxe_odp_populate(const struct rxe_odp_span *span, bool fault,
 	return 0;
 }
 
+/*
+ * Most memory is registered before it is touched. If the process has hardly any
+ * pages, do not look for them: those that are there cost little at their first
+ * use, and the look costs more than all the rest of the registration.
+ */
+static bool rxe_odp_worth_a_look(struct ib_umem_odp *umem)
+{
+	return get_mm_rss(umem->umem.owning_mm) >=
+	       ib_umem_odp_num_pages(umem) / 16;
+}
+
 /**
  * rxe_odp_mr_init_user() - register memory without pinning it
  * @rxe: device
@@ -556,6 +567,8 @@ int rxe_odp_mr_init_user(struct rxe_dev *rxe, u64 start, u64 length, int access,
 	mr->umem = &umem->umem;
 	mr->ibmr.type = IB_MR_TYPE_USER;
 	mr->state = RXE_MR_STATE_VALID;
+	if (!rxe_odp_worth_a_look(umem))
+		return 0;
 	all = (struct rxe_odp_span) {
 		.mr = mr,
 		.umem = umem,
