@@ -481,12 +481,12 @@ static void peer_waits_for_slow_fault(enum op op, bool with_srq)
 {
 	const struct options impatient = {
 		.mtu = IBV_MTU_1024,
-		.timeout = 15,	/* 134 ms */
-		.retries = 2,
+		.timeout = 18,	/* a second */
+		.retries = 3,
 		.with_srq = with_srq,
 	};
 	const char *dir = getenv("RXE_ODP_FREEZE");
-	struct freeze freeze = { .seconds = 3 };
+	struct freeze freeze = { .seconds = 12 };
 	struct buffer from, to = { .size = GRID };
 	struct pair pair;
 	pthread_t thread;
