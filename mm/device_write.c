@@ -143,10 +143,11 @@ static int device_write_one(struct vm_area_struct *vma, unsigned long addr,
 	return 0;
 }
 
+#ifdef CONFIG_DEVICE_MIGRATION_HUGE
 static int device_write_huge(struct vm_area_struct *vma,
 			     struct device_extent *ext)
 {
-	unsigned long addr = ext->addr & HPAGE_PMD_MASK;
+	unsigned long addr = ext->addr & PMD_MASK;
 	pmd_t pmd = *ext->pmdp;
 	swp_entry_t entry = pmd_to_swp_entry(pmd);
 	int ret;
@@ -163,6 +164,14 @@ static int device_write_huge(struct vm_area_struct *vma,
 		   device_pmd_private_mkwrite(pmd));
 	return 0;
 }
+#else
+/* No PMD maps device-private memory. */
+static int device_write_huge(struct vm_area_struct *vma,
+			     struct device_extent *ext)
+{
+	return DEVICE_WRITE_FAULT;
+}
+#endif
 
 static int device_write_extent(struct device_walk *walk,
 			       struct device_extent *ext)

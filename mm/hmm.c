@@ -796,6 +796,15 @@ static int hmm_fault_own(struct hmm_walk *hw, struct vm_area_struct *vma,
 	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
 }
 
+/* If a PMD still maps the pages, all of them have stayed on the device. */
+static unsigned long hmm_own_next(struct hmm_walk *hw, unsigned long addr,
+				  unsigned long end)
+{
+	if (is_pmd_device_private_entry(pmdp_get_lockless(hw->fault.pmdp)))
+		return pmd_addr_end(addr, end);
+	return addr + PAGE_SIZE;
+}
+
 /*
  * Make own pages writable in place. Fault those that are shared or that
  * userfaultfd watches. Leave locked ones to the next call.
@@ -806,7 +815,7 @@ static int hmm_fault_own_pages(struct hmm_walk *hw, unsigned long *addr,
 	struct vm_area_struct *vma = hw->walk.vma;
 	int ret;
 
-	for (; *addr < end; *addr += PAGE_SIZE) {
+	for (; *addr < end; *addr = hmm_own_next(hw, *addr, end)) {
 		hmm_resched(*addr);
 		ret = hmm_may_go_on() ?:
 		      device_make_writable(vma, addr, end,

@@ -363,7 +363,7 @@ static int collect_zero(struct migrate_walk *mw, struct device_extent *ext)
 		collect_large_hole(mw->args, ext->addr);
 		return 0;
 	}
-	split_huge_pmd_locked(mw->walk.vma, ext->addr & HPAGE_PMD_MASK,
+	split_huge_pmd_locked(mw->walk.vma, ext->addr & PMD_MASK,
 			      ext->pmdp, false, NULL);
 	return DEVICE_WALK_AGAIN;
 }

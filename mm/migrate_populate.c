@@ -269,7 +269,7 @@ static int populate_huge_zero(struct migrate_walk *mw,
 
 	if (!ret || populate_is_large(mw, device_extent_end(ext)))
 		return ret;
-	split_huge_pmd_locked(mw->walk.vma, ext->addr & HPAGE_PMD_MASK,
+	split_huge_pmd_locked(mw->walk.vma, ext->addr & PMD_MASK,
 			      ext->pmdp, false, NULL);
 	return DEVICE_WALK_AGAIN;
 }

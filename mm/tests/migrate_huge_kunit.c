@@ -1149,6 +1149,30 @@ static void own_read_only_folio_becomes_writable(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
+static vm_fault_t mh_keep(struct kunit_device *dev, struct vm_fault *vmf)
+{
+	return 0;
+}
+
+/* One fault for all pages, and a result for each of them */
+static void own_folio_that_stays_is_read_only(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	mh->dev->serve_fault = mh_keep;
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	kunit_mm_exit(mh->km, child);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
 static void own_shared_folio_is_copied(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -1245,6 +1269,7 @@ static struct kunit_case mh_cases[] = {
 	KUNIT_CASE(own_folio_is_reported_with_its_order),
 	KUNIT_CASE(folio_of_another_device_is_faulted),
 	KUNIT_CASE(own_read_only_folio_becomes_writable),
+	KUNIT_CASE(own_folio_that_stays_is_read_only),
 	KUNIT_CASE(own_shared_folio_is_copied),
 	{}
 };

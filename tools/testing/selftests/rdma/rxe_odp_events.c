@@ -48,7 +48,17 @@ size_t resident(uint8_t *p, size_t size)
 	return count(p, size, 1ULL << 63);
 }
 
-/* Pages on their way to the LRU lists stay, and compaction puts them there. */
+/* An attempt to collapse moves the pages of all CPUs to the LRU lists first. */
+static void drain_to_lru(void)
+{
+	static uint8_t *nothing;
+
+	if (!nothing)
+		nothing = memory(HUGE_PAGE);
+	madvise(nothing, HUGE_PAGE, MADV_COLLAPSE);
+}
+
+/* Pages on their way to the LRU lists cannot be swapped out. */
 bool swap_out(uint8_t *p, size_t size)
 {
 	int tries;
@@ -57,7 +67,7 @@ bool swap_out(uint8_t *p, size_t size)
 		madvise(p, size, MADV_PAGEOUT);
 		if (count(p, size, 1ULL << 62) == size / PAGE)
 			return true;
-		write_file("/proc/sys/vm/compact_memory", "1");
+		drain_to_lru();
 	}
 	return false;
 }
