@@ -48,36 +48,6 @@ size_t resident(uint8_t *p, size_t size)
 	return count(p, size, 1ULL << 63);
 }
 
-/* An attempt to collapse moves the pages of all CPUs to the LRU lists first. */
-static void drain_to_lru(void)
-{
-	static uint8_t *nothing;
-
-	if (!nothing)
-		nothing = memory(HUGE_PAGE);
-	madvise(nothing, HUGE_PAGE, MADV_COLLAPSE);
-}
-
-/* Pages on their way to the LRU lists cannot be swapped out. */
-bool swap_out(uint8_t *p, size_t size)
-{
-	int tries;
-
-	for (tries = 0; tries < 5; tries++) {
-		madvise(p, size, MADV_PAGEOUT);
-		if (count(p, size, 1ULL << 62) == size / PAGE)
-			return true;
-		drain_to_lru();
-	}
-	return false;
-}
-
-/* At least one of them: beside traffic, others are faulted back at once. */
-static bool some_swap(uint8_t *p, size_t size)
-{
-	return !madvise(p, size, MADV_PAGEOUT);
-}
-
 static long move_to(uint8_t *p, size_t size, int node)
 {
 	size_t i, nr = size / PAGE;
@@ -98,6 +68,37 @@ static long move_to(uint8_t *p, size_t size, int node)
 	free(nodes);
 	free(status);
 	return there;
+}
+
+/* Moving a page puts those of all CPUs on the LRU lists first. */
+static void drain_to_lru(void)
+{
+	static uint8_t *page;
+
+	if (!page)
+		page = memory(PAGE);
+	*page = 1;
+	move_to(page, PAGE, 0);
+}
+
+/* Pages on their way to the LRU lists cannot be swapped out. */
+bool swap_out(uint8_t *p, size_t size)
+{
+	int tries;
+
+	for (tries = 0; tries < 5; tries++) {
+		madvise(p, size, MADV_PAGEOUT);
+		if (count(p, size, 1ULL << 62) == size / PAGE)
+			return true;
+		drain_to_lru();
+	}
+	return false;
+}
+
+/* At least one of them: beside traffic, others are faulted back at once. */
+static bool some_swap(uint8_t *p, size_t size)
+{
+	return !madvise(p, size, MADV_PAGEOUT);
 }
 
 static bool migrates(uint8_t *p, size_t size)
