@@ -43,7 +43,7 @@ static atomic_long_t calls;
 
 static vm_fault_t count_call(struct vm_fault *vmf)
 {
-	const struct dev_pagemap_ops *ops = page_pgmap(vmf->page)->ops;
+	const struct dev_pagemap_ops *ops = page_folio(vmf->page)->page.pgmap->ops;
 
 	atomic_long_inc(&calls);
 	return container_of(ops, struct counted, ops)->was->migrate_to_ram(vmf);
