@@ -267,7 +267,9 @@ static void other_pmd_is_not_device_private(struct kunit *test)
 	kunit_mm_write(pt->km, addr, 1);
 	expect_no_device_private(pt, __pmd(0));
 	expect_no_device_private(pt, huge);
+#ifndef __HAVE_ARCH_PMDP_INVALIDATE
 	expect_no_device_private(pt, pmd_mkinvalid(huge));
+#endif
 	expect_no_device_private(pt, kunit_mm_pmd(pt->km, addr));
 	expect_no_device_private(pt, swp_entry_to_pmd(swp_entry(0, 0x1234)));
 	expect_no_device_private(pt, swp_entry_to_pmd(make_pte_marker_entry(0)));
