@@ -1278,19 +1278,6 @@ static ssize_t pmd_proc_read(struct pmd_proc *proc, const char *name,
 	return done;
 }
 
-static void pmd_proc_clear_refs(struct pmd_proc *proc)
-{
-	struct file *file = pmd_proc_open(proc, "clear_refs", O_WRONLY);
-	loff_t pos = 0;
-	ssize_t ret;
-
-	ret = put_user('4', (char __user *)proc->user);
-	if (!ret)
-		ret = vfs_write(file, (char __user *)proc->user, 1, &pos);
-	fput(file);
-	KUNIT_EXPECT_EQ(proc->pt->test, ret, 1);
-}
-
 static void pmd_proc_read_smaps(struct pmd_proc *proc)
 {
 	ssize_t size = pmd_proc_read(proc, "smaps", 0, PMD_PROC_BUFFER);
@@ -1394,6 +1381,19 @@ static void pagemap_shows_mapped_folio(struct kunit *test)
 }
 
 #ifdef CONFIG_MEM_SOFT_DIRTY
+static void pmd_proc_clear_refs(struct pmd_proc *proc)
+{
+	struct file *file = pmd_proc_open(proc, "clear_refs", O_WRONLY);
+	loff_t pos = 0;
+	ssize_t ret;
+
+	ret = put_user('4', (char __user *)proc->user);
+	if (!ret)
+		ret = vfs_write(file, (char __user *)proc->user, 1, &pos);
+	fput(file);
+	KUNIT_EXPECT_EQ(proc->pt->test, ret, 1);
+}
+
 static void mapped_folio_becomes_soft_clean(struct kunit *test)
 {
 	struct pmd_test *pt = test->priv;

@@ -56,9 +56,9 @@ struct mh_test {
 	int served;
 	atomic_t arrived;
 	struct migrate_vma args;
-	unsigned long src[MH_ENTRIES];
-	unsigned long dst[MH_ENTRIES];
-	unsigned long pfns[HPAGE_PMD_NR];
+	unsigned long *src;
+	unsigned long *dst;
+	unsigned long *pfns;
 };
 
 static unsigned long mh_used(struct mh_test *mh)
@@ -768,7 +768,7 @@ static void mh_evict(struct mh_test *mh, unsigned long pfn, unsigned long nr)
 		.npages = nr,
 	};
 
-	memset(mh->dst, 0, sizeof(mh->dst));
+	memset_l(mh->dst, 0, MH_ENTRIES);
 	migrate_device_range(mh->src, pfn, nr);
 	mh_copy(mh, &args, NULL);
 	migrate_device_pages(mh->src, mh->dst, nr);
@@ -801,7 +801,7 @@ static void folio_is_evicted_by_pfns(struct kunit *test)
 	mh->src[0] = pfn + HPAGE_PMD_NR;
 	for (i = 0; i < HPAGE_PMD_NR; i++)
 		mh->src[i + 1] = pfn + i;
-	memset(mh->dst, 0, sizeof(mh->dst));
+	memset_l(mh->dst, 0, MH_ENTRIES);
 	migrate_device_pfns(mh->src, HPAGE_PMD_NR + 1);
 	KUNIT_EXPECT_EQ(test, mh->src[0], 0UL);
 	KUNIT_EXPECT_EQ(test, mh->src[1] & MH_LARGE, MH_LARGE);
@@ -882,7 +882,7 @@ static void folio_without_memory_stays_on_device(struct kunit *test)
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map_on_device(mh);
 
-	memset(mh->dst, 0, sizeof(mh->dst));
+	memset_l(mh->dst, 0, MH_ENTRIES);
 	migrate_device_range(mh->src, mh->dev->first, MH_ENTRIES);
 	migrate_device_pages(mh->src, mh->dst, MH_ENTRIES);
 	migrate_device_finalize(mh->src, mh->dst, MH_ENTRIES);
@@ -1069,7 +1069,7 @@ static int mh_mirror(struct mh_test *mh, unsigned long addr, unsigned long nr,
 	};
 	int ret, tries = 3;
 
-	memset(mh->pfns, 0, sizeof(mh->pfns));
+	memset_l(mh->pfns, 0, HPAGE_PMD_NR);
 	ret = mmu_interval_notifier_insert(&sub, mh->km->mm, addr,
 					   nr * PAGE_SIZE, &mh_notifier_ops);
 	if (ret)
@@ -1195,12 +1195,25 @@ static void own_shared_folio_is_copied(struct kunit *test)
 
 /* ---- suites ---- */
 
+/* The order of a PMD is not a constant everywhere. */
+static unsigned long *mh_alloc_entries(struct kunit *test, unsigned long nr)
+{
+	unsigned long *entries = kunit_kcalloc(test, nr, sizeof(*entries),
+					       GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, entries);
+	return entries;
+}
+
 static struct mh_test *mh_alloc(struct kunit *test)
 {
 	struct mh_test *mh = kunit_kzalloc(test, sizeof(*mh), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, mh);
 	mh->test = test;
+	mh->src = mh_alloc_entries(test, MH_ENTRIES);
+	mh->dst = mh_alloc_entries(test, MH_ENTRIES);
+	mh->pfns = mh_alloc_entries(test, HPAGE_PMD_NR);
 	test->priv = mh;
 	return mh;
 }
