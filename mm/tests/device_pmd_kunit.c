@@ -1589,7 +1589,13 @@ static void part_of_migrating_huge_page_is_moved(struct kunit *test)
 	move_during_migration(test, PAGE_SIZE);
 }
 
-static const unsigned long move_lengths[] = { HPAGE_PMD_SIZE, PAGE_SIZE };
+/* Lengths of moves. The size of a PMD is not a constant everywhere. */
+#define MOVE_LENGTHS	2
+
+static unsigned long move_length(unsigned int i)
+{
+	return i ? PAGE_SIZE : HPAGE_PMD_SIZE;
+}
 
 /* Neither is it split. */
 static void mapped_folio_is_not_moved_by_userfaultfd(struct kunit *test)
@@ -1600,9 +1606,9 @@ static void mapped_folio_is_not_moved_by_userfaultfd(struct kunit *test)
 	int i;
 
 	pmd_prepare_move(pt);
-	for (i = 0; i < ARRAY_SIZE(move_lengths); i++) {
+	for (i = 0; i < MOVE_LENGTHS; i++) {
 		KUNIT_EXPECT_EQ(test, move_pages(pt->ctx, pt->dst, src,
-						 move_lengths[i], 0), -EFAULT);
+						 move_length(i), 0), -EFAULT);
 		expect_private_pmd(pt, folio, src, PMD_TEST_EXCLUSIVE);
 		expect_counts(pt, folio, 1, 1);
 	}
@@ -1614,10 +1620,10 @@ static void expect_move_finds_memory(struct pmd_test *pt, unsigned long src)
 {
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(move_lengths); i++)
+	for (i = 0; i < MOVE_LENGTHS; i++)
 		KUNIT_EXPECT_EQ(pt->test,
 				move_pages(pt->ctx, pt->dst, src,
-					   move_lengths[i], 0), -EEXIST);
+					   move_length(i), 0), -EEXIST);
 }
 
 static void nothing_is_moved_to_mapped_folio(struct kunit *test)
