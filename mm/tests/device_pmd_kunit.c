@@ -1366,7 +1366,7 @@ static void pagemap_shows_mapped_folio(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, one);
 	KUNIT_ASSERT_NOT_NULL(test, each);
-	BUILD_BUG_ON(PTRS_PER_PTE * sizeof(u64) > PMD_PROC_BUFFER);
+	KUNIT_ASSERT_LE(test, size, PMD_PROC_BUFFER);
 	for (state = pmd_state(0); state < PMD_TEST_ALL_STATES;
 	     state = pmd_state(state + 1)) {
 		addr = pmd_place(pt);
