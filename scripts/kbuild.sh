@@ -36,9 +36,10 @@ kmake() {	# TREE OUTPUT ARG...
 		"$@" 6>&- 7>&-
 }
 
+# The line of an object, such as str_error_r.o, is none.
 first_error() {	# LOG
-	grep -m1 -E '(error|ERROR|Error|undefined reference|No space left).*' "$1" |
-		sed "s,^\.\./,,; s,$BUILD/,," || tail -n 1 "$1"
+	awk '!/^  [A-Z]/ && /error|ERROR|Error|undefined reference|No space left/ { print; found = 1; exit }
+		END { exit !found }' "$1" | sed "s,^\.\./,,; s,$BUILD/,," || tail -n 1 "$1"
 }
 
 # The fragments over a configuration without anything, to OUTPUT/.hmm-new. The
