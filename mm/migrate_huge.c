@@ -157,8 +157,8 @@ static bool huge_split_folio(const struct migrate_vma *args,
 }
 
 /*
- * Each page has a reference and is locked. What the folio has once goes to its
- * last page, which is finished last.
+ * Each page has a reference and is locked. The reference to the anon_vma goes to
+ * the last page, which is finished last.
  */
 static void huge_fill(unsigned long *src, unsigned long nr)
 {
@@ -205,7 +205,7 @@ bool migrate_split(struct migrate_vma *args, unsigned long i)
  * @folio: large folio, locked, after its migration
  *
  * Device memory is not queued for splitting when it is unmapped in part. When
- * it comes back to the system, the rest is to be freed when memory is short.
+ * it comes back to the system, the shrinker must find it.
  *
  * Context: Process context.
  */

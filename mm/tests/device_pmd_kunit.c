@@ -401,7 +401,7 @@ static unsigned int pmd_state(unsigned int state)
 	return state;
 }
 
-/* What becomes of @state in a migration entry, and remains of it afterwards */
+/* The part of @state that a migration entry keeps, and that is restored from it */
 static unsigned int pmd_state_migrated(unsigned int state)
 {
 	return HAS_SOFT_DIRTY && (state & PMD_TEST_WRITE) ?

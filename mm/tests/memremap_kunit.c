@@ -1667,7 +1667,7 @@ static void free_variant_to_desc(const struct free_variant *variant,
 
 KUNIT_ARRAY_PARAM(free_variant, free_variants, free_variant_to_desc);
 
-/* Whatever order a page was part of, it can be part of any other next. */
+/* A page can be part of a folio of any order, after one of any other. */
 static void page_is_reused_in_any_order(struct kunit *test)
 {
 	const struct free_variant *variant = test->param_value;

@@ -858,7 +858,7 @@ static void part_of_folio_is_evicted(struct kunit *test)
 	mh_expect_contents(mh, addr);
 }
 
-/* What is left of it is freed when memory is short. */
+/* The shrinker frees its unmapped pages when memory is short. */
 static void partly_unmapped_folio_is_queued_for_splitting(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
