@@ -39,7 +39,9 @@
  * Lifetime
  *
  *   Work items hold a reference to their region, and deregistration waits for
- *   them. They look at its state between two batches of pages.
+ *   them. They look at its state between two batches of pages. Memory windows
+ *   hold a reference, too, so a region that they are bound to is not
+ *   deregistered.
  */
 #include <linux/hmm.h>
 #include <linux/libnvdimm.h>
@@ -51,10 +53,21 @@
 /* Bytes that are faulted or flushed with one hold of umem_mutex. */
 #define RXE_ODP_BATCH	SZ_4M
 
+/*
+ * Bytes that have to be present before a responder begins. More could displace
+ * one another for ever if memory is short.
+ */
+#define RXE_ODP_AHEAD	SZ_64M
+
+/* Advice that waits for its work item. More of it is not followed. */
+#define RXE_ODP_PREFETCHES	64
+
 #define RXE_ODP_READ	ODP_READ_ALLOWED_BIT
 #define RXE_ODP_WRITE	(ODP_READ_ALLOWED_BIT | ODP_WRITE_ALLOWED_BIT)
 
-static struct workqueue_struct *rxe_odp_wq;
+/* Prefetch has a queue of its own: it must not keep the responders waiting. */
+static struct workqueue_struct *rxe_odp_wq, *rxe_odp_prefetch_wq;
+static atomic_t rxe_odp_prefetches;
 
 /**
  * struct rxe_odp_span - part of a region
@@ -412,23 +425,51 @@ void rxe_odp_forget_fault(struct rxe_qp *qp)
 	qp->resp.odp_fault = NULL;
 }
 
-/* Return whether the fault was over in time. */
-static bool rxe_odp_await_fault(struct rxe_qp *qp,
-				const struct rxe_odp_span *span,
-				unsigned long until, int *ret)
+/*
+ * Return 0 or the error of the fault of @span; -ETIME if it is not over @until
+ * then. A fault that was begun for another span says nothing about this one.
+ */
+static int rxe_odp_await_fault(struct rxe_qp *qp,
+			       const struct rxe_odp_span *span,
+			       unsigned long until)
 {
 	long left = max_t(long, until - jiffies, 1);
+	struct rxe_odp_fault *fault = qp->resp.odp_fault;
+	int ret = 0;
 
-	if (!qp->resp.odp_fault)
-		qp->resp.odp_fault = rxe_odp_start_fault(span);
-	*ret = -ENOMEM;
-	if (!qp->resp.odp_fault)
-		return true;
-	if (!wait_for_completion_timeout(&qp->resp.odp_fault->done, left))
-		return false;
-	*ret = qp->resp.odp_fault->ret;
+	if (!fault)
+		fault = rxe_odp_start_fault(span);
+	if (!fault)
+		return -ENOMEM;
+	qp->resp.odp_fault = fault;
+	if (!wait_for_completion_timeout(&fault->done, left))
+		return -ETIME;
+	if (!memcmp(&fault->span, span, sizeof(*span)))
+		ret = fault->ret;
 	rxe_odp_forget_fault(qp);
-	return *ret != -EBUSY;
+	return ret == -EBUSY ? -ETIME : ret;
+}
+
+static bool rxe_odp_is_present(const struct rxe_odp_span *span)
+{
+	bool present;
+
+	mutex_lock(&span->umem->umem_mutex);
+	present = rxe_odp_present(span);
+	mutex_unlock(&span->umem->umem_mutex);
+	return present;
+}
+
+/* Return 0 if @span is present, -ETIME if not in time, or the fault's error. */
+static int rxe_odp_await(struct rxe_qp *qp, const struct rxe_odp_span *span,
+			 unsigned long until)
+{
+	int ret = 0;
+
+	while (!ret && !rxe_odp_is_present(span))
+		ret = time_before(jiffies, until) ?
+		      rxe_odp_await_fault(qp, span, until) : -ETIME;
+	return ret;
 }
 
 /**
@@ -440,30 +481,25 @@ static bool rxe_odp_await_fault(struct rxe_qp *qp,
  * @dir: direction of the copy that follows
  *
  * Return: false if that takes longer than the peer should wait. Else the access
- * may go on: the pages are present, or it will fail.
+ * may go on: the pages are present, as far as RXE_ODP_AHEAD, or it will fail.
  */
 bool rxe_odp_in_time(struct rxe_qp *qp, struct rxe_mr *mr, u64 iova, u64 length,
 		     enum rxe_mr_copy_dir dir)
 {
 	unsigned long until = jiffies + rxe_odp_patience(qp);
-	struct rxe_odp_span span;
-	bool present, in_time;
+	struct rxe_odp_span all, batch;
+	u64 done;
 	int ret = 0;
 
 	if (!length || !rxe_mr_is_odp(mr) || mr_check_range(mr, iova, length))
 		return true;
-	span = rxe_odp_span(mr, iova, min_t(u64, length, RXE_ODP_BATCH),
-			    dir == RXE_TO_MR_OBJ ? RXE_ODP_WRITE :
-						   RXE_ODP_READ);
-	do {
-		mutex_lock(&span.umem->umem_mutex);
-		present = rxe_odp_present(&span);
-		mutex_unlock(&span.umem->umem_mutex);
-		if (likely(present))
-			return true;
-		in_time = rxe_odp_await_fault(qp, &span, until, &ret);
-	} while (in_time && !ret && time_before(jiffies, until));
-	return in_time && ret;
+	all = rxe_odp_span(mr, iova, min_t(u64, length, RXE_ODP_AHEAD),
+			   dir == RXE_TO_MR_OBJ ? RXE_ODP_WRITE : RXE_ODP_READ);
+	for (done = 0; done < all.length && !ret; done += batch.length) {
+		batch = rxe_odp_batch(&all, done);
+		ret = rxe_odp_await(qp, &batch, until);
+	}
+	return ret != -ETIME;
 }
 
 /* ---- Registration and invalidation ---- */
@@ -558,6 +594,8 @@ int rxe_odp_mr_init_user(struct rxe_dev *rxe, u64 start, u64 length, int access,
 	/* an implicit region, of the whole address space */
 	if (!start && length == U64_MAX)
 		return -EOPNOTSUPP;
+	if (start != (unsigned long)start || length != (size_t)length)
+		return -EOVERFLOW;
 	rxe_mr_init(access, mr);
 	umem = ib_umem_odp_get(&rxe->ib_dev, start, length, access,
 			       &rxe_odp_notifier_ops);
@@ -614,7 +652,7 @@ static int rxe_odp_advised(struct ib_pd *pd, const struct ib_sge *sge,
 		return -EINVAL;
 	if (mr_check_range(mr, sge->addr, sge->length))
 		ret = -EFAULT;
-	else if (write && !mr->umem->writable)
+	else if (write && !(mr->access & IB_ACCESS_LOCAL_WRITE))
 		ret = -EPERM;
 	*span = rxe_odp_span(mr, sge->addr, sge->length,
 			     write ? RXE_ODP_WRITE : RXE_ODP_READ);
@@ -639,6 +677,19 @@ static void rxe_odp_prefetch_work(struct work_struct *work)
 	for (i = 0; i < prefetch->nr; i++)
 		rxe_odp_prefetch(&prefetch->span[i], prefetch->fault);
 	rxe_odp_free_prefetch(prefetch);
+	atomic_dec(&rxe_odp_prefetches);
+}
+
+/* Best effort: a flood of advice is not followed to its end. */
+static void rxe_odp_prefetch_later(struct rxe_odp_prefetch *prefetch)
+{
+	if (atomic_inc_return(&rxe_odp_prefetches) > RXE_ODP_PREFETCHES) {
+		atomic_dec(&rxe_odp_prefetches);
+		rxe_odp_free_prefetch(prefetch);
+		return;
+	}
+	INIT_WORK(&prefetch->work, rxe_odp_prefetch_work);
+	queue_work(rxe_odp_prefetch_wq, &prefetch->work);
 }
 
 /* Return 0 with @prefetch filled, which holds references to the regions. */
@@ -696,7 +747,8 @@ int rxe_odp_advise_mr(struct ib_pd *ibpd, enum ib_uverbs_advise_mr_advice advice
 	if (!write && advice != IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH &&
 	    advice != IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT)
 		return -EOPNOTSUPP;
-	prefetch = kvzalloc(struct_size(prefetch, span, nr), GFP_KERNEL);
+	prefetch = kvzalloc(struct_size(prefetch, span, nr),
+			    GFP_KERNEL_ACCOUNT);
 	if (!prefetch)
 		return -ENOMEM;
 	prefetch->fault =
@@ -708,8 +760,7 @@ int rxe_odp_advise_mr(struct ib_pd *ibpd, enum ib_uverbs_advise_mr_advice advice
 	}
 	if (flags & IB_UVERBS_ADVISE_MR_FLAG_FLUSH)
 		return rxe_odp_prefetch_now(prefetch);
-	INIT_WORK(&prefetch->work, rxe_odp_prefetch_work);
-	queue_work(rxe_odp_wq, &prefetch->work);
+	rxe_odp_prefetch_later(prefetch);
 	return 0;
 }
 
@@ -740,11 +791,18 @@ void rxe_odp_set_caps(struct ib_device_attr *attr)
 
 int rxe_odp_init(void)
 {
-	rxe_odp_wq = alloc_workqueue("rxe_odp", WQ_UNBOUND, 0);
-	return rxe_odp_wq ? 0 : -ENOMEM;
+	rxe_odp_wq = alloc_workqueue("rxe_odp", WQ_UNBOUND, WQ_MAX_ACTIVE);
+	if (!rxe_odp_wq)
+		return -ENOMEM;
+	rxe_odp_prefetch_wq = alloc_workqueue("rxe_odp_prefetch", WQ_UNBOUND, 0);
+	if (rxe_odp_prefetch_wq)
+		return 0;
+	destroy_workqueue(rxe_odp_wq);
+	return -ENOMEM;
 }
 
 void rxe_odp_exit(void)
 {
+	destroy_workqueue(rxe_odp_prefetch_wq);
 	destroy_workqueue(rxe_odp_wq);
 }

@@ -314,6 +314,86 @@ static void killed(void)
 			 wrong);
 }
 
+/*
+ * A window holds its queue pair and its region. The window is older, so it goes
+ * last when the process exits.
+ */
+static int leave_a_window_bound(void)
+{
+	struct ibv_mw *mw = ibv_alloc_mw(dev.pd, IBV_MW_TYPE_2);
+	uint8_t *p = memory(SIZE);
+	struct ibv_send_wr wr = { .opcode = IBV_WR_BIND_MW };
+	struct pair pair;
+	struct ibv_mr *mr;
+
+	pair_open(&pair, &dev, &usual);
+	mr = ibv_reg_mr(dev.pd, p, SIZE, ALL_ACCESS | IBV_ACCESS_MW_BIND | ODP);
+	if (!mw || !mr)
+		return 1;
+	wr.bind_mw.mw = mw;
+	wr.bind_mw.rkey = ibv_inc_rkey(mw->rkey);
+	wr.bind_mw.bind_info = (struct ibv_mw_bind_info) {
+		mr, (uintptr_t)p, SIZE, IBV_ACCESS_REMOTE_WRITE,
+	};
+	if (post_and_wait(&pair, &wr))
+		return 2;
+	if (ibv_destroy_qp(pair.qp[0]) != EBUSY)
+		return 3;
+	return ibv_dereg_mr(mr) == EINVAL ? 0 : 4;
+}
+
+static void windows(void)
+{
+	int status = status_of(leave_a_window_bound, -1);
+
+	ksft_test_result(!status && works(),
+			 "hostile.windows_are_bound_at_exit # status %#x\n",
+			 status);
+}
+
+static bool is_in_error(struct ibv_qp *qp)
+{
+	struct ibv_qp_init_attr init;
+	struct ibv_qp_attr attr = {};
+
+	return !ibv_query_qp(qp, &attr, IBV_QP_STATE, &init) &&
+	       attr.qp_state == IBV_QPS_ERR;
+}
+
+/* Nobody polls, so at some time a write with immediate data has no room. */
+static int leave_a_queue_full(void)
+{
+	struct buffer from, to;
+	struct ibv_send_wr *bad, wr = { .num_sge = 1 };
+	struct ibv_sge sge;
+	struct pair pair;
+	unsigned int i;
+
+	pair_open(&pair, &dev, &usual);
+	buffer_open(&from, &dev, SIZE, ODP);
+	buffer_open(&to, &dev, SIZE, ODP);
+	sge = (struct ibv_sge) { from.iova, 99, from.mr->lkey };
+	wr.sg_list = &sge;
+	wr.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
+	wr.wr.rdma.remote_addr = to.iova;
+	wr.wr.rdma.rkey = to.mr->rkey;
+	for (i = 0; i < 20000 && !is_in_error(pair.qp[1]); i++) {
+		receive_into(&pair, &to, 0, SIZE);
+		ibv_post_send(pair.qp[0], &wr, &bad);
+		usleep(500);
+	}
+	return is_in_error(pair.qp[1]) ? 0 : 1;
+}
+
+static void full_queue(void)
+{
+	int status = status_of(leave_a_queue_full, -1);
+
+	ksft_test_result(!status && works(),
+			 "hostile.completion_queue_is_full_at_exit # status %#x\n",
+			 status);
+}
+
 static void *prefetch_for_ever(void *data)
 {
 	struct traffic *traffic = data;
@@ -403,7 +483,7 @@ static void removal(void)
 int main(void)
 {
 	ksft_print_header();
-	ksft_set_plan(8);
+	ksft_set_plan(10);
 	device_open(&dev);
 	keys();
 	ranges();
@@ -412,6 +492,8 @@ int main(void)
 	deregistration();
 	killed();
 	unmapping();
+	windows();
+	full_queue();
 	removal();
 	device_close(&dev);
 	ksft_finished();
