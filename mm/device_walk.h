@@ -40,7 +40,7 @@
  *   The caller holds the mmap lock, for reading at least. Inside it:
  *
  *   DEVICE_WALK_LOCKLESS  Entries are read without the page-table lock; a PTE
- *	table is read in an RCU read-side critical section. The values may be
+ *	table and a PMD are read in an RCU read-side critical section. They may be
  *	stale at once, so check the sequence number of an interval notifier. The
  *	memory map of a device page stays valid in the critical section, as it
  *	is freed after a grace period.
@@ -369,10 +369,49 @@ static inline bool device_pmd_huge(pmd_t pmd)
 	return is_swap_pmd(pmd) || pmd_trans_huge(pmd) || pmd_devmap(pmd);
 }
 
+/*
+ * Is a device page locked that nobody holds, and that may become the tail of
+ * another folio? folio_test_locked() must not meet a tail.
+ */
+static inline bool device_folio_seems_locked(const struct folio *folio)
+{
+	return test_bit(PG_locked, &folio->page.flags);
+}
+
 static __always_inline int
-device_walk_huge_pmd(struct device_walk *walk, pmd_t *pmdp, pmd_t pmd,
-		     unsigned long addr, unsigned long end,
-		     const struct device_walk_ops *ops)
+device_walk_huge_pmd_locked(struct device_walk *walk, struct device_extent *ext,
+			    const struct device_walk_ops *ops)
+{
+	spinlock_t *ptl = pmd_trans_huge_lock(ext->pmdp, walk->vma);
+	int ret;
+
+	if (!ptl)
+		return DEVICE_WALK_AGAIN;
+	device_extent_decode_pmd(walk, ext, *ext->pmdp);
+	ret = device_walk_leaf(walk, ext, ops);
+	spin_unlock(ptl);
+	return ret;
+}
+
+/* The memory map of a device page that was there before may be gone. */
+static __always_inline int
+device_walk_huge_pmd_lockless(struct device_walk *walk,
+			      struct device_extent *ext,
+			      const struct device_walk_ops *ops)
+{
+	pmd_t pmd;
+
+	guard(rcu)();
+	pmd = pmdp_get_lockless(ext->pmdp);
+	if (unlikely(!device_pmd_huge(pmd)))
+		return DEVICE_WALK_AGAIN;
+	device_extent_decode_pmd(walk, ext, pmd);
+	return device_walk_leaf(walk, ext, ops);
+}
+
+static __always_inline int
+device_walk_huge_pmd(struct device_walk *walk, pmd_t *pmdp, unsigned long addr,
+		     unsigned long end, const struct device_walk_ops *ops)
 {
 	struct device_extent ext = {
 		.addr = addr,
@@ -380,21 +419,10 @@ device_walk_huge_pmd(struct device_walk *walk, pmd_t *pmdp, pmd_t pmd,
 		.order = PMD_SHIFT - PAGE_SHIFT,
 		.pmdp = pmdp,
 	};
-	spinlock_t *ptl;
-	int ret;
 
-	if (ops->mode == DEVICE_WALK_LOCKED) {
-		ptl = pmd_trans_huge_lock(pmdp, walk->vma);
-		if (!ptl)
-			return DEVICE_WALK_AGAIN;
-		device_extent_decode_pmd(walk, &ext, *pmdp);
-		ret = device_walk_leaf(walk, &ext, ops);
-		spin_unlock(ptl);
-	} else {
-		device_extent_decode_pmd(walk, &ext, pmd);
-		ret = device_walk_leaf(walk, &ext, ops);
-	}
-	return ret;
+	if (ops->mode == DEVICE_WALK_LOCKED)
+		return device_walk_huge_pmd_locked(walk, &ext, ops);
+	return device_walk_huge_pmd_lockless(walk, &ext, ops);
 }
 
 static __always_inline int
@@ -414,8 +442,7 @@ device_walk_pmd(struct device_walk *walk, pmd_t *pmdp, unsigned long addr,
 		if (ret)
 			return ret;
 		if (device_pmd_huge(pmd))
-			ret = device_walk_huge_pmd(walk, pmdp, pmd, addr, end,
-						   ops);
+			ret = device_walk_huge_pmd(walk, pmdp, addr, end, ops);
 		else
 			ret = device_walk_ptes(walk, pmdp, addr, end, ops);
 	} while (unlikely(ret == DEVICE_WALK_AGAIN));

@@ -644,7 +644,8 @@ static int hmm_own_stopped(struct hmm_walk *hw, struct device_extent *ext,
 	hw->fault.kind = HMM_FAULT_OWN;
 	if (addr >= hw->tried.own)
 		return HMM_STOP_TO_FAULT;
-	nr = min(hw->fault.nr, (hw->tried.own - addr) >> PAGE_SHIFT);
+	nr = ext->ptep ? min(hw->fault.nr, (hw->tried.own - addr) >> PAGE_SHIFT) :
+			 nr - ext->nr;
 	return hmm_own_stayed(hw, ext, nr);
 }
 
@@ -654,7 +655,7 @@ static int hmm_foreign(struct hmm_walk *hw, struct device_extent *ext)
 	int ret = hmm_report(hw, ext, 0, 0);
 	unsigned long pfn = ext->pfn + ext->nr;
 
-	if (ret == HMM_STOP_TO_FAULT && !folio_test_locked(pfn_folio(pfn)))
+	if (ret == HMM_STOP_TO_FAULT && !device_folio_seems_locked(pfn_folio(pfn)))
 		hw->fault.foreign = pfn;
 	return ret;
 }

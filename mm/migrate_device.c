@@ -335,6 +335,10 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * pages or for some. For the latter, migrate_vma_pages() splits the folio and
  * gives each page an entry of its own in src[].
  *
+ * Where a large folio is split within this call, interval notifiers get
+ * MMU_NOTIFY_CLEAR for all of it and without an owner, also that of the driver:
+ * do not call with a lock held that the driver's own notifier takes.
+ *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
  * Return: 0, also if nothing can be migrated; -EINVAL if there is no VMA, or

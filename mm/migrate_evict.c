@@ -51,7 +51,7 @@ static struct folio *device_lock_folio(struct page *page)
 	struct folio *folio = page_folio(page);
 
 	/* A reference to a locked page would look like a pin to its owner. */
-	if (folio_test_locked(folio) || !folio_try_get(folio))
+	if (device_folio_seems_locked(folio) || !folio_try_get(folio))
 		return NULL;
 	if (likely(folio_trylock(folio))) {
 		if (likely(page_folio(page) == folio))
