@@ -28,6 +28,7 @@
 #include <linux/mman.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/sysctl.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/uaccess.h>
@@ -434,6 +435,39 @@ void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 	mmap_write_unlock(km->mm);
 	KUNIT_ASSERT_EQ(km->test, ret, 0);
 }
+
+#ifdef CONFIG_NUMA_BALANCING
+static void kunit_mm_reset_balancing(void *mode)
+{
+	sysctl_numa_balancing_mode = (long)mode;
+}
+
+/**
+ * kunit_mm_hint() - scan a range once, as NUMA balancing does
+ * @km: address space
+ * @addr: first address, in bytes
+ * @nr: number of pages, all of one VMA
+ *
+ * Skips the test if the kernel has no NUMA balancing.
+ */
+void kunit_mm_hint(struct kunit_mm *km, unsigned long addr, unsigned long nr)
+{
+	if (!(sysctl_numa_balancing_mode & NUMA_BALANCING_NORMAL)) {
+		kunit_add_action(km->test, kunit_mm_reset_balancing,
+				 (void *)(long)sysctl_numa_balancing_mode);
+		sysctl_numa_balancing_mode |= NUMA_BALANCING_NORMAL;
+	}
+	mmap_read_lock(km->mm);
+	change_prot_numa(vma_lookup(km->mm, addr), addr,
+			 addr + (nr << PAGE_SHIFT));
+	mmap_read_unlock(km->mm);
+}
+#else
+void kunit_mm_hint(struct kunit_mm *km, unsigned long addr, unsigned long nr)
+{
+	kunit_skip(km->test, "no NUMA balancing in this kernel");
+}
+#endif
 
 /**
  * kunit_mm_make_read_only() - make entries read-only in a writable VMA

@@ -81,6 +81,7 @@ void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
 void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, unsigned long vm_flags);
 
+void kunit_mm_hint(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
 			     unsigned long nr);
 void kunit_mm_uffd_wp(struct kunit_mm *km, unsigned long addr,

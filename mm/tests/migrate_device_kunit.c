@@ -28,7 +28,6 @@
 #include <linux/pagevec.h>
 #include <linux/rmap.h>
 #include <linux/sched/coredump.h>
-#include <linux/sched/sysctl.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/uaccess.h>
@@ -3049,33 +3048,6 @@ static void entry_of_other_kind_is_skipped(struct kunit *test)
  * NUMA hinting
  */
 
-#ifdef CONFIG_NUMA_BALANCING
-static void md_reset_balancing(void *data)
-{
-	sysctl_numa_balancing_mode = (long)data;
-}
-
-/* Scan the range once. */
-static void md_hint(struct md_test *md, unsigned long addr, unsigned long nr)
-{
-	struct mm_struct *mm = md->km->mm;
-
-	if (!(sysctl_numa_balancing_mode & NUMA_BALANCING_NORMAL)) {
-		kunit_add_action(md->test, md_reset_balancing,
-				 (void *)(long)sysctl_numa_balancing_mode);
-		sysctl_numa_balancing_mode |= NUMA_BALANCING_NORMAL;
-	}
-	mmap_read_lock(mm);
-	change_prot_numa(vma_lookup(mm, addr), addr, addr + (nr << PAGE_SHIFT));
-	mmap_read_unlock(mm);
-}
-#else
-static void md_hint(struct md_test *md, unsigned long addr, unsigned long nr)
-{
-	kunit_skip(md->test, "no NUMA balancing in this kernel");
-}
-#endif
-
 static void numa_scan_leaves_private_pages_writable(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -3083,7 +3055,7 @@ static void numa_scan_leaves_private_pages_writable(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
 			md_try_to_device(md, addr, MD_PAGES, MD_MOVES_ODD));
-	md_hint(md, addr, MD_PAGES);
+	kunit_mm_hint(md->km, addr, MD_PAGES);
 	for (i = 0; i < MD_PAGES; i += 2)
 		KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, i)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES / 2,
@@ -3105,7 +3077,7 @@ static void numa_scan_leaves_exclusive_pages_writable(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	unlock_page(page);
 	put_page(page);
-	md_hint(md, addr, 2);
+	kunit_mm_hint(md->km, addr, 2);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
 	entry = pte_to_swp_entry(md_pte(md, addr, 0));
 	KUNIT_EXPECT_TRUE(test, is_writable_device_exclusive_entry(entry));
@@ -3114,7 +3086,7 @@ static void numa_scan_leaves_exclusive_pages_writable(struct kunit *test)
 
 static int md_hint_one(struct kunit_mm_thread *thread)
 {
-	md_hint(md_of(thread), thread->addr, 1);
+	kunit_mm_hint(md_of(thread)->km, thread->addr, 1);
 	return 0;
 }
 
@@ -3123,7 +3095,7 @@ static void numa_scan_leaves_migrating_pages_writable(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, 2);
 
-	md_hint(md, addr + PAGE_SIZE, 1);
+	kunit_mm_hint(md->km, addr + PAGE_SIZE, 1);
 	KUNIT_EXPECT_EQ(test, 1UL, md_between(md, addr, 1, MD_MOVES_ALL, addr,
 					      md_hint_one));
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 1)));
@@ -3143,7 +3115,7 @@ static void numa_scan_leaves_migrating_huge_page_writable(struct kunit *test)
 	folio_get(folio);
 	folio_lock(folio);
 	try_to_migrate(folio, 0);
-	md_hint(md, addr, HPAGE_PMD_NR);
+	kunit_mm_hint(md->km, addr, HPAGE_PMD_NR);
 	pmd = kunit_mm_pmd(md->km, addr);
 	KUNIT_EXPECT_TRUE(test, is_pmd_migration_entry(pmd));
 	remove_migration_ptes(folio, folio, 0);
@@ -3157,7 +3129,7 @@ static void hinted_page_keeps_its_write_permission(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_memory_map(md, MD_PAGES);
 
-	md_hint(md, addr, MD_PAGES);
+	kunit_mm_hint(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 0)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
@@ -3170,7 +3142,7 @@ static void hinted_huge_page_keeps_its_write_permission(struct kunit *test)
 	struct md_test *md = test->priv;
 	unsigned long addr = md_map_huge(md, MD_PAGES);
 
-	md_hint(md, addr, HPAGE_PMD_NR);
+	kunit_mm_hint(md->km, addr, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_count_writable(md, addr, MD_PAGES));
@@ -3183,7 +3155,7 @@ static void hinted_page_of_large_folio_is_made_writable(struct kunit *test)
 	unsigned long addr = md_map_huge(md, MD_PAGES);
 
 	kunit_mm_split_pmd(md->km, addr);
-	md_hint(md, addr, MD_PAGES);
+	kunit_mm_hint(md->km, addr, MD_PAGES);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, addr, 0)));
 	KUNIT_EXPECT_EQ(test, MD_PAGES, md_to_device(md, addr, MD_PAGES));
 	md_expect_made_writable(md, addr, MD_PAGES);
@@ -3195,7 +3167,7 @@ static void hinted_read_only_huge_page_stays_read_only(struct kunit *test)
 	unsigned long i, addr = md_map_huge(md, MD_PAGES);
 
 	kunit_mm_protect(md->km, addr, HPAGE_PMD_NR, VM_READ);
-	md_hint(md, addr, HPAGE_PMD_NR);
+	kunit_mm_hint(md->km, addr, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, pmd_protnone(kunit_mm_pmd(md->km, addr)));
 	kunit_mm_split_pmd(md->km, addr);
 	for (i = 0; i < HPAGE_PMD_NR; i++)
@@ -3212,7 +3184,7 @@ static void hinted_page_without_write_permission_gets_none(struct kunit *test)
 	unsigned long fixed = md_memory_map(md, 1);
 	struct mm_struct *child;
 
-	md_hint(md, shared, 1);
+	kunit_mm_hint(md->km, shared, 1);
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, shared, &child));
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, shared, 0)));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, shared, 1));
@@ -3220,7 +3192,7 @@ static void hinted_page_without_write_permission_gets_none(struct kunit *test)
 	md_expect_not_made_writable(md, shared, DEVICE_WRITE_FAULT);
 
 	kunit_mm_protect(md->km, fixed, 1, VM_READ);
-	md_hint(md, fixed, 1);
+	kunit_mm_hint(md->km, fixed, 1);
 	KUNIT_EXPECT_TRUE(test, pte_protnone(md_pte(md, fixed, 0)));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, fixed, 1));
 	KUNIT_EXPECT_FALSE(test, md_device_writes(md, fixed, 0));

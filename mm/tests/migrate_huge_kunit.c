@@ -1193,6 +1193,81 @@ static void own_shared_folio_is_copied(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
+/* ---- balancing and advice ---- */
+
+static void no_numa_hints(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	kunit_mm_hint(mh->km, addr, HPAGE_PMD_NR);
+	KUNIT_EXPECT_FALSE(test, pmd_protnone(mh_pmd(mh, addr)));
+	mh_expect_huge(mh, addr, true);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void hinted_page_keeps_write_permission(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	kunit_mm_hint(mh->km, addr, HPAGE_PMD_NR);
+	KUNIT_ASSERT_TRUE(test, pmd_protnone(mh_pmd(mh, addr)));
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh->src[0] & (MH_LARGE | MIGRATE_PFN_WRITE),
+			MH_LARGE | MIGRATE_PFN_WRITE);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_expect_huge(mh, addr, true);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void hinted_read_only_page_stays_read_only(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	kunit_mm_hint(mh->km, addr, HPAGE_PMD_NR);
+	KUNIT_ASSERT_TRUE(test, pmd_protnone(mh_pmd(mh, addr)));
+	kunit_mm_flags(mh->km, addr, 0, VM_WRITE);
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh->src[0] & (MH_LARGE | MIGRATE_PFN_WRITE),
+			MH_LARGE);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_NE(test, mh_put(addr, 0, MH_NEW), 0);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void advice_leaves_the_folio_whole(struct kunit *test)
+{
+	static const int advice[] = { MADV_COLD, MADV_PAGEOUT, MADV_FREE };
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(advice); i++) {
+		KUNIT_EXPECT_EQ(test, 0,
+				do_madvise(mh->km->mm, addr + PAGE_SIZE,
+					   5 * PAGE_SIZE, advice[i]));
+		mh_expect_huge(mh, addr, true);
+	}
+	KUNIT_EXPECT_EQ(test, 0, do_madvise(mh->km->mm, addr, HPAGE_PMD_SIZE,
+					    MADV_FREE));
+	mh_expect_huge(mh, addr, true);
+	KUNIT_EXPECT_TRUE(test, folio_test_dirty(mh_huge_folio(mh, addr)));
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
 /* ---- suites ---- */
 
 /* The order of a PMD is not a constant everywhere. */
@@ -1268,7 +1343,9 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(forked_folio_is_evicted_in_pages),			\
 	KUNIT_CASE(part_of_folio_is_evicted),				\
 	KUNIT_CASE(partly_unmapped_folio_is_queued_for_splitting),	\
-	KUNIT_CASE(folio_without_memory_stays_on_device)
+	KUNIT_CASE(folio_without_memory_stays_on_device),		\
+	KUNIT_CASE(hinted_page_keeps_write_permission),			\
+	KUNIT_CASE(hinted_read_only_page_stays_read_only)
 
 static struct kunit_case mh_cases[] = {
 	MH_COMMON_CASES,
@@ -1296,6 +1373,8 @@ static struct kunit_suite mh_suite = {
 static struct kunit_case mh_coherent_cases[] = {
 	MH_COMMON_CASES,
 	KUNIT_CASE(pin_of_pages_moves_the_folio),
+	KUNIT_CASE(no_numa_hints),
+	KUNIT_CASE(advice_leaves_the_folio_whole),
 	{}
 };
 

@@ -490,6 +490,13 @@ long smaps_pages(const void *at, const char *field)
 	return kib < 0 ? -1 : kib / (long)(PAGE >> 10);
 }
 
+long pages_locked(void)
+{
+	race_write_file("/proc/sys/vm/stat_refresh", "1");
+	return race_read_number("/proc/meminfo", "Mlocked") /
+	       (long)(PAGE >> 10);
+}
+
 long rss_now(void)
 {
 	return race_read_number("/proc/self/status", "RssAnon") /

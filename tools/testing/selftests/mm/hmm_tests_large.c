@@ -4,7 +4,9 @@
  * there is no large folio for it.
  */
 #define _GNU_SOURCE
+#include <linux/mempolicy.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 
 #include "hmm_tests.h"
 
@@ -263,6 +265,42 @@ TEST_MIRROR(large, folio_is_moved_to_other_addresses)
 	EXPECT_EQ((long)THP_PAGES, held(device, &to));
 	EXPECT_EQ(0, device_wrong(device, &to, 1));
 	EXPECT_EQ(0, cpu_wrong(&to, 1));
+}
+
+TEST_MIRROR(large, locked_folio_is_not_counted_on_the_device)
+{
+	long before = pages_locked();
+	struct area thp;
+
+	SKIP_FOR(map_on_device(device, &thp));
+	ASSERT_EQ(0, mlock(thp.at, area_size(&thp)));
+	ASSERT_EQ(0, munlock(thp.at, area_size(&thp)));
+	ASSERT_EQ(0, mlock(thp.at, area_size(&thp)));
+	if (device->coherent)
+		EXPECT_TRUE(whole_on_device(device, &thp));
+	EXPECT_EQ(0, cpu_wrong(&thp, 1));
+	ASSERT_EQ(0, munmap(thp.at, area_size(&thp)));
+	EXPECT_TRUE(eventually(pages_locked() <= before));
+}
+
+/* The device is on one of the nodes, so that it is not on the other. */
+TEST_MIRROR(large, policy_passes_over_the_device)
+{
+	unsigned long mask;
+	struct area thp;
+
+	SKIP_FOR(map_on_device(device, &thp));
+	for (mask = 1; mask <= 2; mask <<= 1) {
+		if (!syscall(SYS_mbind, thp.at, area_size(&thp), MPOL_BIND,
+			     &mask, 8 * sizeof(mask),
+			     MPOL_MF_STRICT | MPOL_MF_MOVE))
+			continue;
+		if (errno != EIO)
+			SKIP(return, "no second node: %s", strerror(errno));
+		EXPECT_NE(EIO, errno);
+	}
+	EXPECT_TRUE(whole_on_device(device, &thp));
+	EXPECT_EQ(0, cpu_wrong(&thp, 1));
 }
 
 /**

@@ -334,14 +334,6 @@ TEST_FILLED(migration, locked_memory_stays_locked)
 	EXPECT_EQ(0, smaps_pages(area->at, "Locked"));
 }
 
-/* The number of locked pages in the system */
-static long pages_locked(void)
-{
-	race_write_file("/proc/sys/vm/stat_refresh", "1");
-	return race_read_number("/proc/meminfo", "Mlocked") /
-	       (long)(PAGE >> 10);
-}
-
 TEST_FILLED(migration, unmapped_locked_memory_is_not_counted)
 {
 	long before = pages_locked();
