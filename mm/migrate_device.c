@@ -459,6 +459,7 @@ static struct folio *identity_large_dst(unsigned long src_mpfn,
 	    !folio_test_large_rmappable(folio) ||
 	    folio_nr_pages(folio) != migrate_large_nr(src_mpfn))
 		return NULL;
+	migrate_note_huge();
 	return folio;
 }
 

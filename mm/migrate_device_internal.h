@@ -314,6 +314,13 @@ void migrate_populate_charge(struct migrate_vma *args, unsigned long i);
 void migrate_populate_huge(struct migrate_walk *mw, unsigned long addr);
 bool migrate_split(struct migrate_vma *args, unsigned long i);
 void migrate_queue_split(struct folio *folio);
+
+/* From now on a zap looks for large folios of which it takes a part. */
+static inline void migrate_note_huge(void)
+{
+	if (unlikely(!READ_ONCE(migrate_huge_used)))
+		WRITE_ONCE(migrate_huge_used, true);
+}
 #else
 static inline bool migrate_collect_huge(struct migrate_walk *mw,
 					struct device_extent *ext)
@@ -337,6 +344,10 @@ static inline bool migrate_split(struct migrate_vma *args, unsigned long i)
 }
 
 static inline void migrate_queue_split(struct folio *folio)
+{
+}
+
+static inline void migrate_note_huge(void)
 {
 }
 #endif

@@ -12,6 +12,8 @@
  *	migrate_populate_charge()	pages: charge the destination of a hole
  *	migrate_populate_huge()		pages: map it
  *
+ *   And a split of the folios of which a part is unmapped.
+ *
  *   All other steps are the same for a large folio as for a page.
  *
  * Splitting an unmapped folio
@@ -336,4 +338,100 @@ void migrate_populate_huge(struct migrate_walk *mw, unsigned long addr)
 		mw->args->src[i] = 0;
 	if (table)
 		pte_free(vma->vm_mm, table);
+}
+
+/*
+ * Partial unmapping.
+ */
+
+/* There is a large folio on a device, or there was one. */
+bool migrate_huge_used __read_mostly;
+
+/* Of system memory, or of a device; the caller decides. */
+static struct page *huge_zapped_page(struct vm_area_struct *vma,
+				     unsigned long addr, pte_t pte)
+{
+	swp_entry_t entry;
+
+	if (pte_present(pte))
+		return vm_normal_page(vma, addr, pte);
+	if (pte_none(pte))
+		return NULL;
+	entry = pte_to_swp_entry(pte);
+	return is_device_private_entry(entry) ? pfn_swap_entry_to_page(entry) :
+						NULL;
+}
+
+/*
+ * The folio at @addr, with a reference, if it is one of a device that has pages
+ * outside of the range. The entry was read without the lock of its table, so the
+ * folio may have left it. A split does no harm then.
+ */
+static struct folio *huge_crossing(struct vm_area_struct *vma,
+				   unsigned long addr, pte_t pte,
+				   unsigned long start, unsigned long end)
+{
+	struct page *page = huge_zapped_page(vma, addr, pte);
+	struct folio *folio = page ? page_folio(page) : NULL;
+	unsigned long first;
+
+	if (!folio || !folio_is_zone_device(folio) || !folio_try_get(folio))
+		return NULL;
+	first = addr - (page - &folio->page) * PAGE_SIZE;
+	if (folio_test_large(folio) && page_folio(page) == folio &&
+	    (first < start || first + folio_size(folio) > end))
+		return folio;
+	folio_put(folio);
+	return NULL;
+}
+
+static void huge_split_and_put(struct folio *folio)
+{
+	if (folio_trylock(folio)) {
+		split_folio(folio);
+		folio_unlock(folio);
+	}
+	folio_put(folio);
+}
+
+/**
+ * migrate_split_zapped() - split the device folios that a zap takes a part of
+ * @vma: mapping
+ * @pmd: page table of the range
+ * @start: first address that is zapped, in bytes
+ * @end: end of the range
+ *
+ * A page of a large folio is free only when the whole folio is. Split the folios
+ * that cross an end of the range, so that the driver gets the pages of the range
+ * when they are zapped, and not with the last page of the folio. A folio that is
+ * locked or has another reference stays as it is.
+ *
+ * Context: Process context, mmap lock held, no page-table lock. May sleep.
+ */
+void migrate_split_zapped(struct vm_area_struct *vma, pmd_t *pmd,
+			  unsigned long start, unsigned long end)
+{
+	unsigned long last = end - PAGE_SIZE;
+	struct folio *folios[2];
+	pte_t *ptep;
+
+	/* The OOM reaper must not wait for a notifier. */
+	if (test_bit(MMF_UNSTABLE, &vma->vm_mm->flags))
+		return;
+	ptep = pte_offset_map(pmd, start);
+	if (!ptep)
+		return;
+	folios[0] = huge_crossing(vma, start, ptep_get_lockless(ptep), start,
+				  end);
+	ptep += (last - start) >> PAGE_SHIFT;
+	folios[1] = huge_crossing(vma, last, ptep_get_lockless(ptep), start,
+				  end);
+	pte_unmap(ptep);
+	/* a second reference would keep the first from being split */
+	if (folios[0] && folios[0] == folios[1])
+		folio_put(folios[0]);
+	else if (folios[0])
+		huge_split_and_put(folios[0]);
+	if (folios[1])
+		huge_split_and_put(folios[1]);
 }

@@ -718,7 +718,10 @@ static void part_of_mapped_folio_is_zapped(struct kunit *test)
 						  PMD_TEST_EXCLUSIVE);
 	long anon = pmd_anon_pages(pt);
 
+	/* with another reference it is not split */
+	folio_get(folio);
 	kunit_mm_zap(pt->km, addr + PAGE_SIZE, HPAGE_PMD_NR - 2);
+	folio_put(folio);
 	KUNIT_EXPECT_EQ(test, pmd_anon_pages(pt), anon - HPAGE_PMD_NR + 2);
 	expect_counts(pt, folio, 2, 2);
 	expect_private_pte(pt, folio, addr, 0, PMD_TEST_WRITE |

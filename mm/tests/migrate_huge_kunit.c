@@ -408,12 +408,73 @@ static void part_of_folio_moves_alone(struct kunit *test)
 	mh_expect_contents(mh, addr);
 }
 
+static void zapped_part_is_free_at_once(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long i, addr = mh_map_on_device(mh);
+
+	kunit_mm_zap(mh->km, addr + 100 * PAGE_SIZE, 10);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 10UL);
+	kunit_mm_zap(mh->km, addr, 1);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 11UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 0), 0UL);
+	for (i = 110; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(test, mh_get(mh, addr, i), mh_pattern(i));
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void unmapped_part_is_free_at_once(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	KUNIT_EXPECT_EQ(test, vm_munmap(addr, HPAGE_PMD_SIZE / 2), 0);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR / 2UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, HPAGE_PMD_NR / 2),
+			mh_pattern(HPAGE_PMD_NR / 2));
+	mh_zap(mh, addr + HPAGE_PMD_SIZE / 2);
+	mh_expect_all_free(mh);
+}
+
+/* The child has all of it. */
+static void zapped_part_of_forked_folio_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *parent, *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	kunit_mm_zap(mh->km, addr, 9);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* While there is another reference, the folio stays large. */
+static void mh_zap_pinned(struct mh_test *mh, unsigned long addr,
+			  unsigned long nr)
+{
+	struct folio *folio = mh_huge_folio(mh, ALIGN_DOWN(addr,
+							   HPAGE_PMD_SIZE));
+
+	folio_get(folio);
+	kunit_mm_zap(mh->km, addr, nr);
+	KUNIT_EXPECT_EQ(mh->test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	folio_put(folio);
+}
+
 static void zapped_part_is_free_and_the_rest_moves(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map_on_device(mh);
 
-	kunit_mm_zap(mh->km, addr + 100 * PAGE_SIZE, 10);
+	mh_zap_pinned(mh, addr + 100 * PAGE_SIZE, 10);
 	KUNIT_EXPECT_EQ(test, HPAGE_PMD_NR - 10UL, mh_to_system(mh, addr));
 	mh_expect_all_free(mh);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 99), mh_pattern(99));
@@ -865,7 +926,7 @@ static void partly_unmapped_folio_is_queued_for_splitting(struct kunit *test)
 	unsigned long addr = mh_map_on_device(mh);
 	struct folio *folio;
 
-	kunit_mm_zap(mh->km, addr + 100 * PAGE_SIZE, 10);
+	mh_zap_pinned(mh, addr + 100 * PAGE_SIZE, 10);
 	mh_evict(mh, mh->dev->first, MH_ENTRIES);
 	mh_expect_all_free(mh);
 	folio = page_folio(pte_page(kunit_mm_pte(mh->km, addr)));
@@ -957,7 +1018,7 @@ static void fault_on_pte_of_folio_brings_back_the_page(struct kunit *test)
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map_on_device(mh);
 
-	kunit_mm_zap(mh->km, addr, 1);
+	mh_zap_pinned(mh, addr, 1);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 9), mh_pattern(9));
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
 	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 2UL);
@@ -1319,6 +1380,9 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(huge_page_moves_whole),				\
 	KUNIT_CASE(driver_that_does_not_ask_gets_pages),		\
 	KUNIT_CASE(part_of_folio_moves_alone),				\
+	KUNIT_CASE(zapped_part_is_free_at_once),			\
+	KUNIT_CASE(unmapped_part_is_free_at_once),			\
+	KUNIT_CASE(zapped_part_of_forked_folio_stays),			\
 	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
 	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
