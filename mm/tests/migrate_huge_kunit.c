@@ -433,7 +433,7 @@ static void unmapped_part_is_free_at_once(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR / 2UL);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, HPAGE_PMD_NR / 2),
 			mh_pattern(HPAGE_PMD_NR / 2));
-	mh_zap(mh, addr + HPAGE_PMD_SIZE / 2);
+	kunit_mm_zap(mh->km, addr + HPAGE_PMD_SIZE / 2, HPAGE_PMD_NR / 2);
 	mh_expect_all_free(mh);
 }
 
