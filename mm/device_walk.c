@@ -53,31 +53,11 @@ static void device_extent_decode_swap(struct device_extent *ext,
 		ext->kind = DEVICE_EXTENT_SWAP;
 }
 
-/*
- * Compare raw values. All architectures with ZONE_DEVICE store the offset of a
- * swap entry in one field of the PTE, so the values of contiguous pfns differ
- * by a constant.
- */
-static unsigned long device_private_run(pte_t *ptep, pte_t pte,
-					unsigned long max)
-{
-	typeof(pte_val(pte)) expected = pte_val(pte), stride;
-	unsigned long nr;
-
-	stride = pte_val(pte_next_swp_offset(pte)) - expected;
-	for (nr = 1; nr < max; nr++) {
-		expected += stride;
-		if (pte_val(device_pte_get(ptep + nr)) != expected)
-			break;
-	}
-	return nr;
-}
-
 static void device_extent_decode_private(struct device_walk *walk,
 					 struct device_extent *ext, pte_t pte,
 					 unsigned long max)
 {
-	ext->nr = device_private_run(ext->ptep, pte, max);
+	ext->nr = device_swp_run(ext->ptep, pte, max);
 	if (!device_pte_private_write(walk->vma, pte))
 		ext->perm = 0;
 }

@@ -67,6 +67,8 @@
 
 #include <asm/pte_template.h>
 
+#include "internal.h"
+
 /**
  * enum device_extent_kind - what is mapped at an extent
  * @DEVICE_EXTENT_NO_VMA: no VMA
@@ -232,6 +234,27 @@ device_pte_run(pte_t *ptep, pte_t pte, unsigned long max)
 	for (nr = 1; nr < max; nr++) {
 		pte = pte_next_pfn(pte);
 		if (!pte_same(device_pte_get(ptep + nr), pte))
+			break;
+	}
+	return nr;
+}
+
+/*
+ * The same for entries of pages that are not present and equal but for the pfn.
+ * Compare raw values. All architectures with ZONE_DEVICE store the offset of a
+ * swap entry in one field of the PTE, so the values of contiguous pfns differ
+ * by a constant.
+ */
+static inline unsigned long device_swp_run(pte_t *ptep, pte_t pte,
+					   unsigned long max)
+{
+	typeof(pte_val(pte)) expected = pte_val(pte), stride;
+	unsigned long nr;
+
+	stride = pte_val(pte_next_swp_offset(pte)) - expected;
+	for (nr = 1; nr < max; nr++) {
+		expected += stride;
+		if (pte_val(device_pte_get(ptep + nr)) != expected)
 			break;
 	}
 	return nr;
