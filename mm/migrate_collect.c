@@ -20,8 +20,10 @@
  *
  * Policy for large folios
  *
- *   With MIGRATE_VMA_SELECT_COMPOUND, a folio of anonymous memory that a PMD
- *   maps within the range is collected whole, and so is a hole of that size.
+ *   With MIGRATE_VMA_SELECT_COMPOUND, a folio of anonymous memory is collected
+ *   whole if a PMD maps it within the range, or if PTEs map all of its pages
+ *   there, in order and in one page table. A hole of the size of a PMD is
+ *   collected whole, too.
  *
  *   Any other large folio of anonymous memory that is in the way is split,
  *   whether PMDs or PTEs map it; the walk stops for that, since splitting
@@ -83,36 +85,6 @@ static __always_inline bool collect_selects(const struct migrate_vma *args,
 }
 
 /*
- * The PTE may have been the only record that the page is dirty. The migration
- * entry keeps its age, see restore_note_accessed().
- */
-static __always_inline void collect_note_dirty(struct folio *folio, pte_t pte)
-{
-	if (pte_dirty(pte))
-		device_folio_note_dirty(folio);
-}
-
-/*
- * NUMA hinting clears the write permission with all others. Restore it as
- * do_numa_page() does, while PG_anon_exclusive still has its value.
- */
-static __always_inline bool collect_may_write(struct vm_area_struct *vma,
-					      unsigned long addr, pte_t pte)
-{
-	if (!pte_present(pte))
-		return is_writable_device_private_entry(pte_to_swp_entry(pte));
-	if (likely(pte_write(pte)))
-		return true;
-	if (!pte_protnone(pte))
-		return false;
-	pte = pte_modify(pte, vma->vm_page_prot);
-	if (pte_write(pte))
-		return true;
-	return vma_wants_manual_pte_write_upgrade(vma) &&
-	       can_change_pte_writable(vma, addr, pte);
-}
-
-/*
  * Clear a present PTE and, if @exclusive, PG_anon_exclusive. The order matters:
  * clear the PTE, check for pins, and only then install a migration entry. A
  * device-private entry needs none of this. Its page cannot be pinned, and no
@@ -147,7 +119,7 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 	bool exclusive = anon && PageAnonExclusive(&folio->page);
 	pte_t new, old = ptep_get(ptep);
 	bool present = pte_present(old);
-	bool write = collect_may_write(vma, addr, old);
+	bool write = migrate_may_write(vma, addr, old);
 	unsigned long pfn = folio_pfn(folio);
 	unsigned long mpfn = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE;
 	swp_entry_t entry;
@@ -161,7 +133,7 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 		mpfn |= MIGRATE_PFN_WRITE;
 	entry = device_entry_migration(pfn, write, exclusive);
 	if (present) {
-		collect_note_dirty(folio, old);
+		migrate_note_dirty(folio, old);
 		new = device_pte_present_to_migration(entry, old);
 		mw->flush = true;
 	} else {
@@ -252,9 +224,18 @@ static int collect_ptes(struct device_walk *walk, struct device_extent *ext)
 	return 0;
 }
 
+/* The page of a present PTE that is not ordinary, if it can be collected. */
+static noinline struct page *collect_hinted_page(pte_t pte)
+{
+	if (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) || !pte_protnone(pte) ||
+	    pte_special(pte))
+		return NULL;
+	return pte_page(pte);
+}
+
 /*
  * The page of a PTE that can be collected without looking at its neighbours,
- * else NULL.
+ * or whose folio can, else NULL.
  */
 static __always_inline struct page *collect_pte_page(struct device_walk *walk,
 						     pte_t pte)
@@ -264,30 +245,62 @@ static __always_inline struct page *collect_pte_page(struct device_walk *walk,
 	if (likely(device_pte_ordinary(walk, pte)))
 		return pte_page(pte);
 	if (!is_swap_pte(pte))
-		return NULL;
+		return pte_present(pte) ? collect_hinted_page(pte) : NULL;
 	entry = pte_to_swp_entry(pte);
 	return is_device_private_entry(entry) ?
 	       pfn_to_page(swp_offset_pfn(entry)) : NULL;
 }
 
+/* Does the driver want large folios, holes and huge zero pages whole? */
+static bool collect_wants_large(const struct migrate_vma *args)
+{
+	return IS_ENABLED(CONFIG_DEVICE_MIGRATION_HUGE) &&
+	       args->flags & MIGRATE_VMA_SELECT_COMPOUND;
+}
+
 /*
- * The fast path: pages of order 0. Device memory comes from a free list, so its
- * pages rarely form a run that is worth an extent.
+ * A PTE that maps @page, which is part of a large folio. Return: how many of
+ * the @max entries at @ptep were handled, 0 if the folio has to be split.
+ */
+static noinline unsigned long
+collect_whole(struct migrate_walk *mw, struct page *page, unsigned long addr,
+	      pte_t *ptep, unsigned long max)
+{
+	struct folio *folio = page_folio(page);
+
+	if (&folio->page != page || !collect_wants_large(mw->args) ||
+	    !collect_selects(mw->args, folio))
+		return 0;
+	return migrate_collect_extent(mw, folio, addr, ptep, max);
+}
+
+/*
+ * The fast path: pages of order 0, and large folios that are collected whole.
+ * Device memory comes from a free list, so its pages rarely form a run that is
+ * worth an extent.
  */
 static __always_inline unsigned long
 collect_ordinary(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		 unsigned long max)
 {
 	struct migrate_walk *mw = to_migrate_walk(walk);
-	unsigned long nr;
+	unsigned long nr, step;
 
-	for (nr = 0; nr < max; nr++) {
+	for (nr = 0; nr < max; nr += step) {
 		struct page *page = collect_pte_page(walk, ptep_get(ptep + nr));
 
-		if (!page || PageCompound(page))
+		if (!page)
 			break;
-		collect_small(mw, migrate_head_folio(page),
-			      addr + (nr << PAGE_SHIFT), ptep + nr);
+		step = 1;
+		if (likely(!PageCompound(page))) {
+			collect_small(mw, migrate_head_folio(page),
+				      addr + (nr << PAGE_SHIFT), ptep + nr);
+			continue;
+		}
+		step = collect_whole(mw, page, addr + (nr << PAGE_SHIFT),
+				     ptep + nr, max - nr);
+		if (!step)
+			break;
 	}
 	return nr;
 }
@@ -308,13 +321,6 @@ static void collect_large_hole(struct migrate_vma *args, unsigned long addr)
 	args->src[migrate_index(args, addr)] = MIGRATE_PFN_MIGRATE |
 					       MIGRATE_PFN_COMPOUND;
 	args->cpages++;
-}
-
-/* Does the driver want a hole or a huge zero page whole? */
-static bool collect_wants_large(const struct migrate_vma *args)
-{
-	return IS_ENABLED(CONFIG_DEVICE_MIGRATION_HUGE) &&
-	       args->flags & MIGRATE_VMA_SELECT_COMPOUND;
 }
 
 /* Holes above the PTE level: one entry for each PMD, and pages at both ends. */

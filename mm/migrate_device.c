@@ -326,14 +326,15 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  *
  * Large folios of files are left alone. Large folios of anonymous memory are
  * split, unless @args selects MIGRATE_VMA_SELECT_COMPOUND. Then a folio that is
- * mapped by a PMD within the range has one entry, of its first page, with
- * MIGRATE_PFN_COMPOUND, and the entries of its other pages are 0. A hole or a
- * huge zero page of that size has such an entry without MIGRATE_PFN_VALID. Each
- * counts as one in @args->cpages, as it does in later kernels. The destination
- * of such an entry is either a folio of the same order, by an entry with
- * MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or single pages, for all
- * pages or for some. For the latter, migrate_vma_pages() splits the folio and
- * gives each page an entry of its own in src[].
+ * mapped within the range as a whole has one entry, of its first page, with
+ * MIGRATE_PFN_COMPOUND, and the entries of its other pages are 0. A PMD may map
+ * it, or PTEs of one page table; folio_order() tells its size. A hole or a huge
+ * zero page of the size of a PMD has such an entry without MIGRATE_PFN_VALID.
+ * Each counts as one in @args->cpages, as it does in later kernels. The
+ * destination of such an entry is either a folio of the same order, by an entry
+ * with MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or single pages, for
+ * all pages or for some. For the latter, migrate_vma_pages() splits the folio
+ * and gives each page an entry of its own in src[].
  *
  * Where a large folio is split within this call, interval notifiers get
  * MMU_NOTIFY_CLEAR for all of it and without an owner, also that of the driver:

@@ -16,6 +16,7 @@
  *	migrate_restore.c	finalize: map the old or the new pages
  *	migrate_evict.c		migrations from pfns, without a VMA
  *	migrate_huge.c		what is different for folios mapped by PMDs
+ *	migrate_extent.c	and for large folios mapped by PTEs
  *
  *   Collect, populate and restore each have one loop over page tables or arrays.
  *   What such a loop does for a page is static in that file or inline here.
@@ -45,12 +46,12 @@
  *   maps the page may exit and free the anon_vma, which the reverse mapping
  *   walk of finalize needs.
  *
- *   COMPOUND: the entry stands for a whole large folio, named by its first
- *   page, or for a hole of the size of a PMD. The rest of the entries of these
- *   pages are 0, so a loop must step over them by migrate_entry_nr(). If the
- *   driver has no large page for it, migrate_vma_pages() splits it: each page
- *   has an entry of its own then. Without MIGRATE_VMA_SELECT_COMPOUND, setup
- *   splits large folios, and there are no such entries.
+ *   COMPOUND: the entry stands for a whole large folio of any order, named by
+ *   its first page, or for a hole of the size of a PMD. The rest of the entries
+ *   of these pages are 0, so a loop must step over them by migrate_entry_nr().
+ *   If the driver has no large page for it, migrate_vma_pages() splits it: each
+ *   page has an entry of its own then. Without MIGRATE_VMA_SELECT_COMPOUND,
+ *   setup splits large folios, and there are no such entries.
  *
  * State of an entry of dst[]
  *
@@ -61,7 +62,8 @@
  *				the source and replaces it
  *
  *   RESTORED, within finalize and also without VALID: the page of the entry
- *   that stays or has moved is mapped in place and unlocked.
+ *   that stays or has moved is mapped in place and, unless it is large,
+ *   unlocked.
  *
  *   COMPOUND, with VALID: the first page of a large folio of the same order as
  *   the source. The rest of the entries are 0; others are released unused.
@@ -72,7 +74,9 @@
  *   takes it over. An entry that is restored in place takes a reference from
  *   the migration: that of the source, or the driver's reference to the
  *   destination. The page is unlocked before the page table is, because a zap
- *   may free the page once the page table is unlocked.
+ *   may free the page once the page table is unlocked. A large folio has a
+ *   reference for each PTE. The migration takes over one and drops the others,
+ *   and keeps its own until the end when it maps the folio again.
  *
  *   The folio of migrate_vma::fault_page is locked and referenced by the fault
  *   path, see migrate_device_fault(). The migration touches neither. If it
@@ -109,6 +113,7 @@
 #include <linux/pgtable.h>
 
 #include "internal.h"
+#include "device_entry.h"
 #include "device_walk.h"
 
 /* The private flags of src[] and dst[]; <linux/migrate.h> has the table. */
@@ -298,6 +303,36 @@ static __always_inline bool migrate_is_mappable(const struct folio *folio)
 	return type == MEMORY_DEVICE_PRIVATE || type == MEMORY_DEVICE_COHERENT;
 }
 
+/*
+ * The PTE may have been the only record that the page is dirty. The migration
+ * entry keeps its age, see restore_note_accessed().
+ */
+static __always_inline void migrate_note_dirty(struct folio *folio, pte_t pte)
+{
+	if (pte_dirty(pte))
+		device_folio_note_dirty(folio);
+}
+
+/*
+ * NUMA hinting clears the write permission with all others. Restore it as
+ * do_numa_page() does, while PG_anon_exclusive still has its value.
+ */
+static __always_inline bool migrate_may_write(struct vm_area_struct *vma,
+					      unsigned long addr, pte_t pte)
+{
+	if (!pte_present(pte))
+		return is_writable_device_private_entry(pte_to_swp_entry(pte));
+	if (likely(pte_write(pte)))
+		return true;
+	if (!pte_protnone(pte))
+		return false;
+	pte = pte_modify(pte, vma->vm_page_prot);
+	if (pte_write(pte))
+		return true;
+	return vma_wants_manual_pte_write_upgrade(vma) &&
+	       can_change_pte_writable(vma, addr, pte);
+}
+
 unsigned long migrate_vma_collect(struct migrate_vma *args);
 unsigned long migrate_unmap(struct migrate_vma *args);
 bool migrate_identities(struct migrate_vma *args);
@@ -314,6 +349,12 @@ void migrate_populate_charge(struct migrate_vma *args, unsigned long i);
 void migrate_populate_huge(struct migrate_walk *mw, unsigned long addr);
 bool migrate_split(struct migrate_vma *args, unsigned long i);
 void migrate_queue_split(struct folio *folio);
+unsigned long migrate_collect_extent(struct migrate_walk *mw,
+				     struct folio *folio, unsigned long addr,
+				     pte_t *ptep, unsigned long max);
+unsigned long migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
+				     struct folio *folio, unsigned long addr,
+				     pte_t *ptep);
 
 /* From now on a zap looks for large folios of which it takes a part. */
 static inline void migrate_note_huge(void)
@@ -349,6 +390,20 @@ static inline void migrate_queue_split(struct folio *folio)
 
 static inline void migrate_note_huge(void)
 {
+}
+
+static inline unsigned long
+migrate_collect_extent(struct migrate_walk *mw, struct folio *folio,
+		       unsigned long addr, pte_t *ptep, unsigned long max)
+{
+	return 0;
+}
+
+static inline unsigned long
+migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
+		       struct folio *folio, unsigned long addr, pte_t *ptep)
+{
+	return 0;
 }
 #endif
 

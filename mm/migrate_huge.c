@@ -21,8 +21,8 @@
  *   The driver is free to give single pages for a large folio, for some or for
  *   all of its pages. By then the migration entries of the folio are in the
  *   page tables of each process that maps it. First all of these become
- *   entries of single pages: a PMD entry must not refer to a folio that is no
- *   larger than a page. Then the folio itself is split. Neither needs an
+ *   entries of single pages, as those of a smaller folio are: a PMD entry must
+ *   not refer to a folio that is no larger than a page. Then the folio itself is split. Neither needs an
  *   invalidation, as nothing is mapped.
  *
  *   The second step fails if there is another reference. Then the folio stays
@@ -195,7 +195,8 @@ bool migrate_split(struct migrate_vma *args, unsigned long i)
 	}
 	if (folio_test_swapcache(folio) && !folio_free_swap(folio))
 		return false;
-	rmap_walk(folio, &rwc);
+	if (folio_order(folio) >= MIGRATE_HUGE_ORDER)
+		rmap_walk(folio, &rwc);
 	if (!huge_split_folio(args, folio))
 		return false;
 	huge_fill(args->src + i, nr);

@@ -17,8 +17,8 @@
  *   - The new PTE is made from the entry as it is now: it may have been
  *     protected, cleaned or copied by fork() since setup.
  *   - RESTORED in dst[] separates the first way from the second. It is set
- *     under the page-table lock, with the page mapped and unlocked, and
- *     cleared before finalize returns.
+ *     under the page-table lock, with the page mapped and, unless it is large,
+ *     unlocked, and cleared before finalize returns.
  *   - A page goes to an LRU list before the migration drops its reference.
  *
  * Locks
@@ -113,11 +113,33 @@ restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
 	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
 }
 
-/* A large folio is cheap to find by rmap, and may be mapped by PTEs by now. */
+/*
+ * A large folio that PTEs mapped. Its mappings become references before the
+ * page table is unlocked, but the migration keeps its own and the lock: it
+ * needs the size of the folio to step over its entries.
+ */
+static noinline void restore_large(struct migrate_walk *mw, unsigned long i,
+				   unsigned long addr, pte_t *ptep)
+{
+	struct folio *folio = restore_folio(mw->args, i);
+
+	if (!migrate_restore_extent(mw, i, folio, addr, ptep))
+		return;
+	restore_lru(mw, folio);
+	migrate_queue_split(folio);
+	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
+}
+
+/*
+ * A folio of the size of a PMD is cheap to find by rmap, and PTEs may map it by
+ * now.
+ */
 static __always_inline bool restore_is_in_place(unsigned long mpfn)
 {
-	return (mpfn & (MIGRATE_PFN_SOLE | MIGRATE_PFN_COMPOUND)) ==
-	       MIGRATE_PFN_SOLE;
+	if (!(mpfn & MIGRATE_PFN_SOLE))
+		return false;
+	return !migrate_entry_is_large(mpfn) ||
+	       migrate_large_nr(mpfn) < 1UL << MIGRATE_HUGE_ORDER;
 }
 
 /* Is this still the entry that setup installed for the page? */
@@ -139,9 +161,14 @@ restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		unsigned long mpfn = mw->args->src[first + i];
 		pte_t pte = ptep_get(ptep + i);
 
-		if (!restore_is_in_place(mpfn) || !is_swap_pte(pte))
+		if (!restore_is_in_place(mpfn))
 			continue;
-		if (restore_due(mpfn, pte_to_swp_entry(pte)))
+		if (migrate_entry_is_large(mpfn)) {
+			restore_large(mw, first + i, addr, ptep + i);
+			continue;
+		}
+		if (is_swap_pte(pte) &&
+		    restore_due(mpfn, pte_to_swp_entry(pte)))
 			restore_one(mw, first + i, addr, ptep + i, pte);
 	}
 	return max;
@@ -276,15 +303,17 @@ static __always_inline void finish_src(const struct migrate_vma *args,
 
 /*
  * restore_one() has unlocked the page that is mapped and given its reference to
- * the entry. Drop the other page.
+ * the entry. Drop the other page. Of large folios drop both.
  */
 static __always_inline void
 finish_restored(struct migrate_vma *args, unsigned long i,
 		struct folio_batch *unused)
 {
-	if (migrate_moved(args, i))
+	bool large = migrate_entry_is_large(args->src[i]);
+
+	if (large || migrate_moved(args, i))
 		finish_src(args, args->src[i], unused);
-	else
+	if (large || !migrate_moved(args, i))
 		finish_dst(args->dst[i], unused);
 }
 
