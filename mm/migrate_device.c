@@ -336,6 +336,11 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * all pages or for some. For the latter, migrate_vma_pages() splits the folio
  * and gives each page an entry of its own in src[].
  *
+ * Holes that have an entry each, or one of the size of a PMD, can be filled by
+ * smaller large folios, too: by an entry with MIGRATE_PFN_COMPOUND in dst[] and
+ * zeroes behind it, for as many holes as the folio has pages, with the address
+ * aligned to its size.
+ *
  * Where a large folio is split within this call, interval notifiers get
  * MMU_NOTIFY_CLEAR for all of it and without an owner, also that of the driver:
  * do not call with a lock held that the driver's own notifier takes.
@@ -487,6 +492,16 @@ static void identity_refuse(struct migrate_vma *args, unsigned long i)
 		args->src[i] = 0;
 }
 
+/* For a hole, the large folio may also be one of many smaller ones. */
+static bool identity_has_large_dst(const struct migrate_vma *args,
+				   unsigned long i)
+{
+	if (!(args->dst[i] & MIGRATE_PFN_COMPOUND))
+		return false;
+	return !migrate_entry_is_hole(args->src[i]) ||
+	       identity_dst(args->src[i], args->dst[i]);
+}
+
 /*
  * If the driver has single pages for a large folio or hole, for all or for
  * some, split it. If it has none, or if that fails, the entry is refused.
@@ -496,7 +511,7 @@ static void identity_split(struct migrate_vma *args, unsigned long i)
 	unsigned long k, nr = migrate_entry_nr(args->src[i]);
 
 	if (!(args->src[i] & MIGRATE_PFN_MIGRATE) ||
-	    args->dst[i] & MIGRATE_PFN_COMPOUND)
+	    identity_has_large_dst(args, i))
 		return;
 	for (k = 0; k < nr; k++) {
 		if (args->dst[i + k] & MIGRATE_PFN_VALID) {
@@ -525,6 +540,18 @@ static __always_inline bool migrate_identity(struct migrate_vma *args,
 	return false;
 }
 
+/* A large destination for holes. Return: number of holes, 1 if refused. */
+static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
+{
+	unsigned long nr = migrate_hole_extent(args, i);
+
+	args->dst[i] &= ~MIGRATE_DST_PRIVATE;
+	if (nr)
+		return nr;
+	args->src[i] = 0;
+	return 1;
+}
+
 /**
  * migrate_identities() - move the identity of each page to its destination
  * @args: the migration; dst[] is filled in
@@ -541,6 +568,11 @@ bool migrate_identities(struct migrate_vma *args)
 		migrate_resched(i);
 		if (migrate_entry_is_large(args->src[i]))
 			identity_split(args, i);
+		if (migrate_starts_extent(args, i)) {
+			nr = identity_holes(args, i);
+			holes |= nr > 1;
+			continue;
+		}
 		nr = migrate_entry_nr(args->src[i]);
 		holes |= migrate_identity(args, i);
 	}

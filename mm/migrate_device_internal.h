@@ -66,7 +66,9 @@
  *   unlocked.
  *
  *   COMPOUND, with VALID: the first page of a large folio of the same order as
- *   the source. The rest of the entries are 0; others are released unused.
+ *   the source. The rest of the entries are 0; others are released unused. If
+ *   src[] has holes there that have an entry each, the folio fills as many of
+ *   them as it has pages.
  *
  * References
  *
@@ -262,6 +264,18 @@ static __always_inline bool migrate_entry_is_hole(unsigned long mpfn)
 }
 
 /*
+ * Is the destination of a hole that has no other pages in its entry a large
+ * folio, which fills the next holes, too?
+ */
+static __always_inline bool migrate_starts_extent(const struct migrate_vma *args,
+						  unsigned long i)
+{
+	return unlikely(args->dst[i] & MIGRATE_PFN_COMPOUND) &&
+	       migrate_entry_is_hole(args->src[i]) &&
+	       !migrate_entry_is_large(args->src[i]);
+}
+
+/*
  * Has the destination replaced the source? A VALID entry of dst[] does not say
  * so: the driver may call finalize without migrate_vma_pages().
  */
@@ -352,6 +366,10 @@ void migrate_queue_split(struct folio *folio);
 unsigned long migrate_collect_extent(struct migrate_walk *mw,
 				     struct folio *folio, unsigned long addr,
 				     pte_t *ptep, unsigned long max);
+unsigned long migrate_hole_extent(const struct migrate_vma *args,
+				  unsigned long i);
+unsigned long migrate_populate_extent(struct migrate_walk *mw,
+				      unsigned long addr, pte_t *ptep);
 unsigned long migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
 				     struct folio *folio, unsigned long addr,
 				     pte_t *ptep);
@@ -395,6 +413,19 @@ static inline void migrate_note_huge(void)
 static inline unsigned long
 migrate_collect_extent(struct migrate_walk *mw, struct folio *folio,
 		       unsigned long addr, pte_t *ptep, unsigned long max)
+{
+	return 0;
+}
+
+static inline unsigned long migrate_hole_extent(const struct migrate_vma *args,
+						unsigned long i)
+{
+	return 0;
+}
+
+static inline unsigned long
+migrate_populate_extent(struct migrate_walk *mw, unsigned long addr,
+			pte_t *ptep)
 {
 	return 0;
 }

@@ -9,6 +9,8 @@
  *   for large folios by MIGRATE_VMA_SELECT_COMPOUND:
  *
  *	migrate_collect_extent()	setup: from PTEs to an entry of src[]
+ *	migrate_hole_extent()		pages: does the folio fit into holes?
+ *	migrate_populate_extent()	pages: map it there
  *	migrate_restore_extent()	finalize: from migration entries to PTEs
  *
  *   All other steps are the same for a large folio as for a page.
@@ -19,7 +21,8 @@
  *     order of the pages. It lies in one page table, in the VMA and in the
  *     range of the migration. The address need not have the alignment of the
  *     folio: mremap() may have moved it.
- *   - Either all PTEs of an extent become migration entries or none.
+ *   - Either all PTEs of an extent become migration entries or none, and a hole
+ *     is filled as a whole or not at all.
  *   - The migration entries keep the state of each page: write, exclusive,
  *     soft-dirty, uffd-wp, dirty and young. They may differ. The entry of src[]
  *     has WRITE only if all pages are writable.
@@ -29,14 +32,17 @@
  *
  * Locks
  *
- *   The page-table lock is held throughout, and the folio is locked.
+ *   The page-table lock is held throughout, and the folio is locked, but for
+ *   migrate_hole_extent().
  */
+#include <linux/ksm.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
+#include <asm/tlbflush.h>
 
 #include "internal.h"
 #include "device_entry.h"
@@ -377,4 +383,155 @@ unsigned long migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
 		mapped += run;
 	}
 	return mapped;
+}
+
+/*
+ * Populate.
+ */
+
+/* May the folio be the destination of holes? */
+static bool extent_fits_hole(const struct page *page, struct folio *folio)
+{
+	return &folio->page == page && folio_test_large_rmappable(folio) &&
+	       folio_order(folio) < MIGRATE_HUGE_ORDER;
+}
+
+/**
+ * migrate_hole_extent() - does a large destination fit into holes?
+ * @args: the migration
+ * @i: the first hole, which has a large destination
+ *
+ * The holes have the alignment of the folio, so they are in one page table.
+ * Their other entries of dst[] must be 0.
+ *
+ * Return: number of holes that it fills, or 0 if it does not fit.
+ */
+unsigned long migrate_hole_extent(const struct migrate_vma *args,
+				  unsigned long i)
+{
+	struct page *page = migrate_pfn_to_page(args->dst[i]);
+	struct folio *folio = page ? page_folio(page) : NULL;
+	unsigned long k, nr;
+
+	if (!folio || !extent_fits_hole(page, folio) || !args->vma)
+		return 0;
+	nr = folio_nr_pages(folio);
+	if (!IS_ALIGNED((args->start >> PAGE_SHIFT) + i, nr) ||
+	    nr > args->npages - i)
+		return 0;
+	for (k = 1; k < nr; k++)
+		if (args->dst[i + k] || args->src[i + k] != args->src[i])
+			return 0;
+	return nr;
+}
+
+static bool extent_is_none(const struct migrate_extent *ext)
+{
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++)
+		if (!pte_none(ptep_get(ext->ptep + i)))
+			return false;
+	return true;
+}
+
+/* userfaultfd may write-protect a zero page, which stays then. */
+static bool extent_is_zero(const struct migrate_extent *ext)
+{
+	unsigned long i;
+
+	for (i = 0; i < ext->nr; i++) {
+		pte_t pte = ptep_get(ext->ptep + i);
+
+		if (!pte_present(pte) || !is_zero_pfn(pte_pfn(pte)) ||
+		    pte_uffd_wp(pte))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The zero pages must leave the TLBs before the CPU can access the folio, to
+ * which a device-private entry gives no access.
+ */
+static void extent_zap_zero(struct migrate_walk *mw,
+			    const struct migrate_extent *ext)
+{
+	struct mm_struct *mm = ext->vma->vm_mm;
+	unsigned long i, end = extent_addr(ext, ext->nr);
+
+	flush_cache_range(ext->vma, ext->addr, end);
+	for (i = 0; i < ext->nr; i++) {
+		ksm_might_unmap_zero_page(mm, ptep_get(ext->ptep + i));
+		ptep_get_and_clear(mm, extent_addr(ext, i), ext->ptep + i);
+	}
+	if (migrate_is_private(ext->folio))
+		mw->flush = true;
+	else
+		flush_tlb_range(ext->vma, ext->addr, end);
+}
+
+/* Return: false if a page was mapped here since setup. */
+static bool extent_make_room(struct migrate_walk *mw,
+			     const struct migrate_extent *ext)
+{
+	if (!migrate_may_populate(ext->vma))
+		return false;
+	if (extent_is_none(ext))
+		return true;
+	if (!extent_is_zero(ext))
+		return false;
+	extent_zap_zero(mw, ext);
+	return true;
+}
+
+/* The device may have written to new memory that is writable. */
+static pte_t extent_new_pte(const struct migrate_extent *ext)
+{
+	bool write = ext->vma->vm_flags & VM_WRITE;
+	pte_t pte;
+
+	if (migrate_is_private(ext->folio))
+		return device_pte_new_private(folio_pfn(ext->folio), write);
+	pte = mk_pte(&ext->folio->page, ext->vma->vm_page_prot);
+	return write ? pte_mkwrite(pte_mkdirty(pte), ext->vma) : pte;
+}
+
+static void extent_map_new(struct migrate_walk *mw,
+			   const struct migrate_extent *ext)
+{
+	struct folio *folio = ext->folio;
+
+	folio_ref_add(folio, ext->nr);
+	folio_add_new_anon_rmap(folio, ext->vma, ext->addr, RMAP_EXCLUSIVE);
+	if (!folio_is_zone_device(folio))
+		folio_add_lru_vma(folio, ext->vma);
+	extent_set_ptes(ext, 0, extent_new_pte(ext), ext->nr);
+	mw->nr_mapped += ext->nr;
+}
+
+/**
+ * migrate_populate_extent() - map a large destination in place of holes
+ * @mw: the walk
+ * @addr: address of the first hole
+ * @ptep: its PTE
+ *
+ * Clears the entries of src[] if that is not possible.
+ *
+ * Context: page-table lock held. migrate_hole_extent() has accepted the folio.
+ * Return: number of pages of the folio.
+ */
+unsigned long migrate_populate_extent(struct migrate_walk *mw,
+				      unsigned long addr, pte_t *ptep)
+{
+	unsigned long i = migrate_index(mw->args, addr);
+	struct migrate_extent ext =
+		extent_init(mw, migrate_entry_folio(mw->args->dst[i]), addr,
+			    ptep);
+
+	if (extent_make_room(mw, &ext))
+		extent_map_new(mw, &ext);
+	else
+		memset_l(mw->args->src + i, 0, ext.nr);
+	return ext.nr;
 }

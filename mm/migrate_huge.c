@@ -38,6 +38,7 @@
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
+#include <linux/string.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <asm/pgalloc.h>
@@ -228,7 +229,8 @@ void migrate_queue_split(struct folio *folio)
 /**
  * migrate_populate_charge() - charge the large destination of a hole
  * @args: the migration
- * @i: the entry; cleared if it cannot be charged
+ * @i: the entry; cleared, with those behind it that the folio would fill, if
+ *	the folio cannot be charged
  *
  * Does not invoke the OOM killer for a large folio: the process can do with
  * small ones.
@@ -242,7 +244,7 @@ void migrate_populate_charge(struct migrate_vma *args, unsigned long i)
 
 	if ((folio_is_zone_device(folio) && !migrate_is_mappable(folio)) ||
 	    mem_cgroup_charge(folio, args->vma->vm_mm, gfp)) {
-		args->src[i] = 0;
+		memset_l(args->src + i, 0, folio_nr_pages(folio));
 		return;
 	}
 	__folio_mark_uptodate(folio);

@@ -98,6 +98,14 @@ static void charge_hole(struct migrate_charge *charge, unsigned long index)
 		charge_flush(charge);
 }
 
+/* Number of entries that belong to the entry or to its destination */
+static unsigned long charge_nr(const struct migrate_vma *args, unsigned long i)
+{
+	if (migrate_starts_extent(args, i))
+		return folio_nr_pages(migrate_entry_folio(args->dst[i]));
+	return migrate_entry_nr(args->src[i]);
+}
+
 /* Return: the first hole that can be populated, @args->npages if none. */
 static unsigned long populate_charge(struct migrate_vma *args)
 {
@@ -108,14 +116,14 @@ static unsigned long populate_charge(struct migrate_vma *args)
 
 	folio_batch_init(&charge.fbatch);
 	for (i = 0; i < args->npages; i += nr) {
-		nr = migrate_entry_nr(args->src[i]);
+		nr = charge_nr(args, i);
 		if (!migrate_entry_is_hole(args->src[i]))
 			continue;
 		if (!possible) {
-			args->src[i] = 0;
+			memset_l(args->src + i, 0, nr);
 			continue;
 		}
-		if (migrate_entry_is_large(args->src[i]))
+		if (nr > 1)
 			migrate_populate_charge(args, i);
 		else
 			charge_hole(&charge, i);
@@ -209,6 +217,10 @@ static bool populate_zap_zero(struct migrate_walk *mw, unsigned long addr,
 	return true;
 }
 
+/*
+ * Stop at a hole with a large destination, which populate_large() fills. A hole
+ * without a destination is the rest of one that was refused.
+ */
 static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 {
 	unsigned long index = migrate_index(mw->args, ext->addr);
@@ -220,9 +232,13 @@ static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 
 		if (!migrate_entry_is_hole(src[i]))
 			continue;
+		if (migrate_starts_extent(mw->args, index + i)) {
+			ext->nr = i;
+			return;
+		}
 		folio = migrate_entry_folio(mw->args->dst[index + i]);
 		/* There was no page table when a large hole was collected. */
-		if (migrate_entry_is_large(src[i]) ||
+		if (!folio || migrate_entry_is_large(src[i]) ||
 		    (ext->kind == DEVICE_EXTENT_ZERO &&
 		     !populate_zap_zero(mw, addr, ext->ptep + i, folio))) {
 			src[i] = 0;
@@ -230,6 +246,18 @@ static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 		}
 		populate_one(mw, addr, ext->ptep + i, folio);
 	}
+}
+
+static __always_inline unsigned long
+populate_large(struct device_walk *walk, unsigned long addr, pte_t *ptep,
+	       unsigned long max)
+{
+	struct migrate_walk *mw = to_migrate_walk(walk);
+
+	if (likely(!migrate_starts_extent(mw->args,
+					  migrate_index(mw->args, addr))))
+		return 0;
+	return migrate_populate_extent(mw, addr, ptep);
 }
 
 /*
@@ -307,6 +335,7 @@ static void populate_table_end(struct device_walk *walk, unsigned long start,
 
 static const struct device_walk_ops populate_ops = {
 	.mode = DEVICE_WALK_LOCKED,
+	.ptes = populate_large,
 	.present = populate_extent,
 	.extent = populate_extent,
 	.table_begin = migrate_table_begin,
