@@ -50,13 +50,13 @@
  *   that migrated it: it may outlive the file, and belongs to other processes,
  *   too, after fork().
  *
- *   A chunk consists of blocks of the size of a large folio. A block is handed
- *   out whole or page by page, and is whole again when all of its pages are
- *   free, however a folio was split in between.
+ *   A chunk consists of blocks of the size of the largest folio. A block is
+ *   handed out whole or in aligned parts, and is whole again when all of its
+ *   pages are free, however a folio was split in between.
  *
  *   Running out of device memory is not an error. A large folio for which no
- *   block is whole, or for which there is no contiguous RAM, moves to single
- *   pages. A page without a destination stays in system memory. A device gives
+ *   part of a block is free, or for which there is no contiguous RAM, moves to
+ *   single pages. A page without a destination stays in system memory. A device gives
  *   up all chunks at once, by a command
  *   or when the module is removed, after all pages have been evicted. A page
  *   that is locked or referenced cannot be evicted; eviction retries until it
@@ -82,6 +82,8 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/bitfield.h>
+#include <linux/bitmap.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
 #include <linux/init.h>
@@ -111,7 +113,7 @@
 /* Pages in one range fault or one migration */
 #define BATCH_PAGES	64
 
-/* A large folio, and the pages in one migration */
+/* The largest folio, and the pages in one migration */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define LARGE_ORDER	HPAGE_PMD_ORDER
 #else
@@ -174,17 +176,13 @@ struct dmirror_device {
  * struct dmirror_block - LARGE_PAGES of device memory
  * @node: in dmirror_device::whole or dmirror_device::partial, or in no list if
  *	no page is free
- * @pages: the first page
- * @free: free pages, linked by page->zone_device_data
+ * @chunk: the chunk that it is part of
  * @nr_free: number of free pages
- * @nr_fresh: pages at the end that are free, but not in @free
  */
 struct dmirror_block {
 	struct list_head node;
-	struct page *pages;
-	struct page *free;
+	struct dmirror_chunk *chunk;
 	unsigned long nr_free;
-	unsigned long nr_fresh;
 };
 
 #define CHUNK_BLOCKS	(CHUNK_PAGES / LARGE_PAGES)
@@ -194,12 +192,14 @@ struct dmirror_block {
  * @pagemap: the pagemap of its pages
  * @device: the device that it belongs to
  * @node: in dmirror_device::chunks
+ * @used: a bit for each page
  * @blocks: its pages, in order
  */
 struct dmirror_chunk {
 	struct dev_pagemap pagemap;
 	struct dmirror_device *device;
 	struct list_head node;
+	DECLARE_BITMAP(used, CHUNK_PAGES);
 	struct dmirror_block blocks[];
 };
 
@@ -490,11 +490,14 @@ static int pass_run(struct dmirror_pass *pass)
 
 /* ---- The memory of the device ---- */
 
+static struct dmirror_chunk *page_chunk(struct page *page)
+{
+	return container_of(page_pgmap(page), struct dmirror_chunk, pagemap);
+}
+
 static struct dmirror_device *page_device(struct page *page)
 {
-	struct dev_pagemap *pagemap = page_pgmap(page);
-
-	return container_of(pagemap, struct dmirror_chunk, pagemap)->device;
+	return page_chunk(page)->device;
 }
 
 /* The page that has the contents. */
@@ -509,44 +512,27 @@ static struct page *page_ram(struct page *page)
 	return ram + folio_page_idx(folio, page);
 }
 
-static struct dmirror_block *page_block(struct page *page)
+/* Index of a page in its chunk */
+static unsigned long chunk_index(struct dmirror_chunk *chunk, struct page *page)
 {
-	struct dev_pagemap *pagemap = page_pgmap(page);
-	struct dmirror_chunk *chunk = container_of(pagemap,
-						   struct dmirror_chunk,
-						   pagemap);
-	unsigned long nr = page_to_pfn(page) -
-			   PHYS_PFN(pagemap->range.start);
-
-	return &chunk->blocks[nr / LARGE_PAGES];
+	return page_to_pfn(page) - PHYS_PFN(chunk->pagemap.range.start);
 }
 
-/* All pages are free: forget in which order they became so. */
-static void block_reset(struct dmirror_block *block)
+/* Return: the first of 2^@order pages that are free and aligned, or NULL. */
+static struct page *block_pop(struct dmirror_block *block, unsigned int order)
 {
-	block->free = NULL;
-	block->nr_free = LARGE_PAGES;
-	block->nr_fresh = LARGE_PAGES;
-}
+	struct dmirror_chunk *chunk = block->chunk;
+	unsigned long first = (block - chunk->blocks) * LARGE_PAGES;
+	unsigned long end = first + LARGE_PAGES, nr = 1UL << order, i;
 
-static struct page *block_pop(struct dmirror_block *block)
-{
-	struct page *page = block->free;
-
-	if (page)
-		block->free = page->zone_device_data;
-	else
-		page = block->pages + LARGE_PAGES - block->nr_fresh--;
-	block->nr_free--;
-	return page;
-}
-
-static void block_push(struct dmirror_block *block, struct page *page)
-{
-	page->zone_device_data = block->free;
-	block->free = page;
-	if (++block->nr_free == LARGE_PAGES)
-		block_reset(block);
+	if (block->nr_free < nr)
+		return NULL;
+	i = bitmap_find_next_zero_area(chunk->used, end, first, nr, nr - 1);
+	if (i >= end)
+		return NULL;
+	bitmap_set(chunk->used, i, nr);
+	block->nr_free -= nr;
+	return pfn_to_page(PHYS_PFN(chunk->pagemap.range.start) + i);
 }
 
 /* Put the block into the list that it belongs to. */
@@ -561,37 +547,29 @@ static void device_sort(struct dmirror_device *device,
 		list_del_init(&block->node);
 }
 
-static struct page *device_pop_page(struct dmirror_device *device)
+/* Take from a block that is in use already, if one has room. */
+static struct page *device_pop_locked(struct dmirror_device *device,
+				      unsigned int order)
 {
 	struct dmirror_block *block;
-	struct page *page;
+	struct page *page = NULL;
 
-	block = list_first_entry_or_null(&device->partial, typeof(*block),
-					 node);
-	if (!block)
+	list_for_each_entry(block, &device->partial, node) {
+		page = block_pop(block, order);
+		if (page)
+			break;
+	}
+	if (!page) {
 		block = list_first_entry_or_null(&device->whole,
 						 typeof(*block), node);
-	if (!block)
-		return NULL;
-	page = block_pop(block);
-	device_sort(device, block);
+		page = block ? block_pop(block, order) : NULL;
+	}
+	if (page)
+		device_sort(device, block);
 	return page;
 }
 
-static struct page *device_pop_block(struct dmirror_device *device)
-{
-	struct dmirror_block *block;
-
-	block = list_first_entry_or_null(&device->whole, typeof(*block), node);
-	if (!block)
-		return NULL;
-	block->nr_free = 0;
-	block->nr_fresh = 0;
-	device_sort(device, block);
-	return block->pages;
-}
-
-/* Return: the first of 2^@order pages, which is 1 or LARGE_PAGES; or NULL. */
+/* Return: the first of 2^@order pages, at most LARGE_PAGES; or NULL. */
 static struct page *device_pop(struct dmirror_device *device,
 			       unsigned int order)
 {
@@ -599,8 +577,7 @@ static struct page *device_pop(struct dmirror_device *device,
 
 	spin_lock_irq(&device->lock);
 	if (!device->closed)
-		page = order ? device_pop_block(device) :
-			       device_pop_page(device);
+		page = device_pop_locked(device, order);
 	if (page) {
 		device->nr_free -= 1UL << order;
 		device->nr_used += 1UL << order;
@@ -612,17 +589,16 @@ static struct page *device_pop(struct dmirror_device *device,
 static void device_push(struct dmirror_device *device, struct page *page,
 			unsigned int order)
 {
-	struct dmirror_block *block = page_block(page);
-	unsigned long irq;
+	struct dmirror_chunk *chunk = page_chunk(page);
+	unsigned long irq, nr = 1UL << order, i = chunk_index(chunk, page);
+	struct dmirror_block *block = &chunk->blocks[i / LARGE_PAGES];
 
 	spin_lock_irqsave(&device->lock, irq);
-	if (order)
-		block_reset(block);
-	else
-		block_push(block, page);
+	bitmap_clear(chunk->used, i, nr);
+	block->nr_free += nr;
 	device_sort(device, block);
-	device->nr_free += 1UL << order;
-	device->nr_used -= 1UL << order;
+	device->nr_free += nr;
+	device->nr_used -= nr;
 	if (!device->nr_used)
 		wake_up(&device->idle);
 	spin_unlock_irqrestore(&device->lock, irq);
@@ -676,7 +652,6 @@ static const struct dev_pagemap_ops dmirror_pagemap_ops = {
 
 static void chunk_add_pages(struct dmirror_chunk *chunk)
 {
-	struct page *page = pfn_to_page(PHYS_PFN(chunk->pagemap.range.start));
 	struct dmirror_device *device = chunk->device;
 	unsigned long i;
 
@@ -684,8 +659,8 @@ static void chunk_add_pages(struct dmirror_chunk *chunk)
 		struct dmirror_block *block = &chunk->blocks[i];
 
 		INIT_LIST_HEAD(&block->node);
-		block->pages = page + i * LARGE_PAGES;
-		block_reset(block);
+		block->chunk = chunk;
+		block->nr_free = LARGE_PAGES;
 	}
 	spin_lock_irq(&device->lock);
 	for (i = CHUNK_BLOCKS; i--; )
@@ -810,6 +785,7 @@ static void device_unreserve(struct dmirror_device *device, unsigned long nr)
  * @device: the device that the pages move to or from
  * @mirror: the mirror whose command it is, or NULL
  * @alloc: allocates a destination of an order, locked and referenced
+ * @hole_order: order of the folios that fill holes smaller than a PMD, or 0
  * @args: arguments of migrate_vma_*(); without a VMA only the arrays are used
  * @moved: number of pages that moved
  * @lacking: number of pages that stayed because allocation failed
@@ -820,6 +796,7 @@ struct dmirror_move {
 	struct dmirror *mirror;
 	struct page *(*alloc)(struct dmirror_move *move, unsigned long i,
 			      unsigned int order);
+	unsigned int hole_order;
 	struct migrate_vma args;
 	unsigned long moved;
 	unsigned long lacking;
@@ -930,27 +907,55 @@ static void move_copy_pages(struct dmirror_move *move, struct page *from,
 /* The pages that an entry of src[] stands for. */
 static unsigned long move_nr(unsigned long mpfn)
 {
-	return mpfn & MIGRATE_PFN_COMPOUND ? LARGE_PAGES : 1;
+	struct page *page = migrate_pfn_to_page(mpfn);
+
+	if (!(mpfn & MIGRATE_PFN_COMPOUND))
+		return 1;
+	return page ? compound_nr(page) : LARGE_PAGES;
+}
+
+/* The number of holes from entry @i on that one folio is to fill. */
+static unsigned long move_nr_holes(const struct dmirror_move *move,
+				   unsigned long i)
+{
+	const struct migrate_vma *args = &move->args;
+	unsigned long k, nr = 1UL << move->hole_order;
+
+	if (!IS_ALIGNED((args->start >> PAGE_SHIFT) + i, nr) ||
+	    nr > args->npages - i)
+		return 1;
+	for (k = 0; k < nr; k++)
+		if (args->src[i + k] != MIGRATE_PFN_MIGRATE)
+			return 1;
+	return nr;
+}
+
+/* Fill dst[] from entry @i on. Return: the number of entries that are done. */
+static unsigned long move_copy_entry(struct dmirror_move *move, unsigned long i)
+{
+	struct migrate_vma *args = &move->args;
+	struct page *from = migrate_pfn_to_page(args->src[i]);
+	unsigned long nr = move_nr(args->src[i]);
+
+	if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
+		return nr;
+	if (!from && move->alloc != move_alloc_device)
+		return nr;
+	if (!from && nr == 1)
+		nr = move_nr_holes(move, i);
+	if (nr > 1)
+		args->dst[i] = move_copy_to(move, from, i, ilog2(nr));
+	if (!args->dst[i])
+		move_copy_pages(move, from, i, nr);
+	return nr;
 }
 
 static void move_copy(struct dmirror_move *move)
 {
-	struct migrate_vma *args = &move->args;
-	unsigned long i, nr;
+	unsigned long i = 0;
 
-	for (i = 0; i < args->npages; i += nr) {
-		struct page *from = migrate_pfn_to_page(args->src[i]);
-
-		nr = move_nr(args->src[i]);
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-		if (!from && move->alloc != move_alloc_device)
-			continue;
-		if (nr > 1)
-			args->dst[i] = move_copy_to(move, from, i, LARGE_ORDER);
-		if (!args->dst[i])
-			move_copy_pages(move, from, i, nr);
-	}
+	while (i < move->args.npages)
+		i += move_copy_entry(move, i);
 }
 
 /*
@@ -968,11 +973,11 @@ static void move_count(struct dmirror_move *move)
 	}
 }
 
-static bool move_alloc_arrays(struct dmirror_move *move)
+/* Arrays for @nr pages */
+static bool move_alloc_arrays(struct dmirror_move *move, unsigned long nr)
 {
-	move->args.src = kvcalloc(2 * MOVE_PAGES, sizeof(*move->args.src),
-				  GFP_KERNEL);
-	move->args.dst = move->args.src + MOVE_PAGES;
+	move->args.src = kvcalloc(2 * nr, sizeof(*move->args.src), GFP_KERNEL);
+	move->args.dst = move->args.src + nr;
 	return move->args.src;
 }
 
@@ -994,15 +999,26 @@ static int move_vma(struct dmirror_move *move)
 	return 0;
 }
 
+/* The pages of the folio of a fault, as far as they are in the VMA */
+static void fault_set_range(const struct vm_fault *vmf, struct migrate_vma *args)
+{
+	struct folio *folio = page_folio(vmf->page);
+	unsigned long addr = vmf->address & PAGE_MASK;
+	unsigned long before = folio_page_idx(folio, vmf->page) << PAGE_SHIFT;
+	unsigned long after = folio_size(folio) - before;
+
+	args->start = addr - min(before, addr - vmf->vma->vm_start);
+	args->end = addr + min(after, vmf->vma->vm_end - addr);
+}
+
 /*
- * A CPU fault on a private page. A folio that is mapped by a PMD comes back
- * whole; if there is no memory for that, page by page, and at least the page
- * that the CPU needs. If that stays, too, the CPU faults again.
+ * A CPU fault on a private page. A large folio comes back whole; if it is not
+ * mapped as a whole, or if there is no memory for that, page by page, and at
+ * least the page that the CPU needs. If that stays, too, the CPU faults again.
  */
 static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct dmirror_device *device = page_device(vmf->page);
-	unsigned long size = vmf->pte ? PAGE_SIZE : PAGE_SIZE * LARGE_PAGES;
 	unsigned long src, dst;
 	struct dmirror_move move = {
 		.device = device,
@@ -1017,13 +1033,15 @@ static vm_fault_t dmirror_migrate_to_ram(struct vm_fault *vmf)
 	};
 	int ret;
 
-	if (vmf->pte || !move_alloc_arrays(&move)) {
-		size = PAGE_SIZE;
+	fault_set_range(vmf, &move.args);
+	if (move.args.end - move.args.start == PAGE_SIZE ||
+	    !move_alloc_arrays(&move, PHYS_PFN(move.args.end -
+					       move.args.start))) {
+		move.args.start = vmf->address & PAGE_MASK;
+		move.args.end = move.args.start + PAGE_SIZE;
 		move.args.src = &src;
 		move.args.dst = &dst;
 	}
-	move.args.start = ALIGN_DOWN(vmf->address, size);
-	move.args.end = move.args.start + size;
 	ret = move_vma(&move);
 	if (move.args.src != &src)
 		move_free_arrays(&move);
@@ -1068,7 +1086,7 @@ static bool device_evict(struct dmirror_device *device, struct dmirror *mirror)
 	};
 	struct dmirror_chunk *chunk;
 
-	if (move_alloc_arrays(&move)) {
+	if (move_alloc_arrays(&move, MOVE_PAGES)) {
 		list_for_each_entry(chunk, &device->chunks, node)
 			device_evict_chunk(&move, chunk);
 		move_free_arrays(&move);
@@ -1396,7 +1414,7 @@ static int move_range(struct dmirror_move *move,
 	bool to_device = move->alloc == move_alloc_device;
 	long ret = 0;
 
-	if (!move_alloc_arrays(move))
+	if (!move_alloc_arrays(move, MOVE_PAGES))
 		return -ENOMEM;
 	while (ret >= 0 && addr < end) {
 		ret = check_signals();
@@ -1410,6 +1428,12 @@ static int move_range(struct dmirror_move *move,
 	return min(ret, 0L);
 }
 
+static unsigned int mirror_hole_order(const struct dmirror *mirror)
+{
+	return FIELD_GET(HMM_DMIRROR_FLAG_HOLE_ORDER_MASK,
+			 READ_ONCE(mirror->flags));
+}
+
 static int dmirror_migrate_to_device(struct dmirror *mirror,
 				     struct hmm_dmirror_cmd *cmd)
 {
@@ -1417,6 +1441,7 @@ static int dmirror_migrate_to_device(struct dmirror *mirror,
 		.device = mirror->device,
 		.mirror = mirror,
 		.alloc = move_alloc_device,
+		.hole_order = mirror_hole_order(mirror),
 		.args.pgmap_owner = mirror,
 		.args.flags = MIGRATE_VMA_SELECT_SYSTEM |
 			      MIGRATE_VMA_SELECT_COMPOUND,
@@ -1710,7 +1735,12 @@ static int dmirror_release_memory(struct dmirror *mirror)
 
 static int dmirror_set_flags(struct dmirror *mirror, u64 flags)
 {
-	if (flags & ~HMM_DMIRROR_FLAG_FAIL_ALLOC)
+	unsigned int order = FIELD_GET(HMM_DMIRROR_FLAG_HOLE_ORDER_MASK, flags);
+
+	if (flags & ~(HMM_DMIRROR_FLAG_FAIL_ALLOC |
+		      HMM_DMIRROR_FLAG_HOLE_ORDER_MASK))
+		return -EINVAL;
+	if (order && (order == 1 || order >= LARGE_ORDER))
 		return -EINVAL;
 	WRITE_ONCE(mirror->flags, flags);
 	return 0;

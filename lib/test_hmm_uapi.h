@@ -46,7 +46,7 @@ struct hmm_dmirror_cmd {
  * there. -ENOENT: a page did not migrate; -ENOMEM: the same, and an allocation
  * failed.
  * MIGRATE_TO_SYS: migrate the pages that are on the device to system memory.
- * Both migrate what a PMD maps as a whole.
+ * Both migrate a large folio as a whole if all of it is in the range.
  */
 #define HMM_DMIRROR_MIGRATE_TO_DEV	HMM_DMIRROR_COMMAND(0x02)
 #define HMM_DMIRROR_MIGRATE_TO_SYS	HMM_DMIRROR_COMMAND(0x03)
@@ -83,6 +83,14 @@ struct hmm_dmirror_cmd {
  * pages are allocated instead.
  */
 #define HMM_DMIRROR_FLAG_FAIL_ALLOC	_BITULL(0)
+
+/*
+ * Fill holes that are smaller than a PMD with folios of this order, where they
+ * are aligned to it, when they migrate to the device. -EINVAL if the device has
+ * no such folios.
+ */
+#define HMM_DMIRROR_FLAG_HOLE_ORDER(order)	((order) << 8)
+#define HMM_DMIRROR_FLAG_HOLE_ORDER_MASK	HMM_DMIRROR_FLAG_HOLE_ORDER(15ULL)
 
 /**
  * enum hmm_dmirror_prot - result of a snapshot for one page
