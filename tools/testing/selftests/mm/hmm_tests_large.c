@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Large folios on the device: a THP moves as a whole, and in single pages where
- * there is no large folio for it.
+ * there is no large folio for it. So do folios of other orders, which PTEs map.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/kernel-page-flags.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -349,4 +351,296 @@ TEST_MIRROR(large, many_threads_bring_back_one_folio)
 		ASSERT_EQ((long)THP_PAGES, to_device(device, &thp));
 	}
 	EXPECT_EQ(0, cpu_wrong(&thp, 1));
+}
+
+/*
+ * Other orders, mapped by PTEs.
+ */
+
+/* Pages of an area: a number of folios of each order */
+#define ORDER_PAGES	64L
+
+static const unsigned int orders[] = { 2, 4 };
+
+#define for_each_order(order)						\
+	for (const unsigned int *(order) = orders;			\
+	     (order) < orders + ARRAY_SIZE(orders); (order)++)
+
+static const char *order_path(unsigned int order, const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path),
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%zukB/%s",
+		 (PAGE << order) >> 10, file);
+	return path;
+}
+
+/* A counter of the folios of an order, or -1 */
+static long order_count(unsigned int order, const char *name)
+{
+	FILE *file = fopen(order_path(order, name), "r");
+	long count = -1;
+
+	if (file && fscanf(file, "%ld", &count) != 1)
+		count = -1;
+	if (file)
+		fclose(file);
+	return count;
+}
+
+/* Map aligned memory in which folios of an order can be, and no larger ones. */
+static const char *map_for_order(struct area *part)
+{
+	if (!thp_bytes)
+		return "no THP support";
+	if (area_map(part, THP_PAGES))
+		return "cannot map memory for large folios";
+	munmap(area_page(part, ORDER_PAGES),
+	       (THP_PAGES - ORDER_PAGES) * PAGE);
+	part->pages = ORDER_PAGES;
+	return area_advise(part, MADV_HUGEPAGE) ? "MADV_HUGEPAGE fails" : NULL;
+}
+
+/* Number of large folios that are mapped and in system memory, or -1 */
+static long folios_in_system(const struct area *part)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags, entry;
+	long heads = 0;
+	size_t i;
+
+	for (i = 0; fd >= 0 && heads >= 0 && i < part->pages; i++) {
+		entry = pagemap_entry(area_page(part, i));
+		if (!(entry & PAGEMAP_PRESENT))
+			continue;
+		if (pread(fd, &flags, sizeof(flags), (entry & PAGEMAP_PFN) *
+			  sizeof(flags)) != sizeof(flags))
+			heads = -1;
+		else if (flags & 1 << KPF_COMPOUND_HEAD)
+			heads++;
+	}
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 ? -1 : heads;
+}
+
+static long order_folios(unsigned int order)
+{
+	return ORDER_PAGES >> order;
+}
+
+/* Fill memory with contents 1, in folios of an order. */
+static const char *map_order(struct area *part, unsigned int order)
+{
+	const char *lack = map_for_order(part);
+
+	if (lack)
+		return lack;
+	if (race_write_file(order_path(order, "enabled"), "madvise"))
+		return "folios of this order cannot be enabled";
+	area_fill(part, 1);
+	race_write_file(order_path(order, "enabled"), "never");
+	return folios_in_system(part) == order_folios(order) ?
+	       NULL : "no large folios available";
+}
+
+static long order_splits(unsigned int order)
+{
+	return order_count(order, "stats/split");
+}
+
+TEST_MIRROR(large, folio_of_any_order_moves_as_a_whole)
+{
+	struct area part;
+	long splits;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		splits = order_splits(*order);
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		EXPECT_EQ(0, device_wrong(device, &part, 1));
+		ASSERT_EQ(0, device_fill(device, &part, 2));
+		ASSERT_EQ(0, to_system(device, &part));
+		EXPECT_EQ(order_folios(*order), folios_in_system(&part));
+		EXPECT_EQ(splits, order_splits(*order));
+		EXPECT_EQ(0, cpu_wrong(&part, 2));
+	}
+}
+
+/* The CPU reads coherent memory in place. */
+TEST_MIRROR(large, one_access_brings_back_a_folio_of_any_order)
+{
+	struct area part;
+	long splits, left;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		splits = order_splits(*order);
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		EXPECT_EQ(0, cpu_wrong_part(&part, 3, 1, 1));
+		left = ORDER_PAGES - (device->coherent ? 0 : 1L << *order);
+		EXPECT_EQ(left, held(device, &part));
+		EXPECT_EQ(splits, order_splits(*order));
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+		if (!device->coherent)
+			EXPECT_EQ(order_folios(*order),
+				  folios_in_system(&part));
+	}
+}
+
+/* One folio moves in pages, and the others whole. */
+TEST_MIRROR(large, folio_of_any_order_moves_in_pages)
+{
+	struct area part;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_EQ(0, no_large_folio(device));
+		ASSERT_EQ(0, ask_to_device(device, &part, 0, ORDER_PAGES));
+		EXPECT_EQ(ORDER_PAGES, held(device, &part));
+		EXPECT_EQ(0, device_wrong(device, &part, 1));
+		ASSERT_EQ(0, no_large_folio(device));
+		ASSERT_EQ(0, to_system(device, &part));
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+	}
+}
+
+TEST_MIRROR(large, shared_folio_of_any_order_moves)
+{
+	struct area part;
+	struct peer peer;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_LE(0, peer_fork(&peer));
+		if (!peer.pid) {
+			if (!peer_hear(&peer))
+				_exit(1);
+			_exit(cpu_wrong(&part, 1) != 0);
+		}
+		EXPECT_EQ(ORDER_PAGES, to_device(device, &part));
+		EXPECT_EQ(0, ask_to_system(device, &part, 0, 20));
+		area_fill_part(&part, 7, 3, 2);
+		ASSERT_TRUE(peer_tell(&peer));
+		EXPECT_EQ(0, peer_end(&peer));
+		EXPECT_EQ(0, cpu_wrong_but(&part, 1, 7, 3, 2));
+	}
+}
+
+/* Folios at addresses that are not aligned, one of them in two page tables */
+TEST_MIRROR(large, folio_of_any_order_moves_from_other_addresses)
+{
+	struct area part, to;
+	unsigned char *at;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		to = part;
+		at = area_reserve(2 * THP_PAGES);
+		ASSERT_NE(NULL, at);
+		to.at = at + (THP_PAGES - (2L << *order) - 1) * PAGE;
+		ASSERT_EQ(0, area_move(&part, &to));
+		EXPECT_EQ(ORDER_PAGES, to_device(device, &to));
+		EXPECT_EQ(0, device_wrong(device, &to, 1));
+		EXPECT_EQ(0, cpu_wrong(&to, 1));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &to));
+		EXPECT_EQ(0, to_system(device, &to));
+		EXPECT_EQ(0, cpu_wrong(&to, 1));
+	}
+}
+
+TEST_MIRROR(large, part_of_a_folio_of_any_order_is_unmapped)
+{
+	struct area part;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		ASSERT_EQ(0, munmap(area_page(&part, ORDER_PAGES - 3),
+				    3 * PAGE));
+		part.pages -= 3;
+		ASSERT_EQ(0, area_advise_part(&part, 1, 2, MADV_DONTNEED));
+		EXPECT_EQ(ORDER_PAGES - 5, held(device, &part));
+		EXPECT_EQ(0, device_wrong_but(device, &part, 1, 1, 2, 0));
+		ASSERT_EQ(0, to_system(device, &part));
+		EXPECT_EQ(0, cpu_wrong_but(&part, 1, 1, 2, 0));
+	}
+}
+
+TEST_MIRROR(large, holes_are_filled_by_folios_of_any_order)
+{
+	struct area part;
+	long folios;
+
+	for_each_order(order) {
+		SKIP_FOR(map_for_order(&part));
+		folios = order_count(*order, "stats/nr_anon");
+		ASSERT_EQ(0, mirror_call_once(device, HMM_DMIRROR_FLAGS, NULL,
+					      HMM_DMIRROR_FLAG_HOLE_ORDER(*order),
+					      NULL));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		EXPECT_EQ(folios + order_folios(*order),
+			  order_count(*order, "stats/nr_anon"));
+		EXPECT_EQ(0, device_wrong(device, &part, 0));
+		ASSERT_EQ(0, device_fill_part(device, &part, 5, 2, 1));
+		EXPECT_EQ(0, cpu_wrong_but(&part, 0, 5, 2, 1));
+		EXPECT_EQ(0, area_unmap(&part));
+		EXPECT_TRUE(eventually(folios ==
+				       order_count(*order, "stats/nr_anon")));
+	}
+}
+
+TEST_MIRROR(large, device_gives_up_folios_of_any_order)
+{
+	struct area part;
+	long splits;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		splits = order_splits(*order);
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		ASSERT_EQ(0, unplug(device, &part));
+		EXPECT_EQ(0, held(device, &part));
+		EXPECT_EQ(splits, order_splits(*order));
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+	}
+}
+
+TEST_MIRROR(large, device_gives_up_folios_of_any_order_in_pages)
+{
+	struct area part;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		ASSERT_EQ(0, no_large_folio(device));
+		ASSERT_EQ(0, unplug(device, &part));
+		EXPECT_EQ(0, held(device, &part));
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+	}
+}
+
+TEST_MIRROR(large, many_threads_bring_back_folios_of_any_order)
+{
+	struct faulter faulters[FAULTERS];
+	struct area part;
+	unsigned int i;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
+		for (i = 0; i < FAULTERS; i++) {
+			faulters[i].thp = &part;
+			faulters[i].page = i;
+			ASSERT_EQ(0, pthread_create(&faulters[i].thread, NULL,
+						    faulter_run,
+						    &faulters[i]));
+		}
+		for (i = 0; i < FAULTERS; i++) {
+			ASSERT_EQ(0, pthread_join(faulters[i].thread, NULL));
+			EXPECT_EQ(0, faulters[i].wrong);
+		}
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+	}
 }
