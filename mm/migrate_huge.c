@@ -22,8 +22,8 @@
  *   all of its pages. By then the migration entries of the folio are in the
  *   page tables of each process that maps it. First all of these become
  *   entries of single pages, as those of a smaller folio are: a PMD entry must
- *   not refer to a folio that is no larger than a page. Then the folio itself is split. Neither needs an
- *   invalidation, as nothing is mapped.
+ *   not refer to a folio that is no larger than a page. Then the folio itself
+ *   is split. Neither needs an invalidation, as nothing is mapped.
  *
  *   The second step fails if there is another reference. Then the folio stays
  *   large and is mapped by PTEs when the migration is over.

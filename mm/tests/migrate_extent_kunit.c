@@ -1390,53 +1390,70 @@ static int me_init_coherent(struct kunit *test)
 	return 0;
 }
 
-#define ME_CASE(name)	KUNIT_CASE_PARAM(name, me_gen_params)
-
 #define ME_COMMON_CASES							\
-	ME_CASE(folios_move_whole),					\
-	ME_CASE(driver_that_does_not_ask_gets_pages),			\
-	ME_CASE(mixed_marks_survive),					\
-	ME_CASE(marks_set_during_migration_are_kept),			\
-	ME_CASE(hinted_folio_moves_whole),				\
-	ME_CASE(folio_of_pmd_order_moves_whole),			\
-	ME_CASE(part_of_folio_moves_alone),				\
-	ME_CASE(rest_of_unmapped_folio_moves),				\
-	ME_CASE(folio_zapped_during_migration_is_free),			\
-	ME_CASE(part_zapped_during_migration_stays_zapped),		\
-	ME_CASE(folios_without_destination_stay),			\
-	ME_CASE(referenced_folio_stays_whole),				\
-	ME_CASE(locked_folio_stays_whole),				\
-	ME_CASE(pinned_folio_stays_mapped),				\
-	ME_CASE(forked_folios_move_whole),				\
-	ME_CASE(folio_that_child_maps_in_part_moves_whole),		\
-	ME_CASE(forked_folios_move_to_pages),				\
-	ME_CASE(forked_folios_return_in_pages),				\
-	ME_CASE(folio_moves_in_pages_at_every_slot),			\
-	ME_CASE(page_without_destination_stays_at_every_slot),		\
-	ME_CASE(destination_of_another_order_is_refused),		\
-	ME_CASE(driver_that_gives_up_restores_folios),			\
-	ME_CASE(holes_are_filled_by_large_folios),			\
-	ME_CASE(holes_are_filled_by_folios_of_mixed_orders),		\
-	ME_CASE(hole_of_pmd_is_filled_by_smaller_folios),		\
-	ME_CASE(zero_pages_are_replaced_by_large_folios),		\
-	ME_CASE(holes_that_were_filled_are_refused),			\
-	ME_CASE(holes_out_of_line_are_refused),				\
-	ME_CASE(holes_with_other_entries_are_refused),			\
-	ME_CASE(holes_of_userfaultfd_are_refused),			\
-	ME_CASE(folios_are_evicted_whole),				\
-	ME_CASE(folios_are_evicted_in_pages),				\
-	ME_CASE(forked_folios_are_evicted_in_pages),			\
-	ME_CASE(part_of_folios_is_evicted)
+	KUNIT_CASE_PARAM(folios_move_whole, me_gen_params),		\
+	KUNIT_CASE_PARAM(driver_that_does_not_ask_gets_pages,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(mixed_marks_survive, me_gen_params),		\
+	KUNIT_CASE_PARAM(marks_set_during_migration_are_kept,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(hinted_folio_moves_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(folio_of_pmd_order_moves_whole, me_gen_params),\
+	KUNIT_CASE_PARAM(part_of_folio_moves_alone, me_gen_params),	\
+	KUNIT_CASE_PARAM(rest_of_unmapped_folio_moves, me_gen_params),	\
+	KUNIT_CASE_PARAM(folio_zapped_during_migration_is_free,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(part_zapped_during_migration_stays_zapped,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(folios_without_destination_stay,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(referenced_folio_stays_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(locked_folio_stays_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(pinned_folio_stays_mapped, me_gen_params),	\
+	KUNIT_CASE_PARAM(forked_folios_move_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(folio_that_child_maps_in_part_moves_whole,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(forked_folios_move_to_pages, me_gen_params),	\
+	KUNIT_CASE_PARAM(forked_folios_return_in_pages, me_gen_params),	\
+	KUNIT_CASE_PARAM(folio_moves_in_pages_at_every_slot,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(page_without_destination_stays_at_every_slot,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(destination_of_another_order_is_refused,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(driver_that_gives_up_restores_folios,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(holes_are_filled_by_large_folios,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(holes_are_filled_by_folios_of_mixed_orders,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(hole_of_pmd_is_filled_by_smaller_folios,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(zero_pages_are_replaced_by_large_folios,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(holes_that_were_filled_are_refused,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(holes_out_of_line_are_refused, me_gen_params),	\
+	KUNIT_CASE_PARAM(holes_with_other_entries_are_refused,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(holes_of_userfaultfd_are_refused,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(folios_are_evicted_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(folios_are_evicted_in_pages, me_gen_params),	\
+	KUNIT_CASE_PARAM(forked_folios_are_evicted_in_pages,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(part_of_folios_is_evicted, me_gen_params)
 
 static struct kunit_case me_cases[] = {
 	ME_COMMON_CASES,
-	ME_CASE(fault_brings_back_the_folio),
-	ME_CASE(fault_brings_back_pages),
-	ME_CASE(fault_brings_back_some_pages),
-	ME_CASE(fault_of_forked_folio_brings_back_pages),
-	ME_CASE(fault_on_rest_of_folio_brings_it_back),
-	ME_CASE(one_of_many_faults_calls_the_driver),
-	ME_CASE(one_of_many_faults_brings_back_pages),
+	KUNIT_CASE_PARAM(fault_brings_back_the_folio, me_gen_params),
+	KUNIT_CASE_PARAM(fault_brings_back_pages, me_gen_params),
+	KUNIT_CASE_PARAM(fault_brings_back_some_pages, me_gen_params),
+	KUNIT_CASE_PARAM(fault_of_forked_folio_brings_back_pages,
+			 me_gen_params),
+	KUNIT_CASE_PARAM(fault_on_rest_of_folio_brings_it_back, me_gen_params),
+	KUNIT_CASE_PARAM(one_of_many_faults_calls_the_driver, me_gen_params),
+	KUNIT_CASE_PARAM(one_of_many_faults_brings_back_pages, me_gen_params),
 	{}
 };
 
@@ -1448,7 +1465,7 @@ static struct kunit_suite me_suite = {
 
 static struct kunit_case me_coherent_cases[] = {
 	ME_COMMON_CASES,
-	ME_CASE(pin_of_page_moves_the_folio),
+	KUNIT_CASE_PARAM(pin_of_page_moves_the_folio, me_gen_params),
 	{}
 };
 
