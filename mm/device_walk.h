@@ -240,10 +240,9 @@ device_pte_run(pte_t *ptep, pte_t pte, unsigned long max)
 }
 
 /*
- * The same for entries of pages that are not present and equal but for the pfn.
- * Compare raw values. All architectures with ZONE_DEVICE store the offset of a
- * swap entry in one field of the PTE, so the values of contiguous pfns differ
- * by a constant.
+ * The same for entries that are not present. Compare raw values. All
+ * architectures with ZONE_DEVICE store the offset of a swap entry in one field
+ * of the PTE, so the values of contiguous pfns differ by a constant.
  */
 static inline unsigned long device_swp_run(pte_t *ptep, pte_t pte,
 					   unsigned long max)
@@ -258,6 +257,17 @@ static inline unsigned long device_swp_run(pte_t *ptep, pte_t pte,
 			break;
 	}
 	return nr;
+}
+
+/* Set @nr entries, of which @pte is the first, for contiguous pfns. */
+static inline void device_swp_set(struct mm_struct *mm, unsigned long addr,
+				  pte_t *ptep, pte_t pte, unsigned long nr)
+{
+	typeof(pte_val(pte)) value = pte_val(pte), stride;
+
+	stride = pte_val(pte_next_swp_offset(pte)) - value;
+	for (; nr; nr--, addr += PAGE_SIZE, value += stride)
+		set_pte_at(mm, addr, ptep++, __pte(value));
 }
 
 static __always_inline void

@@ -91,92 +91,105 @@ static void extent_set_ptes(const struct migrate_extent *ext, unsigned long i,
 	struct mm_struct *mm = ext->vma->vm_mm;
 	unsigned long addr = extent_addr(ext, i);
 	pte_t *ptep = ext->ptep + i;
-	unsigned long k;
 
-	if (pte_present(pte)) {
-		set_ptes(mm, addr, ptep, pte, nr);
-		update_mmu_cache_range(NULL, ext->vma, addr, ptep, nr);
+	if (!pte_present(pte)) {
+		device_swp_set(mm, addr, ptep, pte, nr);
 		return;
 	}
-	for (k = 0; k < nr; k++, addr += PAGE_SIZE) {
-		set_pte_at(mm, addr, ptep + k, pte);
-		pte = pte_next_swp_offset(pte);
-	}
+	set_ptes(mm, addr, ptep, pte, nr);
+	update_mmu_cache_range(NULL, ext->vma, addr, ptep, nr);
 }
 
 /*
  * Collect.
  */
 
-static bool extent_is_present(const struct migrate_extent *ext)
+/* The pfn of the page that a PTE maps, present or device-private, else 0 */
+static unsigned long extent_pte_pfn(pte_t pte)
 {
-	unsigned long i, pfn = folio_pfn(ext->folio);
+	swp_entry_t entry;
 
-	for (i = 0; i < ext->nr; i++) {
-		pte_t pte = ptep_get(ext->ptep + i);
-
-		if (!pte_present(pte) || pte_pfn(pte) != pfn + i)
-			return false;
-	}
-	return true;
+	if (pte_present(pte))
+		return pte_pfn(pte);
+	if (!is_swap_pte(pte))
+		return 0;
+	entry = pte_to_swp_entry(pte);
+	return is_device_private_entry(entry) ? swp_offset_pfn(entry) : 0;
 }
 
-static bool extent_is_private(const struct migrate_extent *ext)
+/* Number of PTEs from that of page @i on that differ in their pfns only */
+static unsigned long extent_pte_run(const struct migrate_extent *ext,
+				    unsigned long i)
 {
-	unsigned long i, pfn = folio_pfn(ext->folio);
+	pte_t *ptep = ext->ptep + i, pte = ptep_get(ptep);
 
-	for (i = 0; i < ext->nr; i++) {
-		pte_t pte = ptep_get(ext->ptep + i);
-		swp_entry_t entry;
-
-		if (!is_swap_pte(pte))
-			return false;
-		entry = pte_to_swp_entry(pte);
-		if (!is_device_private_entry(entry) ||
-		    swp_offset_pfn(entry) != pfn + i)
-			return false;
-	}
-	return true;
+	return pte_present(pte) ? device_pte_run(ptep, pte, ext->nr - i) :
+				  device_swp_run(ptep, pte, ext->nr - i);
 }
 
 /* Do the PTEs map all pages of the folio, in order? */
 static bool extent_is_whole(const struct migrate_extent *ext)
 {
-	return migrate_is_private(ext->folio) ? extent_is_private(ext) :
-						extent_is_present(ext);
+	unsigned long i, pfn = folio_pfn(ext->folio);
+
+	for (i = 0; i < ext->nr; i += extent_pte_run(ext, i))
+		if (extent_pte_pfn(ptep_get(ext->ptep + i)) != pfn + i)
+			return false;
+	return true;
 }
 
-/* Return: whether the page was mapped writable. */
-static bool extent_replace_present(const struct migrate_extent *ext,
-				   unsigned long i)
+/* Number of pages from page @i on that have the same state */
+static unsigned long extent_page_run(const struct migrate_extent *ext,
+				     unsigned long i)
 {
+	bool exclusive = PageAnonExclusive(folio_page(ext->folio, i));
+	unsigned long k, nr = extent_pte_run(ext, i);
+
+	for (k = 1; k < nr; k++)
+		if (PageAnonExclusive(folio_page(ext->folio, i + k)) !=
+		    exclusive)
+			break;
+	return k;
+}
+
+/*
+ * Clear @nr equal PTEs. If the CPU has noted an access or a write in one of them
+ * meanwhile, it counts for all. pte_mkdirty(), by which that is done, also makes
+ * a PTE soft-dirty.
+ */
+static pte_t extent_clear_ptes(struct mm_struct *mm, unsigned long addr,
+			       pte_t *ptep, unsigned long nr)
+{
+	pte_t pte = ptep_get(ptep);
+	pte_t old = get_and_clear_full_ptes(mm, addr, ptep, nr, 0);
+
+	return pte_soft_dirty(pte) ? old : pte_clear_soft_dirty(old);
+}
+
+/*
+ * Replace the PTEs of @nr pages from page @i on, which have the same state.
+ *
+ * Return: whether they were writable.
+ */
+static bool extent_replace_run(const struct migrate_extent *ext,
+			       unsigned long i, unsigned long nr)
+{
+	struct mm_struct *mm = ext->vma->vm_mm;
 	struct page *page = folio_page(ext->folio, i);
 	unsigned long addr = extent_addr(ext, i);
-	pte_t *ptep = ext->ptep + i;
-	bool write = migrate_may_write(ext->vma, addr, ptep_get(ptep));
-	swp_entry_t entry = device_entry_migration(page_to_pfn(page), write,
-						   PageAnonExclusive(page));
-	pte_t old = ptep_get_and_clear(ext->vma->vm_mm, addr, ptep);
-
-	if (!folio_test_dirty(ext->folio))
-		migrate_note_dirty(ext->folio, old);
-	set_pte_at(ext->vma->vm_mm, addr, ptep,
-		   device_pte_present_to_migration(entry, old));
-	return write;
-}
-
-/* Return: whether the entry was writable. */
-static bool extent_replace_private(const struct migrate_extent *ext,
-				   unsigned long i)
-{
-	struct page *page = folio_page(ext->folio, i);
-	pte_t old = ptep_get(ext->ptep + i);
-	bool write = is_writable_device_private_entry(pte_to_swp_entry(old));
+	pte_t *ptep = ext->ptep + i, pte = ptep_get(ptep);
+	bool write = migrate_may_write(ext->vma, addr, pte);
 	swp_entry_t entry = device_entry_migration(page_to_pfn(page), write,
 						   PageAnonExclusive(page));
 
-	set_pte_at(ext->vma->vm_mm, extent_addr(ext, i), ext->ptep + i,
-		   device_pte_swp_to_migration(entry, old, ext->folio));
+	if (pte_present(pte)) {
+		pte = extent_clear_ptes(mm, addr, ptep, nr);
+		migrate_note_dirty(ext->folio, pte);
+		pte = device_pte_present_to_migration(entry, pte);
+	} else {
+		pte = device_pte_swp_to_migration(entry, pte, ext->folio);
+	}
+	device_swp_set(mm, addr, ptep, pte, nr);
 	return write;
 }
 
@@ -184,18 +197,18 @@ static bool extent_replace_private(const struct migrate_extent *ext,
 static bool extent_replace(struct migrate_walk *mw,
 			   const struct migrate_extent *ext)
 {
+	unsigned long i, run;
 	bool all = true;
-	unsigned long i;
 
-	if (migrate_is_private(ext->folio)) {
-		for (i = 0; i < ext->nr; i++)
-			all &= extent_replace_private(ext, i);
-		return all;
+	if (!migrate_is_private(ext->folio)) {
+		flush_cache_range(ext->vma, ext->addr,
+				  extent_addr(ext, ext->nr));
+		mw->flush = true;
 	}
-	flush_cache_range(ext->vma, ext->addr, extent_addr(ext, ext->nr));
-	for (i = 0; i < ext->nr; i++)
-		all &= extent_replace_present(ext, i);
-	mw->flush = true;
+	for (i = 0; i < ext->nr; i += run) {
+		run = extent_page_run(ext, i);
+		all &= extent_replace_run(ext, i, run);
+	}
 	return all;
 }
 

@@ -498,7 +498,7 @@ static void me_expect_marks(struct me_test *me, unsigned long addr,
 				    "page %lu", i);
 }
 
-/* Each page of the first folio has its own, but for those behind the fourth. */
+/* The first folio has runs of pages with different marks. */
 static void mixed_marks_survive(struct kunit *test)
 {
 	struct me_test *me = test->priv;
@@ -507,7 +507,8 @@ static void mixed_marks_survive(struct kunit *test)
 
 	kunit_mm_change(me->km, addr + PAGE_SIZE, 1, me_read_only);
 	kunit_mm_change(me->km, addr + 2 * PAGE_SIZE, 1, me_protect);
-	kunit_mm_change(me->km, addr + 3 * PAGE_SIZE, 1, me_clean);
+	kunit_mm_change(me->km, addr + 3 * PAGE_SIZE, min(me->nr - 3, 4UL),
+			me_clean);
 	for (i = 0; i < me->nr; i++)
 		marks[i] = me_marks(me, addr, i);
 	KUNIT_EXPECT_EQ(test, marks[1], marks[0] & ~ME_WRITE);
