@@ -546,8 +546,10 @@ static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
 	unsigned long nr = migrate_hole_extent(args, i);
 
 	args->dst[i] &= ~MIGRATE_DST_PRIVATE;
-	if (nr)
+	if (nr) {
+		migrate_note_huge();
 		return nr;
+	}
 	args->src[i] = 0;
 	return 1;
 }
