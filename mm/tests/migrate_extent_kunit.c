@@ -1235,13 +1235,40 @@ static void fault_of_forked_folio_brings_back_pages(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, me->dev->faults, (int)(ME_PAGES / me->nr));
 }
 
+static void zapped_part_is_free_at_once(struct kunit *test)
+{
+	struct me_test *me = test->priv;
+	unsigned long addr = me_map_on_device(me);
+
+	kunit_mm_zap(me->km, addr + PAGE_SIZE, 1);
+	me_expect_used(me, ME_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, me_get(me, addr, 1), 0UL);
+	KUNIT_EXPECT_EQ(test, me_get(me, addr, 2), me_pattern(2));
+	/* a whole folio needs no split */
+	kunit_mm_zap(me->km, addr, me->nr);
+	kunit_mm_zap(me->km, addr + me->nr * PAGE_SIZE, me->nr);
+	me_expect_used(me, ME_PAGES - 2 * me->nr);
+	me_zap(me, addr);
+}
+
+/* With another reference, a folio stays large when a part of it is unmapped. */
+static void me_zap_pinned(struct me_test *me, unsigned long addr)
+{
+	struct folio *folio = me_folio(me, addr);
+
+	folio_get(folio);
+	kunit_mm_zap(me->km, addr, 1);
+	me_expect_used(me, ME_PAGES);
+	folio_put(folio);
+}
+
 /* A part is unmapped, so the rest returns in pages. */
 static void fault_on_rest_of_folio_brings_it_back(struct kunit *test)
 {
 	struct me_test *me = test->priv;
 	unsigned long addr = me_map_on_device(me);
 
-	kunit_mm_zap(me->km, addr, 1);
+	me_zap_pinned(me, addr);
 	KUNIT_EXPECT_EQ(test, me_get(me, addr, 2), me_pattern(2));
 	KUNIT_EXPECT_EQ(test, me->dev->faults, 1);
 	me_expect_used(me, ME_PAGES - me->nr);
@@ -1396,6 +1423,7 @@ static int me_init_coherent(struct kunit *test)
 	KUNIT_CASE_PARAM(driver_that_does_not_ask_gets_pages,		\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(mixed_marks_survive, me_gen_params),		\
+	KUNIT_CASE_PARAM(zapped_part_is_free_at_once, me_gen_params),	\
 	KUNIT_CASE_PARAM(marks_set_during_migration_are_kept,		\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(hinted_folio_moves_whole, me_gen_params),	\
