@@ -500,8 +500,20 @@ TEST_MIRROR(large, folio_of_any_order_moves_in_pages)
 		ASSERT_EQ(0, ask_to_device(device, &part, 0, ORDER_PAGES));
 		EXPECT_EQ(ORDER_PAGES, held(device, &part));
 		EXPECT_EQ(0, device_wrong(device, &part, 1));
+		EXPECT_EQ(0, cpu_wrong(&part, 1));
+	}
+}
+
+TEST_MIRROR(large, folio_of_any_order_returns_in_pages)
+{
+	struct area part;
+
+	for_each_order(order) {
+		SKIP_FOR(map_order(&part, *order));
+		ASSERT_EQ(ORDER_PAGES, to_device(device, &part));
 		ASSERT_EQ(0, no_large_folio(device));
-		ASSERT_EQ(0, to_system(device, &part));
+		ASSERT_EQ(0, ask_to_system(device, &part, 0, ORDER_PAGES));
+		EXPECT_EQ(0, held(device, &part));
 		EXPECT_EQ(0, cpu_wrong(&part, 1));
 	}
 }
