@@ -389,6 +389,22 @@ static long order_count(unsigned int order, const char *name)
 	return count;
 }
 
+/* Allow folios of an order. Return: what it was before, or NULL on failure. */
+static const char *order_allow(unsigned int order, const char *mode)
+{
+	static char line[80];
+	FILE *file = fopen(order_path(order, "enabled"), "r");
+	char *was = NULL;
+
+	if (file && fgets(line, sizeof(line), file))
+		was = strchr(line, '[');
+	if (file)
+		fclose(file);
+	if (!was || race_write_file(order_path(order, "enabled"), mode))
+		return NULL;
+	return strtok(was, "[]");
+}
+
 /* Map aligned memory in which folios of an order can be, and no larger ones. */
 static const char *map_for_order(struct area *part)
 {
@@ -433,14 +449,15 @@ static long order_folios(unsigned int order)
 /* Fill memory with contents 1, in folios of an order. */
 static const char *map_order(struct area *part, unsigned int order)
 {
-	const char *lack = map_for_order(part);
+	const char *lack = map_for_order(part), *was;
 
 	if (lack)
 		return lack;
-	if (race_write_file(order_path(order, "enabled"), "madvise"))
+	was = order_allow(order, "madvise");
+	if (!was)
 		return "folios of this order cannot be enabled";
 	area_fill(part, 1);
-	race_write_file(order_path(order, "enabled"), "never");
+	race_write_file(order_path(order, "enabled"), was);
 	return folios_in_system(part) == order_folios(order) ?
 	       NULL : "no large folios available";
 }
