@@ -1022,6 +1022,26 @@ static void zero_pages_are_replaced_by_large_folios(struct kunit *test)
 	me_zap(me, addr);
 }
 
+static void zero_pages_with_a_protected_one_stay(struct kunit *test)
+{
+	struct me_test *me = test->priv;
+	unsigned long addr = me_map_hole(me);
+	pte_t pte;
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "no write protection by userfaultfd");
+	kunit_mm_read(me->km, addr, me->nr);
+	kunit_mm_change(me->km, addr + 2 * PAGE_SIZE, 1, me_protect);
+	me_begin_to_device(me, addr, ME_PAGES);
+	me_fill_holes(me);
+	KUNIT_EXPECT_EQ(test, me_end(me), ME_PAGES - me->nr);
+	me_expect_used(me, ME_PAGES - me->nr);
+	pte = me_pte(me, addr, 2);
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(pte_pfn(pte)) && pte_uffd_wp(pte));
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(pte_pfn(me_pte(me, addr, 0))));
+	me_zap(me, addr);
+}
+
 static int me_write_new(struct kunit_mm_thread *thread)
 {
 	return me_put(thread->addr, 0, ME_NEW);
@@ -1459,6 +1479,8 @@ static int me_init_coherent(struct kunit *test)
 	KUNIT_CASE_PARAM(hole_of_pmd_is_filled_by_smaller_folios,	\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(zero_pages_are_replaced_by_large_folios,	\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(zero_pages_with_a_protected_one_stay,		\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(holes_that_were_filled_are_refused,		\
 			 me_gen_params),				\
