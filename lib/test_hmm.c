@@ -56,11 +56,10 @@
  *
  *   Running out of device memory is not an error. A large folio for which no
  *   part of a block is free, or for which there is no contiguous RAM, moves to
- *   single pages. A page without a destination stays in system memory. A device gives
- *   up all chunks at once, by a command
- *   or when the module is removed, after all pages have been evicted. A page
- *   that is locked or referenced cannot be evicted; eviction retries until it
- *   succeeds.
+ *   single pages. A page without a destination stays in system memory. A device
+ *   gives up all chunks at once, by a command or when the module is removed,
+ *   after all pages have been evicted. A page that is locked or referenced
+ *   cannot be evicted; eviction retries until it succeeds.
  *
  * Lock order
  *
