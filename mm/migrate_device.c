@@ -462,7 +462,7 @@ static struct folio *identity_large_dst(unsigned long src_mpfn,
 	struct folio *folio = page_folio(page);
 
 	if (!(mpfn & MIGRATE_PFN_COMPOUND) || &folio->page != page ||
-	    !folio_test_large_rmappable(folio) ||
+	    !folio_test_large(folio) || !folio_test_large_rmappable(folio) ||
 	    folio_nr_pages(folio) != migrate_large_nr(src_mpfn))
 		return NULL;
 	migrate_note_huge();

@@ -405,7 +405,8 @@ unsigned long migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
 /* May the folio be the destination of holes? */
 static bool extent_fits_hole(const struct page *page, struct folio *folio)
 {
-	return &folio->page == page && folio_test_large_rmappable(folio) &&
+	return &folio->page == page && folio_test_large(folio) &&
+	       folio_test_large_rmappable(folio) &&
 	       folio_order(folio) < MIGRATE_HUGE_ORDER;
 }
 
