@@ -551,7 +551,7 @@ static void referenced_folio_stays_whole(struct kunit *test)
 /* ---- holes ---- */
 
 /* Pages in front, two PMDs, pages behind */
-static void hole_has_an_entry_for_each_pmd(struct kunit *test)
+static void hole_has_one_entry_a_pmd(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
 	unsigned long base = kunit_mm_map_huge(mh->km, 4 * HPAGE_PMD_NR);
@@ -1388,7 +1388,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
 	KUNIT_CASE(folio_without_destination_stays),			\
 	KUNIT_CASE(referenced_folio_stays_whole),			\
-	KUNIT_CASE(hole_has_an_entry_for_each_pmd),			\
+	KUNIT_CASE(hole_has_one_entry_a_pmd),			\
 	KUNIT_CASE(huge_zero_page_is_replaced_whole),			\
 	KUNIT_CASE(huge_zero_page_is_replaced_by_pages),		\
 	KUNIT_CASE(large_hole_is_filled_by_pages),			\
