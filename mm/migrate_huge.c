@@ -409,7 +409,8 @@ static void huge_split_and_put(struct folio *folio)
  * when they are zapped, and not with the last page of the folio. A folio that is
  * locked or has another reference stays as it is.
  *
- * Context: Process context, mmap lock held, no page-table lock. May sleep.
+ * Context: Process context. The mmap lock or that of the file's mappings is held,
+ * and no page-table lock. May sleep.
  */
 void migrate_split_zapped(struct vm_area_struct *vma, pmd_t *pmd,
 			  unsigned long start, unsigned long end)
