@@ -1268,19 +1268,26 @@ static void no_numa_hints(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
+/* Move a hinted huge page; @flags are those of its entry. */
+static void mh_move_hinted(struct mh_test *mh, unsigned long addr,
+			   unsigned long flags)
+{
+	KUNIT_ASSERT_TRUE(mh->test, pmd_protnone(mh_pmd(mh, addr)));
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(mh->test,
+			mh->src[0] & (MH_LARGE | MIGRATE_PFN_WRITE), flags);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(mh->test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+}
+
 static void hinted_page_keeps_write_permission(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map(mh);
 
 	kunit_mm_hint(mh->km, addr, HPAGE_PMD_NR);
-	KUNIT_ASSERT_TRUE(test, pmd_protnone(mh_pmd(mh, addr)));
-	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
-					 MIGRATE_VMA_SELECT_COMPOUND);
-	KUNIT_EXPECT_EQ(test, mh->src[0] & (MH_LARGE | MIGRATE_PFN_WRITE),
-			MH_LARGE | MIGRATE_PFN_WRITE);
-	mh_copy(mh, &mh->args, mh->dev);
-	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_move_hinted(mh, addr, MH_LARGE | MIGRATE_PFN_WRITE);
 	mh_expect_huge(mh, addr, true);
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
@@ -1293,14 +1300,8 @@ static void hinted_read_only_page_stays_read_only(struct kunit *test)
 	unsigned long addr = mh_map(mh);
 
 	kunit_mm_hint(mh->km, addr, HPAGE_PMD_NR);
-	KUNIT_ASSERT_TRUE(test, pmd_protnone(mh_pmd(mh, addr)));
 	kunit_mm_flags(mh->km, addr, 0, VM_WRITE);
-	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
-					 MIGRATE_VMA_SELECT_COMPOUND);
-	KUNIT_EXPECT_EQ(test, mh->src[0] & (MH_LARGE | MIGRATE_PFN_WRITE),
-			MH_LARGE);
-	mh_copy(mh, &mh->args, mh->dev);
-	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_move_hinted(mh, addr, MH_LARGE);
 	KUNIT_EXPECT_NE(test, mh_put(addr, 0, MH_NEW), 0);
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
