@@ -30,6 +30,10 @@
 static struct device dev;
 static unsigned int seconds = 5;
 
+/* A slow machine needs more time for so many rounds, but a hang has an end. */
+#define ROUNDS		20
+#define PATIENCE	600
+
 /* A slow machine tries each n-th case only. */
 static unsigned int thin = 1;
 
@@ -146,7 +150,7 @@ static void event_test(const struct event *event)
 struct meddler {
 	struct buffer *buf[2];
 	volatile bool stop;
-	unsigned long times;
+	volatile unsigned long times;
 };
 
 static void *meddle(void *data)
@@ -166,6 +170,13 @@ static void *meddle(void *data)
 	return NULL;
 }
 
+static bool goes_on(time_t end, unsigned int transfers, unsigned long events)
+{
+	if (transfers > ROUNDS && events > ROUNDS)
+		return time(NULL) < end;
+	return time(NULL) < end + PATIENCE;
+}
+
 /* Everything that leaves the contents alone, while packets are on their way */
 static void traffic_beside_events(void)
 {
@@ -183,7 +194,7 @@ static void traffic_beside_events(void)
 	meddler.buf[0] = &from;
 	meddler.buf[1] = &to;
 	pthread_create(&thread, NULL, meddle, &meddler);
-	for (; time(NULL) < end; all++) {
+	for (; goes_on(end, all, meddler.times); all++) {
 		size_t at = all * 4099 % (REGION - 16 * PAGE);
 		size_t to_at = all * 7919 % (REGION - 16 * PAGE);
 		size_t size = 1 + all * 1021 % (8 * PAGE);
@@ -195,7 +206,7 @@ static void traffic_beside_events(void)
 	meddler.stop = true;
 	pthread_join(thread, NULL);
 	wrong += differs(from.p, 0, from.size, 1, 0) >= 0;
-	ksft_test_result(!wrong && all > 10 && meddler.times > 10,
+	ksft_test_result(!wrong && all > ROUNDS && meddler.times > ROUNDS,
 			 "traffic.data_is_right_beside_events # %u of %u wrong, %lu events\n",
 			 wrong, all, meddler.times);
 	buffer_close(&from);
@@ -379,7 +390,8 @@ static void volatile_memory_is_not_persistent(void)
 struct zapper {
 	struct buffer *buf;
 	volatile bool stop;
-	unsigned long times, hit;
+	volatile unsigned long times;
+	unsigned long hit;
 };
 
 /* A page that is given back is soon one of these. */
@@ -406,8 +418,16 @@ static void *zap(void *data)
 struct writer {
 	struct buffer *from, *to;
 	volatile bool stop;
-	unsigned long times, failed;
+	volatile unsigned long times;
+	unsigned long failed;
 };
+
+static bool rounds_are_done(const struct zapper *zapper,
+			    const struct writer *writer)
+{
+	return zapper->times > ROUNDS && writer[0].times > ROUNDS &&
+	       writer[1].times > ROUNDS;
+}
 
 static void *write_all(void *data)
 {
@@ -443,6 +463,8 @@ static void freed_pages_are_not_written(void)
 		pthread_create(&thread[i], NULL, write_all, &writer[i]);
 	}
 	sleep(seconds);
+	for (i = 0; i < PATIENCE && !rounds_are_done(&zapper, writer); i++)
+		sleep(1);
 	for (i = 0; i < 2; i++) {
 		writer[i].stop = true;
 		pthread_join(thread[i], NULL);
@@ -450,7 +472,7 @@ static void freed_pages_are_not_written(void)
 	zapper.stop = true;
 	pthread_join(thread[2], NULL);
 	ksft_test_result(!zapper.hit && !writer[0].failed && !writer[1].failed &&
-			 zapper.times > 20 && writer[0].times > 20,
+			 rounds_are_done(&zapper, writer),
 			 "fixed.freed_pages_are_not_written # %lu of %lu hit, %lu writes, %lu failed\n",
 			 zapper.hit, zapper.times,
 			 writer[0].times + writer[1].times,
