@@ -436,6 +436,38 @@ void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 	KUNIT_ASSERT_EQ(km->test, ret, 0);
 }
 
+/**
+ * kunit_mm_put_word() - write to the first word of a page
+ * @addr: first page of a mapping of this thread
+ * @i: index of the page
+ * @word: value
+ *
+ * Return: 0, or -EFAULT.
+ */
+int kunit_mm_put_word(unsigned long addr, unsigned long i, unsigned long word)
+{
+	return put_user(word, (unsigned long __user *)(addr + i * PAGE_SIZE));
+}
+
+/**
+ * kunit_mm_get_word() - read the first word of a page, which must be possible
+ * @km: address space
+ * @addr: first page of a mapping
+ * @i: index of the page
+ *
+ * Return: the word.
+ */
+unsigned long kunit_mm_get_word(struct kunit_mm *km, unsigned long addr,
+				unsigned long i)
+{
+	unsigned long word = 0;
+
+	KUNIT_EXPECT_EQ(km->test, 0,
+			get_user(word, (unsigned long __user *)
+				 (addr + i * PAGE_SIZE)));
+	return word;
+}
+
 #ifdef CONFIG_NUMA_BALANCING
 static void kunit_mm_reset_balancing(void *mode)
 {

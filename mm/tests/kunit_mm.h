@@ -81,6 +81,9 @@ void kunit_mm_flags(struct kunit_mm *km, unsigned long addr, vm_flags_t set,
 void kunit_mm_protect(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, unsigned long vm_flags);
 
+int kunit_mm_put_word(unsigned long addr, unsigned long i, unsigned long word);
+unsigned long kunit_mm_get_word(struct kunit_mm *km, unsigned long addr,
+				unsigned long i);
 void kunit_mm_hint(struct kunit_mm *km, unsigned long addr, unsigned long nr);
 void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
 			     unsigned long nr);

@@ -248,18 +248,13 @@ static unsigned long me_pattern(unsigned long i)
 
 static int me_put(unsigned long addr, unsigned long i, unsigned long word)
 {
-	return put_user(word, (unsigned long __user *)(addr + i * PAGE_SIZE));
+	return kunit_mm_put_word(addr, i, word);
 }
 
 static unsigned long me_get(struct me_test *me, unsigned long addr,
 			    unsigned long i)
 {
-	unsigned long word = 0;
-
-	KUNIT_EXPECT_EQ(me->test, 0,
-			get_user(word, (unsigned long __user *)
-				 (addr + i * PAGE_SIZE)));
-	return word;
+	return kunit_mm_get_word(me->km, addr, i);
 }
 
 static void me_expect_contents(struct me_test *me, unsigned long addr)
@@ -1098,7 +1093,7 @@ static void holes_with_other_entries_are_refused(struct kunit *test)
 	me->dst[0] = me_copy_one(me->dev, NULL, me->order);
 	me->dst[me->nr - 1] = me_copy_one(me->dev, NULL, 0);
 	me->dst[me->nr] = me_copy_one(me->dev, NULL, me->order);
-	/* What is left for the last hole of the first folio is its page. */
+	/* Both folios are refused. The last hole of the first one gets its page. */
 	KUNIT_EXPECT_EQ(test, me_end(me), 1UL);
 	me_expect_used(me, 1);
 	KUNIT_EXPECT_EQ(test, me_get(me, addr, me->nr + 1), ME_NEW);

@@ -230,18 +230,13 @@ static unsigned long mh_pattern(unsigned long i)
 
 static int mh_put(unsigned long addr, unsigned long i, unsigned long word)
 {
-	return put_user(word, (unsigned long __user *)(addr + i * PAGE_SIZE));
+	return kunit_mm_put_word(addr, i, word);
 }
 
 static unsigned long mh_get(struct mh_test *mh, unsigned long addr,
 			    unsigned long i)
 {
-	unsigned long word = 0;
-
-	KUNIT_EXPECT_EQ(mh->test, 0,
-			get_user(word, (unsigned long __user *)
-				 (addr + i * PAGE_SIZE)));
-	return word;
+	return kunit_mm_get_word(mh->km, addr, i);
 }
 
 static void mh_fill(struct mh_test *mh, unsigned long addr)
