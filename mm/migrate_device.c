@@ -341,9 +341,9 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * zeroes behind it, for as many holes as the folio has pages, with the address
  * aligned to its size.
  *
- * Where a large folio is split within this call, interval notifiers get
- * MMU_NOTIFY_CLEAR for all of it and without an owner, also that of the driver:
- * do not call with a lock held that the driver's own notifier takes.
+ * A split of a large folio within this call sends MMU_NOTIFY_CLEAR, for the whole
+ * folio and without an owner, to all interval notifiers, that of the driver
+ * included. So the caller must not hold a lock that this notifier takes.
  *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
