@@ -257,8 +257,9 @@ long pagemap_count(const struct area *area, uint64_t bits);
 /* A field of /proc/self/smaps for the mapping at @at, in pages; or -1. */
 long smaps_pages(const void *at, const char *field);
 
-/* The number of locked pages in the system */
+/* Pages of the whole system; the free ones are -1 if they cannot be read. */
 long pages_locked(void);
+long pages_free(void);
 
 /* RssAnon of the process in pages, and whether it is near @expected. */
 long rss_now(void);
