@@ -107,6 +107,8 @@
 #include "mmu_interval_notifier.h"
 
 #define HMM_PFN_REQ	(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)
+#define HMM_PFN_ORDER_MASK \
+	(((1UL << HMM_PFN_ORDER_BITS) - 1) << HMM_PFN_ORDER_SHIFT)
 
 /* Return values of the walk operations, for hmm_walk_and_fault(). */
 #define HMM_STOP_TO_FAULT	1
@@ -1367,3 +1369,84 @@ int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 	return ret;
 }
 EXPORT_SYMBOL(hmm_range_fault_unlocked_timeout);
+
+/*
+ * Pages side by side may be of a device and of the system. A pagemap begins and
+ * ends with a subsection.
+ */
+static bool hmm_same_memory(unsigned long pfn)
+{
+#ifdef CONFIG_ZONE_DEVICE
+	if (IS_ALIGNED(pfn, PAGES_PER_SUBSECTION))
+		return zone_device_pages_have_same_pgmap(pfn_to_page(pfn - 1),
+							 pfn_to_page(pfn));
+#endif
+	return true;
+}
+
+/* Is @entry the result of the page behind those of @first, @nr pages further? */
+static bool hmm_continues(unsigned long first, unsigned long entry,
+			  unsigned long nr)
+{
+	if (first & HMM_PFN_VALID)
+		first += nr;
+	if ((first ^ entry) & ~HMM_PFN_ORDER_MASK)
+		return false;
+	return !(entry & HMM_PFN_VALID) ||
+	       hmm_same_memory(entry & ~HMM_PFN_FLAGS);
+}
+
+/**
+ * hmm_range_extent() - count the pages that a device may map as one
+ * @range: range with results
+ * @index: first page of the extent, an index of hmm_pfns[]
+ *
+ * The pages of an extent are consecutive in memory, belong to the same device
+ * or to none, and have the same flags: results and the driver's own bits. It
+ * does not matter how the CPU maps them. So a large folio is one extent even if
+ * it is mapped by PTEs, and so are folios that are side by side. Pages without
+ * HMM_PFN_VALID form an extent if their results are equal.
+ *
+ * Context: The driver's lock, with a valid sequence number. Does not sleep.
+ * Return: The number of pages, at least 1 and up to the end of the range; 0 if
+ * @index is not in the range.
+ */
+unsigned long hmm_range_extent(const struct hmm_range *range,
+			       unsigned long index)
+{
+	unsigned long nr, max = hmm_range_pages(range);
+	const unsigned long *entry = range->hmm_pfns + index;
+
+	if (index >= max)
+		return 0;
+	for (nr = 1; nr < max - index; nr++)
+		if (!hmm_continues(entry[0], entry[nr], nr))
+			break;
+	return nr;
+}
+EXPORT_SYMBOL(hmm_range_extent);
+
+/**
+ * hmm_range_extent_order() - get the largest block at the start of an extent
+ * @range: range with results
+ * @index: first page, an index of hmm_pfns[]
+ * @nr: pages of the extent from @index on, at least 1
+ *
+ * For page tables with entries of several sizes: a block is naturally aligned,
+ * both its address and its memory. The next block starts behind it, and its
+ * extent is shorter by the block.
+ *
+ * Context: Any.
+ * Return: The order of the block in base pages.
+ */
+unsigned int hmm_range_extent_order(const struct hmm_range *range,
+				    unsigned long index, unsigned long nr)
+{
+	unsigned long entry = range->hmm_pfns[index];
+	unsigned long align = (range->start >> PAGE_SHIFT) + index;
+
+	if (entry & HMM_PFN_VALID)
+		align |= entry & ~HMM_PFN_FLAGS;
+	return __ffs(align | rounddown_pow_of_two(nr));
+}
+EXPORT_SYMBOL(hmm_range_extent_order);

@@ -117,7 +117,7 @@ static inline phys_addr_t hmm_pfn_to_phys(unsigned long hmm_pfn)
  * changed the mapping after the others were read.
  *
  * Return: The order in base pages. It is 0 for a page mapped by a PTE, even if
- * its folio is large.
+ * its folio is large; see hmm_range_extent() for such folios.
  */
 static inline unsigned int hmm_pfn_to_map_order(unsigned long hmm_pfn)
 {
@@ -153,6 +153,10 @@ struct hmm_range {
 int hmm_range_fault(struct hmm_range *range);
 int hmm_range_fault_unlocked_timeout(struct hmm_range *range,
 				     unsigned long timeout);
+unsigned long hmm_range_extent(const struct hmm_range *range,
+			       unsigned long index);
+unsigned int hmm_range_extent_order(const struct hmm_range *range,
+				    unsigned long index, unsigned long nr);
 
 bool restore_device_exclusive(struct mm_struct *mm, unsigned long addr,
 			      struct page *page);

@@ -300,6 +300,114 @@ static void hmm_pfn_decodes_to_page_and_order(struct kunit *test)
 	}
 }
 
+/* Extents of results */
+
+/* Entries for @nr pages that follow each other, from @pfn on */
+static void hmm_set_results(struct hmm_test *t, unsigned long pfn,
+			    unsigned long nr, unsigned long flags)
+{
+	unsigned long i;
+
+	hmm_set_range(t, t->km->cursor, nr);
+	for (i = 0; i < nr; i++)
+		t->pfns[i] = (pfn + i) | flags;
+}
+
+/* The extents of all pages that follow @index are @lengths, which end with 0. */
+static void hmm_expect_extents(struct hmm_test *t, unsigned long index,
+			       const unsigned long *lengths)
+{
+	do {
+		KUNIT_EXPECT_EQ_MSG(t->km->test,
+				    hmm_range_extent(&t->range, index),
+				    *lengths, "entry %lu", index);
+		index += *lengths;
+	} while (*lengths++);
+}
+
+/* Entries from @from to @to differ from the others in @change. */
+static void hmm_expect_cut(struct hmm_test *t, unsigned long from,
+			   unsigned long to, unsigned long change)
+{
+	unsigned long lengths[] = { from, to - from, 8 - to, 0 };
+	unsigned long i;
+
+	hmm_set_results(t, 0x10010, 8, READABLE);
+	for (i = from; i < to; i++)
+		t->pfns[i] ^= change;
+	hmm_expect_extents(t, 0, lengths);
+}
+
+static void extent_has_equal_flags(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+
+	hmm_set_results(t, 0x10010, 8, WRITABLE | HMM_PFN_INOUT_FLAGS);
+	hmm_expect_extents(t, 0, (unsigned long[]){ 8, 0 });
+	hmm_expect_extents(t, 3, (unsigned long[]){ 5, 0 });
+	hmm_expect_cut(t, 2, 5, HMM_PFN_WRITE);
+	hmm_expect_cut(t, 1, 2, 0x40);
+	if (HMM_PFN_INOUT_FLAGS)
+		hmm_expect_cut(t, 3, 4, HMM_PFN_DMA_MAPPED);
+	KUNIT_EXPECT_EQ(test, hmm_range_extent(&t->range, 8), 0UL);
+	KUNIT_EXPECT_EQ(test, hmm_range_extent(&t->range, ULONG_MAX), 0UL);
+}
+
+static void extent_joins_mappings_of_all_orders(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+
+	hmm_set_results(t, 0x10010, 8, WRITABLE);
+	t->pfns[2] |= 1UL << HMM_PFN_ORDER_SHIFT;
+	t->pfns[3] |= 1UL << HMM_PFN_ORDER_SHIFT;
+	hmm_expect_extents(t, 0, (unsigned long[]){ 8, 0 });
+}
+
+static void extent_without_pages_has_equal_results(struct kunit *test)
+{
+	struct hmm_test *t = test->priv;
+
+	hmm_set_results(t, 0x10010, 8, READABLE);
+	memset_l(t->pfns, 0, 3);
+	memset_l(t->pfns + 3, HMM_PFN_ERROR, 2);
+	hmm_expect_extents(t, 0, (unsigned long[]){ 3, 2, 3, 0 });
+}
+
+static void hmm_expect_blocks(struct hmm_test *t, const unsigned int *orders,
+			      unsigned long nr)
+{
+	unsigned long i, index = 0, end = hmm_range_extent(&t->range, 0);
+
+	for (i = 0; i < nr && index < end; i++) {
+		KUNIT_EXPECT_EQ(t->km->test, orders[i],
+				hmm_range_extent_order(&t->range, index,
+						       end - index));
+		index += 1UL << orders[i];
+	}
+	KUNIT_EXPECT_EQ(t->km->test, i, nr);
+	KUNIT_EXPECT_EQ(t->km->test, index, end);
+}
+
+static void blocks_of_extent_are_aligned(struct kunit *test)
+{
+	static const unsigned int aligned[] = { 3, 2, 0 };
+	static const unsigned int from_the_middle[] = { 0, 1, 3, 0 };
+	static const unsigned int out_of_line[] = { 1, 1, 1, 1 };
+	struct hmm_test *t = test->priv;
+
+	hmm_set_results(t, 0x10010, 13, READABLE);
+	hmm_expect_blocks(t, aligned, ARRAY_SIZE(aligned));
+	hmm_set_results(t, 0x10015, 12, READABLE);
+	t->range.start += 5 * PAGE_SIZE;
+	t->range.end += 5 * PAGE_SIZE;
+	hmm_expect_blocks(t, from_the_middle, ARRAY_SIZE(from_the_middle));
+	hmm_set_results(t, 0x10012, 8, READABLE);
+	hmm_expect_blocks(t, out_of_line, ARRAY_SIZE(out_of_line));
+	hmm_set_range(t, t->km->cursor, 8);
+	memset_l(t->pfns, 0, 8);
+	hmm_expect_blocks(t, (unsigned int[]){ 3 }, 1);
+}
+
 /* Ranges */
 
 static void hmm_expect_absurd(struct hmm_test *t, struct hmm_range range)
@@ -1490,6 +1598,9 @@ static void thp_mapped_by_ptes_has_order_zero(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, PMD_NR), 0);
 	for (i = 0; i < PMD_NR; i++)
 		hmm_expect_page(t, i, WRITABLE);
+	KUNIT_EXPECT_EQ(test, hmm_range_extent(&t->range, 0), PMD_NR);
+	KUNIT_EXPECT_EQ(test, hmm_range_extent_order(&t->range, 0, PMD_NR),
+			(unsigned int)PMD_ORDER);
 }
 
 static void write_request_replaces_huge_zero_page(struct kunit *test)
@@ -1850,6 +1961,10 @@ static void unlocked_error_keeps_results_and_requests(struct kunit *test)
 static struct kunit_case hmm_mirror_cases[] = {
 	KUNIT_CASE(hmm_pfn_flags_have_stable_values),
 	KUNIT_CASE(hmm_pfn_decodes_to_page_and_order),
+	KUNIT_CASE(extent_has_equal_flags),
+	KUNIT_CASE(extent_joins_mappings_of_all_orders),
+	KUNIT_CASE(extent_without_pages_has_equal_results),
+	KUNIT_CASE(blocks_of_extent_are_aligned),
 	KUNIT_CASE(absurd_range_returns_einval),
 	KUNIT_CASE(range_at_notifier_boundary_is_served),
 	KUNIT_CASE(snapshot_reports_mappings_without_faults),
@@ -2051,6 +2166,7 @@ static void own_private_pages_are_reported_in_place(struct kunit *test)
 	t->range.dev_private_owner = dev;
 	KUNIT_EXPECT_EQ(test, hmm_snapshot(t, addr, 8), 0);
 	hmm_expect_device(t, 0, 8, pfn, WRITABLE);
+	hmm_expect_extents(t, 0, (unsigned long[]){ 8, 0 });
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_READ), 0);
 	hmm_expect_device(t, 0, 8, pfn, WRITABLE);
 	KUNIT_EXPECT_EQ(test, hmm_mirror_all(t, addr, 8, ASK_WRITE), 0);
@@ -2061,6 +2177,21 @@ static void own_private_pages_are_reported_in_place(struct kunit *test)
 	hmm_expect_contents(p, addr, 8);
 	KUNIT_EXPECT_EQ(test, dev->faults, 8);
 	KUNIT_EXPECT_EQ(test, kunit_device_used(dev), 0);
+}
+
+/* The memory of the second device may follow that of the first one. */
+static void extent_ends_with_the_device(struct kunit *test)
+{
+	struct hmm_private_test *p = test->priv;
+	struct range *a = &p->dev[0]->pgmap->range;
+	struct range *b = &p->dev[1]->pgmap->range;
+
+	if (a->start > b->start)
+		swap(a, b);
+	if (a->end + 1 != b->start)
+		kunit_skip(test, "devices are not side by side");
+	hmm_set_results(p->t, PHYS_PFN(b->start) - 2, 5, READABLE);
+	hmm_expect_extents(p->t, 0, (unsigned long[]){ 2, 3, 0 });
 }
 
 static void foreign_private_pages_are_faulted(struct kunit *test)
@@ -2639,6 +2770,7 @@ static void request_revokes_exclusive_page(struct kunit *test)
 
 static struct kunit_case hmm_private_cases[] = {
 	KUNIT_CASE(own_private_pages_are_reported_in_place),
+	KUNIT_CASE(extent_ends_with_the_device),
 	KUNIT_CASE(foreign_private_pages_are_faulted),
 	KUNIT_CASE(read_only_own_page_becomes_writable_in_place),
 	KUNIT_CASE(write_request_faults_shared_own_page),
