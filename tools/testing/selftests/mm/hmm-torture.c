@@ -45,7 +45,8 @@
  *   The base's driver has bugs of its own, see hmm-migrate-race.c. With it, a
  *   device that migrates does not read, children share the table of files with
  *   their parent, and the memory of devices is not removed. A driver that knows
- *   HMM_DMIRROR_FLAGS is ours, and gets all operations.
+ *   HMM_DMIRROR_FLAGS is ours, and gets all operations, those of large folios
+ *   if there are huge pages of an ordinary size.
  *
  * Findings
  *
@@ -371,6 +372,9 @@ static void find_devices(void)
 	fd = race_open_device(0);
 	own_driver = fd >= 0 && !race_device(fd, HMM_DMIRROR_FLAGS, NULL,
 					     HMM_DMIRROR_FLAG_FAIL_ALLOC, NULL);
+	large_folios = own_driver && region_size == race_huge_size() &&
+		       !race_device(fd, HMM_DMIRROR_FLAGS, NULL,
+				    HMM_DMIRROR_FLAG_HOLE_ORDER(2ULL), NULL);
 	close(fd);
 }
 
@@ -415,12 +419,13 @@ static void report_needs(const struct guard *g)
 {
 	bool lasted = g->lasted >= LONG_RUN;
 
-	note("direct I/O: %d, gup_test: %d, userfaultfd: %d, injection: %d\n",
+	note("direct I/O: %d, gup_test: %d, userfaultfd: %d, large folios: %d, injection: %d\n",
 	     control->has[DIRECT_IO], control->has[GUP_TEST],
-	     control->has[USERFAULTFD], can_inject);
+	     control->has[USERFAULTFD], large_folios, can_inject);
 	report_lack("direct I/O", !control->has[DIRECT_IO]);
 	report_lack("gup_test", !control->has[GUP_TEST]);
 	report_lack("userfaultfd", !control->has[USERFAULTFD]);
+	report_lack("large folios", !large_folios);
 	report_lack("fault injection", is_wanted("injection") && !can_inject);
 	report_lack("kills", lasted && lacks_kills());
 	report_lack("the filler of a device", lasted && lacks_filling());

@@ -291,15 +291,29 @@ static size_t pick_pages(struct worker *w, const struct span *s, char **addr)
 	return 1 + below(w, s->nr * block_pages - skip);
 }
 
-static void fail_next_allocation(struct worker *w, int fd)
+/* For holes that are smaller than a PMD */
+uint64_t pick_hole_order(struct worker *w)
 {
-	if (own_driver && one_in(w, 8))
-		race_device(fd, HMM_DMIRROR_FLAGS, NULL,
-			    HMM_DMIRROR_FLAG_FAIL_ALLOC, NULL);
+	return HMM_DMIRROR_FLAG_HOLE_ORDER(2ULL + below(w, 7));
+}
+
+/*
+ * The order of the folios in holes stays until the next choice; a failure is
+ * for one allocation.
+ */
+void vary_allocation(struct worker *w, int fd)
+{
+	uint64_t flags = one_in(w, 2) ? HMM_DMIRROR_FLAG_FAIL_ALLOC : 0;
+
+	if (!own_driver || !one_in(w, 4))
+		return;
+	if (large_folios && one_in(w, 2))
+		flags |= pick_hole_order(w);
+	race_device(fd, HMM_DMIRROR_FLAGS, NULL, flags, NULL);
 }
 
 /* The device says how many pages it has read, even after an error. */
-static bool migrate_checked(struct worker *w, int fd, const struct span *s)
+bool migrate_checked(struct worker *w, int fd, const struct span *s)
 {
 	struct views views = views_open(s);
 	size_t done;
@@ -320,7 +334,7 @@ bool op_to_device(struct worker *w)
 
 	if (!own_driver && s.first < NR_BLOCKS / 2)
 		s.first += NR_BLOCKS / 2;
-	fail_next_allocation(w, fd);
+	vary_allocation(w, fd);
 	if (own_driver && one_in(w, 2))
 		return migrate_checked(w, fd, &s);
 	nr = pick_pages(w, &s, &addr);
@@ -342,7 +356,7 @@ bool op_to_system(struct worker *w)
 
 	if (own_driver && one_in(w, 2))
 		migrate_checked(w, fd, &s);
-	fail_next_allocation(w, fd);
+	vary_allocation(w, fd);
 	race_device_counted(fd, HMM_DMIRROR_MIGRATE_TO_SYS, span_address(&s),
 			    s.nr * block_pages, w->buffer, &done);
 	return done;

@@ -16,6 +16,16 @@ bool device_read_span(struct worker *w, const char *who, int fd,
 		      unsigned long request, const struct span *s);
 bool device_fill(struct worker *w, int fd, const struct span *s);
 
+uint64_t pick_hole_order(struct worker *w);
+void vary_allocation(struct worker *w, int fd);
+bool migrate_checked(struct worker *w, int fd, const struct span *s);
+bool discard_block(struct worker *w, const struct span *s);
+
+/* The region that can be one huge page */
+struct span huge_span(void);
+void migrate_unread(int fd, const struct span *s);
+bool make_huge(struct worker *w);
+
 void let_device_confirm(struct worker *w, const struct span *s);
 
 #endif /* HMM_TORTURE_ACCESS_H */

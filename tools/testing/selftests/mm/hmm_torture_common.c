@@ -26,7 +26,7 @@ struct options options = {
 	.directory = "/tmp",
 };
 
-bool own_driver, have_device[DEVICES], can_inject;
+bool own_driver, large_folios, have_device[DEVICES], can_inject;
 
 struct slot *slot;
 struct region regions[NR_REGIONS];

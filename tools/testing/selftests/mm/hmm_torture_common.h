@@ -85,6 +85,7 @@ enum {
 	DIRECT_IO,
 	GUP_TEST,
 	USERFAULTFD,
+	LARGE_FOLIOS,
 	NR_NEEDS,
 };
 
@@ -134,6 +135,7 @@ struct options {
 extern struct options options;
 
 extern bool own_driver;		/* the dummy device is not the base's */
+extern bool large_folios;	/* it has folios of all orders */
 extern bool have_device[DEVICES];
 extern bool can_inject;
 

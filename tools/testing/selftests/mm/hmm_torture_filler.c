@@ -82,6 +82,20 @@ static void replace_pages(struct filler *f, size_t pages)
 	}
 }
 
+/*
+ * Leave free pages on the full device of which no two are adjacent, so that
+ * large folios move to single pages.
+ */
+#define SCATTERED	8192UL
+
+static void scatter_free(struct filler *f, size_t page)
+{
+	for (size_t i = 0; i < SCATTERED && page + i < FILL_PAGES &&
+	     !control->over; i += 2)
+		madvise(filler_page(f, page + i), page_size, MADV_DONTNEED);
+	race_pause_ms(300);
+}
+
 static void fill_once(struct filler *f)
 {
 	size_t size = FILL_PAGES * page_size, full;
@@ -93,6 +107,7 @@ static void fill_once(struct filler *f)
 		control->filled++;
 	mark_pages(f, FILL_STEP * 16);
 	replace_pages(f, FILL_STEP * 16);
+	scatter_free(f, FILL_STEP * 16);
 	check_marks(f, FILL_STEP * 16);
 	munmap(f->area, size);
 }

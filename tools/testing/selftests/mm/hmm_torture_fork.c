@@ -13,6 +13,7 @@ struct childhood {
 	struct span s;
 	struct view view;
 	int near, far;
+	bool huge;			/* move all of the region */
 };
 
 static bool child_check(struct worker *w, const char *who,
@@ -30,9 +31,25 @@ static bool child_check(struct worker *w, const char *who,
 	return ok;
 }
 
+/*
+ * With a huge page for which the device has no folio, the parent's mapping of it
+ * is split, too.
+ */
+static void child_migrate_huge(struct worker *w, struct childhood *c)
+{
+	struct span all = { &c->region, 0, NR_BLOCKS };
+
+	if (one_in(w, 2))
+		race_device(c->near, HMM_DMIRROR_FLAGS, NULL,
+			    HMM_DMIRROR_FLAG_FAIL_ALLOC, NULL);
+	migrate_unread(c->near, &all);
+}
+
 static void child_migrate(struct worker *w, struct childhood *c)
 {
-	if (c->near >= 0)
+	if (c->near >= 0 && c->huge)
+		child_migrate_huge(w, c);
+	else if (c->near >= 0)
 		race_device(c->near, HMM_DMIRROR_MIGRATE_TO_DEV,
 			    span_address(&c->s), block_pages, w->buffer);
 }
@@ -77,9 +94,10 @@ static int child(struct worker *w, struct childhood *c)
 	struct span s = pick_block(w);
 	bool ok;
 
-	c->near = one_in(w, 2) ? child_device(w, 2 * below(w, 2)) : -1;
+	c->near = c->huge || one_in(w, 2) ?
+		  child_device(w, 2 * below(w, 2)) : -1;
 	c->far = one_in(w, 2) ? child_device(w, 1 + 2 * below(w, 2)) : -1;
-	if (one_in(w, 2))
+	if (c->huge || one_in(w, 2))
 		child_migrate(w, c);
 	ok = child_check(w, "copy of the parent's memory", c);
 	child_write(w, c);
@@ -103,11 +121,12 @@ static void wait_for_child(pid_t pid)
 /*
  * Under contents and with the mapping, so that the child inherits them as is.
  */
-static pid_t fork_now(struct worker *w, const struct span *s)
+static pid_t fork_now(struct worker *w, const struct span *s, bool huge)
 {
 	struct childhood c;
 	pid_t pid;
 
+	c.huge = huge;
 	c.region = *s->region;
 	c.s = (struct span) { &c.region, s->first, 1 };
 	c.view = view_open(s);
@@ -127,12 +146,15 @@ bool op_fork_child(struct worker *w)
 {
 	struct span s = pick_block(w);
 	pid_t pid = -1;
+	bool huge;
 
 	if (!is_own(s.region))
 		s.region = &regions[below(w, NR_OWN)];
+	huge = s.region->nr == OWN_HUGE && large_folios && !one_in(w, 4) &&
+	       make_huge(w);
 	lock_contents(&s);
 	if (get_mapping(&s)) {
-		pid = fork_now(w, &s);
+		pid = fork_now(w, &s, huge);
 		put_mapping(&s);
 	}
 	if (pid > 0 && one_in(w, 2))

@@ -3,7 +3,8 @@
 #include "hmm_torture_access.h"
 #include "hmm_torture_ops.h"
 
-static bool discard_block(struct worker *w, const struct span *s)
+/* Under contents. */
+bool discard_block(struct worker *w, const struct span *s)
 {
 	race_change_begin(record(s), hole_leaves(s->region));
 	if (madvise(span_address(s), block_size, MADV_DONTNEED))

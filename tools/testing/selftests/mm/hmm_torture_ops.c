@@ -20,6 +20,8 @@ struct op ops[] = {
 	OP("device write", op_device_write, 12),
 	OP("to device", op_to_device, 16),
 	OP("to system", op_to_system, 4),
+	OP("large whole", op_huge_to_device, 2, .needs = LARGE_FOLIOS),
+	OP("large orders", op_orders_to_device, 2, .needs = LARGE_FOLIOS),
 	OP("snapshot", op_snapshot, 2),
 	OP("exclusive", op_exclusive, 3),
 	OP("exclusive and back", op_take_back, 2),

@@ -37,6 +37,8 @@ bool op_device_read(struct worker *w);
 bool op_device_write(struct worker *w);
 bool op_to_device(struct worker *w);
 bool op_to_system(struct worker *w);
+bool op_huge_to_device(struct worker *w);
+bool op_orders_to_device(struct worker *w);
 bool op_snapshot(struct worker *w);
 bool op_exclusive(struct worker *w);
 bool op_take_back(struct worker *w);

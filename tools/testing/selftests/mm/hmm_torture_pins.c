@@ -33,6 +33,15 @@ static void check_pinned(struct worker *w, const char *who,
 		     mapping(s)->bars.ended);
 }
 
+/* All of the region may move but the folios that are pinned. */
+static void migrate_around(struct worker *w, const struct span *s)
+{
+	struct span all = huge_span();
+
+	if (large_folios && s->region == all.region)
+		migrate_unread(near_device(w), &all);
+}
+
 /* A read through the pin sees the writes of the CPU and of the device. */
 static bool pin_block(struct worker *w, const struct span *s)
 {
@@ -47,6 +56,7 @@ static bool pin_block(struct worker *w, const struct span *s)
 		return false;
 	control->gup_holder = gettid();
 	check_pinned(w, "pinned pages", s);
+	migrate_around(w, s);
 	if (cpu_fill(w, s))
 		check_pinned(w, "pinned pages after a CPU write", s);
 	if (device_fill(w, far_device(w), s))
@@ -68,6 +78,8 @@ bool op_pin_long(struct worker *w)
 
 	if (gup_fd < 0)
 		return false;
+	if (one_in(w, 4))
+		s.region = &regions[OWN_HUGE];
 	ret = pthread_mutex_trylock(&control->gup_lock);
 	if (ret == EOWNERDEAD) {
 		ioctl(gup_fd, PIN_LONGTERM_TEST_STOP);

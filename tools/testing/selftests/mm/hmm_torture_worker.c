@@ -94,6 +94,7 @@ static void set_up_process(void)
 		control->has[USERFAULTFD] = true;
 	if (gup_fd >= 0)
 		control->has[GUP_TEST] = true;
+	control->has[LARGE_FOLIOS] = large_folios;
 	catch_faults();
 	for (unsigned int i = 0; i < NR_REGIONS; i++)
 		set_up_region(&regions[i]);
