@@ -366,23 +366,47 @@ static struct page *huge_zapped_page(struct vm_area_struct *vma,
 }
 
 /*
+ * The page at @addr, with a reference to its folio, if that is a large one on a
+ * device. The entry was read without the lock of its table, so the page may have
+ * left it. A split does no harm then. A reference to another page, or to one that
+ * migrates, would only be in the way of others.
+ */
+static struct page *huge_get_zapped(struct vm_area_struct *vma,
+				    unsigned long addr, pte_t pte)
+{
+	struct page *page = huge_zapped_page(vma, addr, pte);
+	struct folio *folio;
+
+	if (!page || !PageCompound(page))
+		return NULL;
+	folio = page_folio(page);
+	if (!folio_is_zone_device(folio) || device_folio_seems_locked(folio) ||
+	    !folio_try_get(folio))
+		return NULL;
+	if (folio_test_large(folio) && page_folio(page) == folio)
+		return page;
+	folio_put(folio);
+	return NULL;
+}
+
+/*
  * The folio at @addr, with a reference, if it is one of a device that has pages
- * outside of the range. The entry was read without the lock of its table, so the
- * folio may have left it. A split does no harm then.
+ * outside of the range. While another process maps it, a split frees no page.
  */
 static struct folio *huge_crossing(struct vm_area_struct *vma,
 				   unsigned long addr, pte_t pte,
 				   unsigned long start, unsigned long end)
 {
-	struct page *page = huge_zapped_page(vma, addr, pte);
-	struct folio *folio = page ? page_folio(page) : NULL;
+	struct page *page = huge_get_zapped(vma, addr, pte);
+	struct folio *folio;
 	unsigned long first;
 
-	if (!folio || !folio_is_zone_device(folio) || !folio_try_get(folio))
+	if (!page)
 		return NULL;
-	first = addr - (page - &folio->page) * PAGE_SIZE;
-	if (folio_test_large(folio) && page_folio(page) == folio &&
-	    (first < start || first + folio_size(folio) > end))
+	folio = page_folio(page);
+	first = addr - folio_page_idx(folio, page) * PAGE_SIZE;
+	if ((first < start || first + folio_size(folio) > end) &&
+	    !folio_likely_mapped_shared(folio))
 		return folio;
 	folio_put(folio);
 	return NULL;
@@ -407,7 +431,7 @@ static void huge_split_and_put(struct folio *folio)
  * A page of a large folio is free only when the whole folio is. Split the folios
  * that cross an end of the range, so that the driver gets the pages of the range
  * when they are zapped, and not with the last page of the folio. A folio that is
- * locked or has another reference stays as it is.
+ * locked, has another reference or is mapped by others stays as it is.
  *
  * Context: Process context. The mmap lock or that of the file's mappings is held,
  * and no page-table lock. May sleep.
