@@ -195,33 +195,31 @@ static int collect_large(struct migrate_walk *mw, struct folio *folio)
 	return COLLECT_SPLIT;
 }
 
-static int collect_page(struct migrate_walk *mw, unsigned long addr,
-			pte_t *ptep, unsigned long pfn)
-{
-	struct folio *folio = pfn_folio(pfn);
-
-	if (folio_test_large(folio))
-		return collect_large(mw, folio);
-	collect_small(mw, folio, addr, ptep);
-	return 0;
-}
-
-/* A run of PTEs that have pages, present or device-private */
+/*
+ * A run of PTEs that have pages, present or device-private. The extent ends with
+ * a large folio that is left alone: the one behind it may be collected whole.
+ */
 static int collect_ptes(struct device_walk *walk, struct device_extent *ext)
 {
 	struct migrate_walk *mw = to_migrate_walk(walk);
+	struct folio *folio;
 	unsigned long i;
 	int ret;
 
 	for (i = 0; i < ext->nr; i++) {
-		ret = collect_page(mw, ext->addr + (i << PAGE_SHIFT),
-				   ext->ptep + i, ext->pfn + i);
-		if (ret) {
-			ext->nr = i;
-			return ret;
-		}
+		folio = pfn_folio(ext->pfn + i);
+		if (folio_test_large(folio))
+			break;
+		collect_small(mw, folio, ext->addr + (i << PAGE_SHIFT),
+			      ext->ptep + i);
 	}
-	return 0;
+	if (i == ext->nr)
+		return 0;
+	ret = collect_large(mw, folio);
+	if (!ret)
+		i = folio_pfn(folio) + folio_nr_pages(folio) - ext->pfn;
+	ext->nr = min(ext->nr, i);
+	return ret;
 }
 
 /* The page of a present PTE that is not ordinary, if it can be collected. */
