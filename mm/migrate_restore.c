@@ -332,10 +332,13 @@ static unsigned long finish_relist(struct migrate_vma *args,
 
 	folio_batch_init(&relist);
 	for (i = start; i < end; i += migrate_entry_nr(args->src[i])) {
-		struct folio *folio = restore_folio(args, i);
+		struct folio *folio;
 
-		if (!folio || (args->dst[i] & MIGRATE_PFN_RESTORED) ||
-		    folio_is_zone_device(folio))
+		/* its reference is gone, and the page may be anything */
+		if (args->dst[i] & MIGRATE_PFN_RESTORED)
+			continue;
+		folio = restore_folio(args, i);
+		if (!folio || folio_is_zone_device(folio))
 			continue;
 		folio_batch_add(&relist, folio);
 	}
