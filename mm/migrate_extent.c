@@ -245,6 +245,8 @@ static void extent_undo(const struct migrate_extent *ext)
 {
 	unsigned long i;
 
+	/* the entries that are read were written a moment ago */
+	arch_flush_lazy_mmu_mode();
 	for (i = 0; i < ext->nr; i++) {
 		struct page *page = folio_page(ext->folio, i);
 		pte_t old = ptep_get(ext->ptep + i);
