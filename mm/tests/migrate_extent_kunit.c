@@ -705,6 +705,23 @@ static void referenced_folio_stays_whole(struct kunit *test)
 	me_expect_contents(me, addr);
 }
 
+/* The first folio is mapped in part, and its reference prevents a split. */
+static void folio_behind_one_that_stays_moves_whole(struct kunit *test)
+{
+	struct me_test *me = test->priv;
+	unsigned long i, addr = me_map_on_device(me);
+	struct folio *folio = me_folio(me, addr);
+
+	folio_get(folio);
+	kunit_mm_zap(me->km, addr, 1);
+	KUNIT_EXPECT_EQ(test, me_to_system(me, addr, ME_PAGES),
+			ME_PAGES - me->nr);
+	folio_put(folio);
+	for (i = me->nr; i < ME_PAGES; i += me->nr)
+		me_expect_folio(me, addr + i * PAGE_SIZE);
+	me_zap(me, addr);
+}
+
 static void locked_folio_stays_whole(struct kunit *test)
 {
 	struct me_test *me = test->priv;
@@ -1348,6 +1365,18 @@ static void one_of_many_faults_brings_back_pages(struct kunit *test)
 
 /* ---- pins ---- */
 
+static long me_pin(struct me_test *me, unsigned long addr, unsigned long nr,
+		   struct page **pages)
+{
+	long pinned;
+
+	mmap_read_lock(me->km->mm);
+	pinned = pin_user_pages_remote(me->km->mm, addr, nr,
+				       FOLL_WRITE | FOLL_LONGTERM, pages, NULL);
+	mmap_read_unlock(me->km->mm);
+	return pinned;
+}
+
 /* A long-term pin of coherent memory moves it to the system first. */
 static void pin_of_page_moves_the_folio(struct kunit *test)
 {
@@ -1356,10 +1385,7 @@ static void pin_of_page_moves_the_folio(struct kunit *test)
 	struct page *page;
 	long nr;
 
-	mmap_read_lock(me->km->mm);
-	nr = pin_user_pages_remote(me->km->mm, addr + PAGE_SIZE, 1,
-				   FOLL_WRITE | FOLL_LONGTERM, &page, NULL);
-	mmap_read_unlock(me->km->mm);
+	nr = me_pin(me, addr + PAGE_SIZE, 1, &page);
 	KUNIT_EXPECT_EQ(test, nr, 1L);
 	if (nr > 0)
 		unpin_user_pages(&page, 1);
@@ -1367,6 +1393,34 @@ static void pin_of_page_moves_the_folio(struct kunit *test)
 	me_expect_folio(me, addr);
 	me_expect_used(me, ME_PAGES - me->nr);
 	me_expect_contents(me, addr);
+	me_zap(me, addr);
+}
+
+/*
+ * A page of the system between two pages of the folio. The pin fails while the
+ * folio has another reference, and gives back what it has pinned by then.
+ */
+static void pin_of_mixed_pages_moves_the_folio(struct kunit *test)
+{
+	struct me_test *me = test->priv;
+	unsigned long addr = me_map_on_device(me);
+	struct folio *folio = me_folio(me, addr);
+	struct page *pages[3];
+	long nr;
+
+	folio_get(folio);
+	kunit_mm_zap(me->km, addr + PAGE_SIZE, 1);
+	KUNIT_ASSERT_EQ(test, me_put(addr, 1, ME_NEW), 0);
+	KUNIT_EXPECT_LT(test, me_pin(me, addr, 3, pages), 0L);
+	folio_put(folio);
+	nr = me_pin(me, addr, 3, pages);
+	KUNIT_EXPECT_EQ(test, nr, 3L);
+	if (nr > 0)
+		unpin_user_pages(pages, nr);
+	me_expect_used(me, ME_PAGES - me->nr);
+	KUNIT_EXPECT_EQ(test, me_get(me, addr, 0), me_pattern(0));
+	KUNIT_EXPECT_EQ(test, me_get(me, addr, 1), ME_NEW);
+	KUNIT_EXPECT_EQ(test, me_get(me, addr, 2), me_pattern(2));
 	me_zap(me, addr);
 }
 
@@ -1452,6 +1506,8 @@ static int me_init_coherent(struct kunit *test)
 	KUNIT_CASE_PARAM(folios_without_destination_stay,		\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(referenced_folio_stays_whole, me_gen_params),	\
+	KUNIT_CASE_PARAM(folio_behind_one_that_stays_moves_whole,	\
+			 me_gen_params),				\
 	KUNIT_CASE_PARAM(locked_folio_stays_whole, me_gen_params),	\
 	KUNIT_CASE_PARAM(pinned_folio_stays_mapped, me_gen_params),	\
 	KUNIT_CASE_PARAM(forked_folios_move_whole, me_gen_params),	\
@@ -1512,6 +1568,7 @@ static struct kunit_suite me_suite = {
 static struct kunit_case me_coherent_cases[] = {
 	ME_COMMON_CASES,
 	KUNIT_CASE_PARAM(pin_of_page_moves_the_folio, me_gen_params),
+	KUNIT_CASE_PARAM(pin_of_mixed_pages_moves_the_folio, me_gen_params),
 	{}
 };
 

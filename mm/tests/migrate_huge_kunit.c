@@ -432,7 +432,7 @@ static void unmapped_part_is_free_at_once(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
-/* The child has all of it. */
+/* The child has all of it, and nothing would be free after a split. */
 static void zapped_part_of_forked_folio_stays(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -443,6 +443,7 @@ static void zapped_part_of_forked_folio_stays(struct kunit *test)
 	kunit_mm_zap(mh->km, addr, 9);
 	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
 	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_huge(mh, addr, true);
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
 	kunit_mm_enter(mh->km, parent);
@@ -504,6 +505,34 @@ static void part_zapped_during_migration_stays_zapped(struct kunit *test)
 	mh_expect_all_free(mh);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 0), 0UL);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 1), mh_pattern(1));
+}
+
+static void mh_clear_soft_dirty(struct mh_test *mh, unsigned long addr)
+{
+	struct mm_struct *mm = mh->km->mm;
+	pmd_t *pmdp = mm_find_pmd(mm, addr);
+	spinlock_t *ptl;
+
+	KUNIT_ASSERT_NOT_NULL(mh->test, pmdp);
+	ptl = pmd_lock(mm, pmdp);
+	set_pmd_at(mm, addr, pmdp, pmd_clear_soft_dirty(*pmdp));
+	spin_unlock(ptl);
+}
+
+static void dirty_page_stays_soft_clean(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty tracking");
+	mh_clear_soft_dirty(mh, addr);
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	KUNIT_EXPECT_TRUE(test, pmd_dirty(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_FALSE(test, pmd_soft_dirty(mh_pmd(mh, addr)));
+	mh_zap(mh, addr);
 }
 
 /* Nothing moves, and everything is as before. */
@@ -1382,6 +1411,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
 	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
+	KUNIT_CASE(dirty_page_stays_soft_clean),			\
 	KUNIT_CASE(folio_without_destination_stays),			\
 	KUNIT_CASE(referenced_folio_stays_whole),			\
 	KUNIT_CASE(hole_has_one_entry_a_pmd),			\
