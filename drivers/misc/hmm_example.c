@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An example of a driver that uses HMM: mirroring and device-private memory.
- * Documentation/mm/hmm-driver-guide.rst explains it.
+ * An example of a driver that uses HMM: mirroring and device-private memory. It is
+ * explained in Documentation/mm/hmm-driver-guide.rst. The device has memory, which is
+ * vmalloc()ed, and an engine, which is the calling CPU: it adds to 64-bit words of the
+ * process. All else is what a real driver does.
  *
- * The device has memory, which is vmalloc()ed, and an engine, which is the calling
- * CPU: it adds to 64-bit words of the process. All else is what a real driver does.
- * Locks, in the order in which they are taken:
- *
- *	client.job		one job of a file at a time; held around faults
- *	  mmap lock
- *	    example_unplug	for read where the device is used, not around faults
- *	      example_evict_lock
- *	        page lock	migrate_to_ram() is called with it
- *	          client.lock	invalidate(), and the engine while it uses the window:
- *				nothing faults, migrates or allocates under it
+ * Locks, outermost first: client.job (held around faults), the mmap lock, example_unplug
+ * (not held around faults), example_evict_lock, the page lock (migrate_to_ram() is called
+ * with it), client.lock (nothing faults, migrates or allocates under it).
  */
-#include <linux/bitmap.h>
 #include <linux/delay.h>
+#include <linux/genalloc.h>
 #include <linux/hmm.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
@@ -29,29 +23,30 @@
 #include <linux/vmalloc.h>
 #include <uapi/misc/hmm_example.h>
 
-#define EXAMPLE_PAGES	(HMM_EXAMPLE_MEMORY / PAGE_SIZE)
-#define EXAMPLE_BATCH	64	/* pages of a migration or a window, divides EXAMPLE_PAGES */
+#define EXAMPLE_BATCH	(SZ_2M / PAGE_SIZE)	/* pages of a migration, folio or window */
 
 /* An open file. The window is the page table of the device. */
 struct example_client {
-	struct mutex job;		/* protects pfns[] */
-	unsigned long pfns[EXAMPLE_BATCH]; /* no references: see invalidate() */
-	struct mutex lock;		/* protects start and end */
-	unsigned long start, end;	/* of the window; end 0: closed */
+	struct mutex job;		/* one at a time; protects window and arrays */
+	struct hmm_range window;	/* valid while its notifier_seq is */
+	unsigned long pfns[EXAMPLE_BATCH]; /* of the window; no references: see invalidate() */
+	unsigned long src[EXAMPLE_BATCH], dst[EXAMPLE_BATCH];
+	struct mutex lock;		/* held where the window is used */
 	struct mmu_interval_notifier notifier;
 };
 
+static struct platform_device *example_dev;
 static DECLARE_RWSEM(example_unplug);
 static bool example_online;
 static struct dev_pagemap example_pagemap;
 static void *example_vram;		/* the device memory, until example_exit() */
-static DECLARE_BITMAP(example_used, EXAMPLE_PAGES);
+static struct gen_pool *example_pool;	/* free device memory */
 static DEFINE_MUTEX(example_evict_lock);
 
 /* Use the device: until up_read() it is not unplugged. */
 static int example_enter(void)
 {
-	if (down_read_killable(&example_unplug))
+	if (fatal_signal_pending(current) || down_read_killable(&example_unplug))
 		return -EINTR;
 	if (example_online)
 		return 0;
@@ -59,185 +54,198 @@ static int example_enter(void)
 	return -ENODEV;
 }
 
-static unsigned long example_index(struct page *page)
-{
-	return page_to_pfn(page) - PHYS_PFN(example_pagemap.range.start);
-}
-
 /* Where the CPU, which plays the engine, finds the content of a page. */
 static void *example_data(struct page *page)
 {
 	return is_device_private_page(page) ?
-		example_vram + (example_index(page) << PAGE_SHIFT) :
+		example_vram + (PFN_PHYS(page_to_pfn(page)) - example_pagemap.range.start) :
 		page_address(page);
 }
 
-/* Returns a page locked and with one reference, as migration wants it. */
-static struct page *example_alloc_device_page(void)
+/* Returns a folio locked and with one reference, as migration wants it. */
+static struct folio *example_alloc_device(int order)
 {
-	struct page *page;
-	unsigned long i;
+	phys_addr_t addr = gen_pool_alloc(example_pool, PAGE_SIZE << order);
+	struct folio *folio = addr ? pfn_folio(PHYS_PFN(addr)) : NULL;
 
-	do {
-		i = find_first_zero_bit(example_used, EXAMPLE_PAGES);
-		if (i >= EXAMPLE_PAGES)
-			return NULL;
-	} while (test_and_set_bit(i, example_used));
-	page = pfn_to_page(PHYS_PFN(example_pagemap.range.start) + i);
-	zone_device_page_init(page);
-	return page;
+	if (folio)
+		zone_device_folio_init(folio, &example_pagemap, order);
+	return folio;
 }
 
-/* The last reference to a device page is gone. May not sleep. */
-static void example_page_free(struct page *page)
+/* The last reference is gone. May not sleep. After a split it is a part that is freed. */
+static void example_folio_free(struct folio *folio)
 {
-	clear_bit_unlock(example_index(page), example_used);
+	gen_pool_free(example_pool, PFN_PHYS(folio_pfn(folio)), folio_size(folio));
 }
 
-/* An eviction has no @vma. It can wait for memory, so no process is killed for it. */
-static struct page *example_alloc_system_page(struct vm_area_struct *vma, unsigned long addr)
+/* An eviction has no VMA. No process is killed for it, nor for a large folio. */
+static struct folio *example_alloc_system(struct migrate_vma *args, unsigned long i, int order)
 {
-	struct page *page = vma ?
-		alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, addr) :
-		alloc_page(GFP_HIGHUSER_MOVABLE | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | (order || !args->vma ? __GFP_NORETRY | __GFP_NOWARN : 0);
+	struct folio *folio = !args->vma ? folio_alloc(gfp, order) :
+		vma_alloc_folio(gfp, order, args->vma, args->start + i * PAGE_SIZE, order);
 
-	if (page)
-		lock_page(page);
-	return page;
+	if (folio)
+		folio_lock(folio);
+	return folio;
+}
+
+/* The size of what an entry of src[] stands for. A large hole is that of a PMD. */
+static int example_order(unsigned long mpfn)
+{
+	struct page *page = migrate_pfn_to_page(mpfn);
+
+	if (!(mpfn & MIGRATE_PFN_COMPOUND))
+		return 0;
+	return page ? folio_order(page_folio(page)) : PMD_ORDER;
+}
+
+/* Fill an entry of dst[], with zeroes for a hole or the zero page. False: out of memory. */
+static bool example_copy(struct migrate_vma *args, unsigned long i, struct page *from, int order)
+{
+	struct folio *to = args->flags & MIGRATE_VMA_SELECT_SYSTEM ?
+		example_alloc_device(order) : example_alloc_system(args, i, order);
+
+	if (!to)
+		return false;
+	if (from)
+		memcpy(example_data(&to->page), example_data(from), PAGE_SIZE << order);
+	else
+		memset(example_data(&to->page), 0, PAGE_SIZE << order);
+	args->dst[i] = migrate_pfn(folio_pfn(to)) | (order ? MIGRATE_PFN_COMPOUND : 0);
+	return true;
 }
 
 /*
- * Fill dst[]; 0 leaves a page where it is, and a hole is filled on the device only. The
- * device cannot write meanwhile: it was invalidated. Returns how many found no memory.
+ * Fill dst[]; 0 leaves a page where it is, and a hole is filled on the device only. Without a
+ * large folio take pages, if there is room for all. Returns how many found no memory.
  */
-static unsigned long example_copy(struct migrate_vma *args)
+static unsigned long example_copy_all(struct migrate_vma *args)
 {
 	bool to_device = args->flags & MIGRATE_VMA_SELECT_SYSTEM;
-	unsigned long i, addr = args->start, missing = 0;
-	struct page *from, *to;
+	unsigned long i, k, nr, missing = 0;
+	struct page *from;
 
-	for (i = 0; i < args->npages; i++, addr += PAGE_SIZE) {
-		args->dst[i] = 0;
+	for (i = 0; i < args->npages; i++) {	/* zeroes follow the entry of a large folio */
 		from = migrate_pfn_to_page(args->src[i]);
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE) || (!from && !to_device))
+		if (!(args->src[i] & MIGRATE_PFN_MIGRATE) || (!from && !to_device) ||
+		    example_copy(args, i, from, example_order(args->src[i])))
 			continue;
-		to = to_device ? example_alloc_device_page() :
-				 example_alloc_system_page(args->vma, addr);
-		missing += !to;
-		if (!to)
-			continue;
-		args->dst[i] = migrate_pfn(page_to_pfn(to));
-		if (from)
-			copy_page(example_data(to), example_data(from));
-		else	/* a hole, or the zero page */
-			clear_page(example_data(to));
+		nr = 1UL << example_order(args->src[i]);
+		if (to_device && gen_pool_avail(example_pool) < nr * PAGE_SIZE)
+			missing += nr;
+		else
+			for (k = 0; k < nr; k++)
+				missing += !example_copy(args, i + k, from ? from + k : NULL, 0);
 	}
 	return missing;
 }
 
-/* Returns how many pages moved, or an error. */
-static long example_move(struct migrate_vma *args, unsigned long *missing)
+/* Counts the pages that moved and those that found no memory. */
+static int example_move(struct migrate_vma *args, u64 *moved, unsigned long *missing)
 {
-	long moved = 0, ret = migrate_vma_setup(args);
-	unsigned long i;
+	int ret = migrate_vma_setup(args);
 
 	if (ret)
 		return ret;
-	*missing = example_copy(args);
+	*missing = example_copy_all(args);
 	migrate_vma_pages(args);
-	for (i = 0; i < args->npages; i++)
-		moved += args->dst[i] && args->src[i] & MIGRATE_PFN_MIGRATE;
+	for (unsigned long i = 0; i < args->npages; i++)
+		if (args->src[i] & MIGRATE_PFN_MIGRATE)
+			*moved += 1UL << example_order(args->src[i]);
 	migrate_vma_finalize(args);
-	return moved;
+	return 0;
 }
 
-/* Evict until @want pages are free, but go round the memory once only. */
-static void example_evict(unsigned long want)
+/* Evict until @want bytes are free, but go round the memory once only. */
+static void example_evict(size_t want)
 {
 	static unsigned long src[EXAMPLE_BATCH], dst[EXAMPLE_BATCH], hand;
 	struct migrate_vma args = { .src = src, .dst = dst, .npages = EXAMPLE_BATCH };
-	unsigned long seen;
 
-	mutex_lock(&example_evict_lock);
-	for (seen = 0; seen < EXAMPLE_PAGES; seen += EXAMPLE_BATCH) {
-		if (EXAMPLE_PAGES - bitmap_weight(example_used, EXAMPLE_PAGES) >= want)
-			break;
-		migrate_device_range(src, PHYS_PFN(example_pagemap.range.start) + hand,
+	guard(mutex)(&example_evict_lock);
+	for (int n = HMM_EXAMPLE_MEMORY / SZ_2M; n && gen_pool_avail(example_pool) < want; n--) {
+		migrate_device_range(src, PHYS_PFN(example_pagemap.range.start + hand),
 				     EXAMPLE_BATCH);
-		example_copy(&args);
+		memset(dst, 0, sizeof(dst));
+		example_copy_all(&args);
 		migrate_device_pages(src, dst, EXAMPLE_BATCH);
 		migrate_device_finalize(src, dst, EXAMPLE_BATCH);
-		hand = (hand + EXAMPLE_BATCH) % EXAMPLE_PAGES;
+		hand = (hand + SZ_2M) % HMM_EXAMPLE_MEMORY;
 		cond_resched();
 	}
-	mutex_unlock(&example_evict_lock);
 }
 
 /* Move from args->start to @end or less: args->end. A full device gets a second try. */
-static long example_migrate_batch(struct migrate_vma *args, unsigned long end)
+static int example_migrate_batch(struct migrate_vma *args, unsigned long end, u64 *moved)
 {
 	unsigned long missing;
-	long moved, more = 0;
+	int ret;
 
 	args->vma = vma_lookup(current->mm, args->start);
 	if (!args->vma)
 		return -EFAULT;
-	args->end = min3(PAGE_ALIGN(end), args->vma->vm_end,
-			 args->start + EXAMPLE_BATCH * PAGE_SIZE);
-	moved = example_move(args, &missing);
-	if (moved >= 0 && missing && args->flags & MIGRATE_VMA_SELECT_SYSTEM) {
-		example_evict(missing);
-		more = example_move(args, &missing);
-	}
-	return more < 0 ? more : moved + more;
+	args->end = min3(PAGE_ALIGN(end), args->vma->vm_end, ALIGN(args->start + 1, SZ_2M));
+	ret = example_move(args, moved, &missing);
+	if (ret || !missing || !(args->flags & MIGRATE_VMA_SELECT_SYSTEM))
+		return ret;
+	example_evict(missing * PAGE_SIZE);
+	return example_move(args, moved, &missing);
 }
 
 /* Move what can move: a pinned page, for example, stays where it is. */
-static long example_migrate(unsigned long start, unsigned long end, unsigned long select,
-			    u64 *total)
+static int example_migrate(struct example_client *client, u64 addr, u64 end, int select, u64 *moved)
 {
-	unsigned long src[EXAMPLE_BATCH], dst[EXAMPLE_BATCH];
-	struct migrate_vma args = { .src = src, .dst = dst, .flags = select,
+	struct migrate_vma args = { .src = client->src, .dst = client->dst,
+				    .flags = select | MIGRATE_VMA_SELECT_COMPOUND,
 				    .pgmap_owner = &example_pagemap };
-	long ret = 0;
+	int ret = 0;
 
-	for (start &= PAGE_MASK; ret >= 0 && start < end; start = args.end) {
-		args.start = start;
-		if (fatal_signal_pending(current) || mmap_read_lock_killable(current->mm))
+	for (addr &= PAGE_MASK; !ret && addr < end; addr = args.end) {
+		args.start = addr;
+		if (mmap_read_lock_killable(current->mm))
 			return -EINTR;
 		ret = example_enter();
 		if (!ret) {
-			ret = example_migrate_batch(&args, end);
+			ret = example_migrate_batch(&args, end, moved);
 			up_read(&example_unplug);
 		}
 		mmap_read_unlock(current->mm);
-		*total += max(ret, 0);
 	}
-	return min(ret, 0);
+	return ret;
 }
 
-/* The CPU has touched a page that is on the device. The fault holds and locks it. */
+/* The CPU has touched a page on the device. Its folio returns, as far as it is in the VMA. */
 static vm_fault_t example_migrate_to_ram(struct vm_fault *vmf)
 {
-	unsigned long src = 0, dst = 0, missing;
+	struct folio *folio = page_folio(vmf->page);
+	unsigned long nr = folio_nr_pages(folio), addr = vmf->address & PAGE_MASK, missing;
+	unsigned long before = folio_page_idx(folio, vmf->page) * PAGE_SIZE;
+	unsigned long *pfns = kmalloc_array(2 * nr, sizeof(*pfns), GFP_KERNEL);
 	struct migrate_vma args = {
-		.vma = vmf->vma,
-		.start = vmf->address & PAGE_MASK,
-		.end = (vmf->address & PAGE_MASK) + PAGE_SIZE,
-		.src = &src, .dst = &dst,
+		.vma = vmf->vma, .fault_page = vmf->page,
+		.start = addr - min(before, addr - vmf->vma->vm_start),
+		.end = addr + min(nr * PAGE_SIZE - before, vmf->vma->vm_end - addr),
+		.src = pfns, .dst = pfns + nr,
 		.pgmap_owner = &example_pagemap,
-		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-		.fault_page = vmf->page,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE | MIGRATE_VMA_SELECT_COMPOUND,
 	};
+	u64 moved = 0;
+	int ret;
 
-	if (example_move(&args, &missing) < 0)
+	if (!pfns)
+		return VM_FAULT_OOM;
+	ret = example_move(&args, &moved, &missing);
+	kfree(pfns);
+	if (ret)
 		return VM_FAULT_SIGBUS;
 	/* What did not move for another reason is tried again by the CPU. */
-	return missing ? VM_FAULT_OOM : 0;
+	return missing && !moved ? VM_FAULT_OOM : 0;
 }
 
 static const struct dev_pagemap_ops example_pagemap_ops = {
-	.page_free = example_page_free,
+	.folio_free = example_folio_free,
 	.migrate_to_ram = example_migrate_to_ram,
 };
 
@@ -248,23 +256,17 @@ static struct dev_pagemap example_pagemap = {
 	.owner = &example_pagemap,
 };
 
-/*
- * The page tables of the process are about to change. When this returns, the device does
- * not use the old ones: the lock keeps the engine out, a real driver flushes a TLB, too.
- */
+/* When this returns, the engine does not use the window. A real driver flushes a TLB, too. */
 static bool example_invalidate(struct mmu_interval_notifier *notifier,
 			       const struct mmu_notifier_range *range, unsigned long seq)
 {
-	struct example_client *client =
-		container_of(notifier, struct example_client, notifier);
+	struct example_client *client = container_of(notifier, struct example_client, notifier);
 
 	if (mmu_notifier_range_blockable(range))
 		mutex_lock(&client->lock);
 	else if (!mutex_trylock(&client->lock))
 		return false;
 	mmu_interval_set_seq(notifier, seq);
-	if (range->start < client->end && range->end > client->start)
-		client->end = 0;
 	mutex_unlock(&client->lock);
 	return true;
 }
@@ -273,93 +275,77 @@ static const struct mmu_interval_notifier_ops example_notifier_ops = {
 	.invalidate = example_invalidate,
 };
 
-/*
- * Move the window to @addr. Ask for as much as the job may need next, but for no more
- * access: a write breaks COW. If the results are stale, the window stays closed.
- */
-static int example_fault(struct example_client *client, unsigned long addr,
-			 unsigned long end, bool write)
+/* Move the window to @addr. Ask for no more access than the job needs: a write breaks COW. */
+static int example_fault(struct hmm_range *window, u64 addr, u64 end, bool write)
 {
-	struct hmm_range range = {
-		.notifier = &client->notifier,
-		.start = addr & PAGE_MASK,
-		.end = min(PAGE_ALIGN(end), (addr & PAGE_MASK) + EXAMPLE_BATCH * PAGE_SIZE),
-		.hmm_pfns = client->pfns,
-		.default_flags = HMM_PFN_REQ_FAULT | (write ? HMM_PFN_REQ_WRITE : 0),
-		.dev_private_owner = &example_pagemap,
-	};
-	int ret = hmm_range_fault_unlocked_timeout(&range, 0);
-
-	if (ret)
-		return ret;
-	mutex_lock(&client->lock);
-	if (!mmu_interval_read_retry(&client->notifier, range.notifier_seq)) {
-		client->start = range.start;
-		client->end = range.end;
-	}
-	mutex_unlock(&client->lock);
-	/* A page that has to move and cannot yet is not writable: try later. */
-	if (write && !(client->pfns[0] & HMM_PFN_WRITE))
-		schedule_timeout_killable(1);
-	return 0;
-}
-
-/* Returns NULL, with the window closed, if the device has to fault. */
-static u64 *example_translate(struct example_client *client, unsigned long addr, bool write)
-{
-	unsigned long pfn = 0;
-
-	if (addr >= client->start && addr < client->end)
-		pfn = client->pfns[(addr - client->start) >> PAGE_SHIFT];
-	if (pfn & (write ? HMM_PFN_WRITE : HMM_PFN_VALID))
-		return example_data(hmm_pfn_to_page(pfn)) + offset_in_page(addr);
-	client->end = 0;
-	return NULL;
-}
-
-/* Add to the word at @addr, or only read it. The job goes on to @end. */
-static int example_access(struct example_client *client, unsigned long addr,
-			  unsigned long end, u64 add, u64 *value)
-{
-	u64 *word;
 	int ret;
 
-	do {
+	window->start = addr & PAGE_MASK;
+	window->end = min(PAGE_ALIGN(end), window->start + EXAMPLE_BATCH * PAGE_SIZE);
+	window->default_flags = HMM_PFN_REQ_FAULT | (write ? HMM_PFN_REQ_WRITE : 0);
+	ret = hmm_range_fault_unlocked_timeout(window, 0);
+	if (ret)
+		window->end = 0;
+	else if (write && !(window->hmm_pfns[0] & HMM_PFN_WRITE))
+		/* A page that has to move and cannot yet is not writable: try later. */
+		schedule_timeout_killable(1);
+	return ret;
+}
+
+/* Returns NULL if the device has to fault. */
+static u64 *example_translate(struct hmm_range *window, u64 addr, bool write)
+{
+	unsigned long pfn;
+
+	if (addr < window->start || addr >= window->end ||
+	    mmu_interval_read_retry(window->notifier, window->notifier_seq))
+		return NULL;
+	pfn = window->hmm_pfns[(addr - window->start) >> PAGE_SHIFT];
+	if (!(pfn & (write ? HMM_PFN_WRITE : HMM_PFN_VALID)))
+		return NULL;
+	return example_data(hmm_pfn_to_page(pfn)) + offset_in_page(addr);
+}
+
+/* Add @add, or nothing, to each word, and the words to @sum. */
+static int example_run(struct example_client *client, u64 addr, u64 end, u64 add, u64 *sum)
+{
+	u64 *word;
+	int ret = 0;
+
+	while (!ret && addr < end) {
 		cond_resched();
-		ret = fatal_signal_pending(current) ? -EINTR : example_enter();
+		ret = example_enter();
 		if (ret)
-			return ret;
+			break;
 		mutex_lock(&client->lock);
-		word = example_translate(client, addr, add);
-		if (word && add)
-			*word += add;
-		if (word)
-			*value = *word;
+		while (addr < end && (word = example_translate(&client->window, addr, add))) {
+			if (add)
+				*word += add;
+			*sum += *word;
+			addr += sizeof(*word);
+		}
 		mutex_unlock(&client->lock);
 		up_read(&example_unplug);
-		if (!word)
-			ret = example_fault(client, addr, end, add);
-	} while (!word && !ret);
+		if (addr < end)
+			ret = example_fault(&client->window, addr, end, add);
+	}
 	return ret;
 }
 
 /* The addresses come from memory of the process, so trust none of them. */
 static int example_list(struct example_client *client, u64 addr, u64 nodes, u64 *sum)
 {
-	struct hmm_example_node node;
-	unsigned long end;
+	u64 next;
 	int ret = 0;
 
-	for (; addr && !ret; addr = node.next) {
+	for (; addr && !ret; addr = untagged_addr(next)) {
 		if (!nodes--)
 			return -E2BIG;
-		addr = untagged_addr(addr);
-		if (!IS_ALIGNED(addr, sizeof(node)) || addr >= TASK_SIZE)
+		if (!IS_ALIGNED(addr, sizeof(struct hmm_example_node)) || addr >= TASK_SIZE)
 			return -EFAULT;
-		end = addr + sizeof(node);
-		ret = example_access(client, addr, end, 0, &node.next) ?:
-		      example_access(client, addr + sizeof(u64), end, 0, &node.value);
-		*sum += ret ? 0 : node.value;
+		next = 0;
+		ret = example_run(client, addr, addr + sizeof(next), 0, &next) ?:
+		      example_run(client, addr + sizeof(next), addr + 2 * sizeof(next), 0, sum);
 	}
 	return ret;
 }
@@ -367,25 +353,20 @@ static int example_list(struct example_client *client, u64 addr, u64 nodes, u64 
 static int example_command(struct example_client *client, unsigned int cmd,
 			   struct hmm_example_args *args)
 {
-	u64 word, add = cmd == HMM_EXAMPLE_ADD ? args->value : 0;
+	u64 *value = &args->value, add = cmd == HMM_EXAMPLE_ADD ? *value : 0;
 	unsigned long end, addr = untagged_addr(args->addr);
-	int ret = 0;
 
-	args->value = 0;
+	*value = 0;
 	if (cmd == HMM_EXAMPLE_LIST)
-		return example_list(client, addr, args->len, &args->value);
+		return example_list(client, addr, args->len, value);
 	if (!args->len || !IS_ALIGNED(addr | args->len, sizeof(u64)) ||
 	    check_add_overflow(addr, args->len, &end) || end > TASK_SIZE)
 		return -EINVAL;
 	if (cmd == HMM_EXAMPLE_TO_DEVICE)
-		return example_migrate(addr, end, MIGRATE_VMA_SELECT_SYSTEM, &args->value);
+		return example_migrate(client, addr, end, MIGRATE_VMA_SELECT_SYSTEM, value);
 	if (cmd == HMM_EXAMPLE_TO_SYSTEM)
-		return example_migrate(addr, end, MIGRATE_VMA_SELECT_DEVICE_PRIVATE, &args->value);
-	for (; addr < end && !ret; addr += sizeof(word)) {
-		ret = example_access(client, addr, end, add, &word);
-		args->value += ret ? 0 : word;
-	}
-	return ret;
+		return example_migrate(client, addr, end, MIGRATE_VMA_SELECT_DEVICE_PRIVATE, value);
+	return example_run(client, addr, end, add, value);
 }
 
 /* A child that inherits the file has another address space. */
@@ -393,37 +374,37 @@ static long example_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 {
 	struct example_client *client = file->private_data;
 	struct hmm_example_args args;
-	void __user *user = (void __user *)arg;
 	int ret;
 
 	if (cmd < HMM_EXAMPLE_SUM || cmd > HMM_EXAMPLE_TO_SYSTEM)
 		return -ENOTTY;
 	if (client->notifier.mm != current->mm)
 		return -EPERM;
-	if (copy_from_user(&args, user, sizeof(args)))
+	if (copy_from_user(&args, (void __user *)arg, sizeof(args)))
 		return -EFAULT;
 	if (mutex_lock_killable(&client->job))
 		return -EINTR;
 	ret = example_command(client, cmd, &args);
 	mutex_unlock(&client->job);
-	return ret ?: copy_to_user(user, &args, sizeof(args)) ? -EFAULT : 0;
+	return ret ?: copy_to_user((void __user *)arg, &args, sizeof(args)) ? -EFAULT : 0;
 }
 
 static int example_open(struct inode *inode, struct file *file)
 {
-	struct example_client *client = kzalloc(sizeof(*client), GFP_KERNEL);
+	struct example_client *client __free(kvfree) = kvzalloc(sizeof(*client), GFP_KERNEL);
 	int ret;
 
 	if (!client)
 		return -ENOMEM;
 	mutex_init(&client->job);
 	mutex_init(&client->lock);
+	client->window.notifier = &client->notifier;
+	client->window.hmm_pfns = client->pfns;
+	client->window.dev_private_owner = &example_pagemap;
 	ret = mmu_interval_notifier_insert(&client->notifier, current->mm, 0,
 					   ULONG_MAX & PAGE_MASK, &example_notifier_ops);
-	if (ret)
-		kfree(client);
-	else
-		file->private_data = client;
+	if (!ret)
+		file->private_data = no_free_ptr(client);
 	return ret;
 }
 
@@ -432,7 +413,7 @@ static int example_release(struct inode *inode, struct file *file)
 	struct example_client *client = file->private_data;
 
 	mmu_interval_notifier_remove(&client->notifier);
-	kfree(client);
+	kvfree(client);
 	return 0;
 }
 
@@ -450,48 +431,38 @@ static struct miscdevice example_misc = {
 	.fops = &example_fops,
 };
 
-static void example_set_online(bool online)
-{
-	down_write(&example_unplug);
-	example_online = online;
-	up_write(&example_unplug);
-}
-
 /* There is one device, so its state is static. Devres undoes this after example_remove(). */
 static int example_probe(struct platform_device *pdev)
 {
-	struct device *dev = &pdev->dev;
 	struct resource *res;
 	int ret;
 
 	example_vram = example_vram ?: vzalloc(HMM_EXAMPLE_MEMORY);
-	if (!example_vram)
+	example_pool = devm_gen_pool_create(&pdev->dev, PAGE_SHIFT, NUMA_NO_NODE, NULL);
+	if (!example_vram || IS_ERR(example_pool))
 		return -ENOMEM;
-	res = devm_request_free_mem_region(dev, &iomem_resource, HMM_EXAMPLE_MEMORY);
+	gen_pool_set_algo(example_pool, gen_pool_first_fit_order_align, NULL);
+	res = devm_request_free_mem_region(&pdev->dev, &iomem_resource, HMM_EXAMPLE_MEMORY);
 	if (IS_ERR(res))
 		return PTR_ERR(res);
-	example_pagemap.range.start = res->start;
-	example_pagemap.range.end = res->end;
-	ret = PTR_ERR_OR_ZERO(devm_memremap_pages(dev, &example_pagemap)) ?:
+	example_pagemap.range = (struct range){ .start = res->start, .end = res->end };
+	ret = gen_pool_add(example_pool, res->start, HMM_EXAMPLE_MEMORY, NUMA_NO_NODE) ?:
+	      PTR_ERR_OR_ZERO(devm_memremap_pages(&pdev->dev, &example_pagemap)) ?:
 	      misc_register(&example_misc);
-	if (!ret)
-		example_set_online(true);
+	scoped_guard(rwsem_write, &example_unplug)
+		example_online = !ret;
 	return ret;
 }
 
-/*
- * Files may be open: their processes go on with data in system memory, and -ENODEV. A page
- * that is locked, or for which there is no memory, moves a little later.
- */
+/* Open files get -ENODEV. A page that is locked, or finds no memory, moves a little later. */
 static void example_remove(struct platform_device *pdev)
 {
-	unsigned int rounds = 0;
-
 	misc_deregister(&example_misc);
-	example_set_online(false);
-	while (!bitmap_empty(example_used, EXAMPLE_PAGES)) {
-		example_evict(EXAMPLE_PAGES);
-		if (++rounds % 500 == 0)
+	scoped_guard(rwsem_write, &example_unplug)
+		example_online = false;
+	for (unsigned int rounds = 1; gen_pool_avail(example_pool) < HMM_EXAMPLE_MEMORY; rounds++) {
+		example_evict(HMM_EXAMPLE_MEMORY);
+		if (rounds % 500 == 0)
 			dev_warn(&pdev->dev, "device pages are still in use\n");
 		msleep(20);
 	}
@@ -503,26 +474,22 @@ static struct platform_driver example_driver = {
 	.driver.name = "hmm_example",
 };
 
-static struct platform_device *example_device;
-
 static int __init example_init(void)
 {
-	int ret;
+	int ret = platform_driver_register(&example_driver);
 
-	example_device = platform_device_register_simple(example_driver.driver.name,
-							 PLATFORM_DEVID_NONE, NULL, 0);
-	if (IS_ERR(example_device))
-		return PTR_ERR(example_device);
-	ret = platform_driver_register(&example_driver);
 	if (ret)
-		platform_device_unregister(example_device);
-	return ret;
+		return ret;
+	example_dev = platform_device_register_simple("hmm_example", PLATFORM_DEVID_NONE, NULL, 0);
+	if (IS_ERR(example_dev))
+		platform_driver_unregister(&example_driver);
+	return PTR_ERR_OR_ZERO(example_dev);
 }
 
 static void __exit example_exit(void)
 {
 	platform_driver_unregister(&example_driver);
-	platform_device_unregister(example_device);
+	platform_device_unregister(example_dev);
 	vfree(example_vram);
 }
 
