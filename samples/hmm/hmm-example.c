@@ -24,10 +24,16 @@
 
 #include <misc/hmm_example.h>
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
 #define DEVICE		"/dev/hmm_example"
 #define DRIVER		"/sys/bus/platform/drivers/hmm_example/"
 #define NODES		1000
-#define TESTS		30
+#define HUGE_TESTS	7
+#define TESTS		(30 + HUGE_TESTS)
+#define LARGEST		(2 << 20)	/* bytes of a folio on the device */
 
 struct memory {
 	uint64_t *words;
@@ -37,6 +43,7 @@ struct memory {
 static int device;
 static size_t page_size;
 static size_t pages;		/* of most tests: a quarter of the device */
+static size_t huge;		/* bytes of a huge page; 0: there is none */
 static unsigned int tests, failed;
 
 static void result(bool ok, const char *name)
@@ -289,6 +296,155 @@ static void test_evict(void)
 	unmap(&mem);
 }
 
+/* At an address that a huge page can have. Gaps keep it a VMA of its own. */
+static struct memory map_huge(size_t len)
+{
+	struct memory mem = map(len + huge);
+	char *start = (char *)mem.words;
+	size_t before = -(uintptr_t)start & (huge - 1);
+
+	if (before)
+		munmap(start, before);
+	munmap(start + before + len, huge - before);
+	mem.words = (uint64_t *)(start + before);
+	mem.len = len;
+	madvise(mem.words, len, MADV_HUGEPAGE);
+	return mem;
+}
+
+/* Fill it with huge pages, also if they are switched off. */
+static void fill_huge(struct memory *mem, uint64_t base)
+{
+	fill(mem, base);
+	madvise(mem->words, mem->len, MADV_COLLAPSE);
+}
+
+/* Bytes that huge pages map, in system memory or on the device. */
+static size_t mapped_huge(const struct memory *mem)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	unsigned long start, end, addr = (uintptr_t)mem->words;
+	bool found = false;
+	size_t kib = 0;
+	char line[256];
+
+	if (!smaps)
+		die("/proc/self/smaps");
+	while (fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			found = start <= addr && addr < end;
+		else if (found && sscanf(line, "AnonHugePages: %zu", &kib) == 1)
+			break;
+	}
+	fclose(smaps);
+	return kib << 10;
+}
+
+static bool all_huge(const struct memory *mem)
+{
+	return mapped_huge(mem) == mem->len;
+}
+
+static void test_huge(void)
+{
+	size_t nr = huge / page_size, middle = huge / sizeof(uint64_t) / 2;
+	struct memory mem = map_huge(huge);
+
+	fill_huge(&mem, 31);
+	result(all_huge(&mem), "CPU fills a huge page");
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr && all_huge(&mem) &&
+	       device_adds_up(mem.words, mem.len, 1, sum(&mem, 32)) &&
+	       moved(HMM_EXAMPLE_TO_DEVICE, &mem) == 0,
+	       "huge page moves to the device as one");
+	result(mem.words[middle] == 32 + middle &&
+	       moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == 0 && all_huge(&mem) &&
+	       check(&mem, 32), "one CPU fault brings it back as one");
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr &&
+	       moved(HMM_EXAMPLE_TO_SYSTEM, &mem) == nr && all_huge(&mem) &&
+	       check(&mem, 32), "huge page moves to system memory as one");
+	unmap(&mem);
+	mem = map_huge(huge);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr && all_huge(&mem) &&
+	       device_sums(mem.words, mem.len, 0),
+	       "hole of a huge page is filled by one");
+	unmap(&mem);
+}
+
+static void test_evict_huge(void)
+{
+	struct memory first = map_huge(HMM_EXAMPLE_MEMORY), mem = map_huge(huge);
+
+	fill_huge(&first, 33);
+	fill_huge(&mem, 34);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &first) == first.len / page_size &&
+	       all_huge(&first) &&
+	       moved(HMM_EXAMPLE_TO_DEVICE, &mem) == huge / page_size &&
+	       all_huge(&mem) && check(&mem, 34) && check(&first, 33),
+	       "full device makes room for a huge page");
+	unmap(&mem);
+	unmap(&first);
+}
+
+/* Leave a page in each part of the device, so that no huge page finds room. */
+static struct memory fragment_device(void)
+{
+	struct memory mem = map(HMM_EXAMPLE_MEMORY), part = mem;
+
+	madvise(mem.words, mem.len, MADV_NOHUGEPAGE);
+	fill(&mem, 35);
+	moved(HMM_EXAMPLE_TO_DEVICE, &mem);
+	part.len = huge - page_size;
+	for (; part.words < mem.words + mem.len / sizeof(uint64_t);
+	     part.words += huge / sizeof(uint64_t))
+		moved(HMM_EXAMPLE_TO_SYSTEM, &part);
+	return mem;
+}
+
+static void test_fragmented(void)
+{
+	struct memory left = fragment_device(), mem = map_huge(huge);
+
+	fill_huge(&mem, 36);
+	result(moved(HMM_EXAMPLE_TO_DEVICE, &mem) == huge / page_size &&
+	       !mapped_huge(&mem) &&
+	       device_adds_up(mem.words, mem.len, 1, sum(&mem, 37)) &&
+	       moved(HMM_EXAMPLE_TO_SYSTEM, &left) == left.len / huge &&
+	       check(&left, 35) && check(&mem, 37),
+	       "fragmented device takes a huge page in pages");
+	unmap(&mem);
+	unmap(&left);
+}
+
+static size_t huge_page_size(void)
+{
+	FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+			   "r");
+	size_t size = 0;
+
+	if (file && fscanf(file, "%zu", &size) != 1)
+		die("hpage_pmd_size");
+	if (file)
+		fclose(file);
+	return size;
+}
+
+static void test_large(void)
+{
+	int i;
+
+	huge = huge_page_size();
+	if (huge && huge <= LARGEST) {
+		test_huge();
+		test_evict_huge();
+		test_fragmented();
+		return;
+	}
+	for (i = 1; i <= HUGE_TESTS; i++)
+		printf("ok %u huge page, test %d # SKIP %s\n", ++tests, i,
+		       huge ? "it is too large for the device" :
+			      "the kernel has none");
+}
+
 /* In a child that has inherited memory and device. */
 static bool child_sees(const struct memory *mem, uint64_t base)
 {
@@ -393,6 +549,7 @@ int main(void)
 	test_kill();
 	test_migrate();
 	test_evict();
+	test_large();
 	test_forked();
 	test_refused();
 	test_unplug();
