@@ -18,6 +18,7 @@
 #include <linux/pfn_t.h>
 #include <linux/prandom.h>
 #include <linux/rmap.h>
+#include <linux/swap.h>
 #include <linux/swapops.h>
 
 #include "../internal.h"

@@ -26,6 +26,7 @@
 #include <linux/pfn_t.h>
 #include <linux/rmap.h>
 #include <linux/sched/signal.h>
+#include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/workqueue.h>
 
