@@ -443,7 +443,7 @@ static void zapped_part_of_forked_folio_stays(struct kunit *test)
 	kunit_mm_zap(mh->km, addr, 9);
 	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
 	parent = kunit_mm_enter(mh->km, child);
-	mh_expect_huge(mh, addr, true);
+	KUNIT_EXPECT_NOT_NULL(test, mh_huge_folio(mh, addr));
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
 	kunit_mm_enter(mh->km, parent);
