@@ -117,7 +117,7 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 {
 	struct vm_area_struct *vma = mw->walk.vma;
 	bool anon = folio_test_anon(folio);
-	bool exclusive = anon && PageAnonExclusive(&folio->page);
+	bool exclusive = anon && migrate_is_exclusive(&folio->page);
 	pte_t new, old = ptep_get(ptep);
 	bool present = pte_present(old);
 	bool write = migrate_may_write(vma, addr, old);
@@ -129,7 +129,7 @@ collect_unmap(struct migrate_walk *mw, struct folio *folio,
 	    !collect_clear(vma, folio, addr, ptep, exclusive, &old))
 		return 0;
 	if (!present && exclusive)
-		ClearPageAnonExclusive(&folio->page);
+		migrate_clear_exclusive(&folio->page);
 	if (write)
 		mpfn |= MIGRATE_PFN_WRITE;
 	entry = device_entry_migration(pfn, write, exclusive);

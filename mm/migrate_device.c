@@ -470,18 +470,22 @@ static struct folio *identity_large_dst(unsigned long src_mpfn,
 }
 
 /* For a page, a large folio is refused as destination, and a page of one. */
-static __always_inline struct folio *identity_dst(unsigned long src_mpfn,
-						  unsigned long mpfn)
+static __always_inline struct folio *identity_small_dst(unsigned long mpfn)
 {
 	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
 
+	if (!(mpfn & MIGRATE_PFN_VALID) || PageCompound(page))
+		return NULL;
+	return migrate_head_folio(page);
+}
+
+static struct folio *identity_dst(unsigned long src_mpfn, unsigned long mpfn)
+{
 	if (!(mpfn & MIGRATE_PFN_VALID))
 		return NULL;
 	if (migrate_entry_is_large(src_mpfn))
 		return identity_large_dst(src_mpfn, mpfn);
-	if (mpfn & MIGRATE_PFN_COMPOUND || PageCompound(page))
-		return NULL;
-	return migrate_head_folio(page);
+	return mpfn & MIGRATE_PFN_COMPOUND ? NULL : identity_small_dst(mpfn);
 }
 
 static void identity_refuse(struct migrate_vma *args, unsigned long i)
@@ -523,20 +527,24 @@ static void identity_split(struct migrate_vma *args, unsigned long i)
 
 /* Return: whether the entry is a hole with a destination. */
 static __always_inline bool migrate_identity(struct migrate_vma *args,
-					     unsigned long i)
+					     unsigned long i,
+					     unsigned long mpfn,
+					     struct folio *dst)
 {
-	struct folio *src = migrate_entry_folio(args->src[i]);
-	struct folio *dst = identity_dst(args->src[i], args->dst[i]);
+	struct folio *src = migrate_entry_folio(mpfn);
 
 	args->dst[i] &= ~MIGRATE_DST_PRIVATE;
-	if (!(args->src[i] & MIGRATE_PFN_MIGRATE))
+	if (!(mpfn & MIGRATE_PFN_MIGRATE))
 		return false;
-	if (!src && dst && args->vma)
+	if (likely(dst && src)) {
+		if (likely(identity_move(args, dst, src))) {
+			args->dst[i] |= MIGRATE_PFN_MOVED;
+			return false;
+		}
+	} else if (dst && args->vma) {
 		return true;
-	if (src && dst && identity_move(args, dst, src))
-		args->dst[i] |= MIGRATE_PFN_MOVED;
-	else
-		identity_refuse(args, i);
+	}
+	identity_refuse(args, i);
 	return false;
 }
 
@@ -554,6 +562,20 @@ static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
 	return 1;
 }
 
+/*
+ * The source or the destination has COMPOUND. Split the source if the driver has
+ * single pages for it.
+ *
+ * Return: number of holes that a large destination fills or is refused for, or 0.
+ */
+static noinline unsigned long identity_prepare(struct migrate_vma *args,
+					       unsigned long i)
+{
+	if (migrate_entry_is_large(args->src[i]))
+		identity_split(args, i);
+	return migrate_starts_extent(args, i) ? identity_holes(args, i) : 0;
+}
+
 /**
  * migrate_identities() - move the identity of each page to its destination
  * @args: the migration; dst[] is filled in
@@ -563,20 +585,26 @@ static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
  */
 bool migrate_identities(struct migrate_vma *args)
 {
+	unsigned long i, nr, mpfn;
+	struct folio *dst;
 	bool holes = false;
-	unsigned long i, nr;
 
 	for (i = 0; i < args->npages; i += nr) {
 		migrate_resched(i);
-		if (migrate_entry_is_large(args->src[i]))
-			identity_split(args, i);
-		if (migrate_starts_extent(args, i)) {
-			nr = identity_holes(args, i);
+		nr = 1;
+		mpfn = args->src[i];
+		if (likely(!((mpfn | args->dst[i]) & MIGRATE_PFN_COMPOUND))) {
+			dst = identity_small_dst(args->dst[i]);
+		} else {
+			nr = identity_prepare(args, i);
 			holes |= nr > 1;
-			continue;
+			if (nr)
+				continue;
+			mpfn = args->src[i];
+			nr = migrate_entry_nr(mpfn);
+			dst = identity_dst(mpfn, args->dst[i]);
 		}
-		nr = migrate_entry_nr(args->src[i]);
-		holes |= migrate_identity(args, i);
+		holes |= migrate_identity(args, i, mpfn, dst);
 	}
 	return holes;
 }

@@ -300,6 +300,21 @@ static __always_inline void migrate_unlock(const struct migrate_vma *args,
 }
 
 /*
+ * PageAnonExclusive() and ClearPageAnonExclusive() without their test for
+ * hugetlb, whose pages are not collected. The loops ask for each page.
+ */
+static __always_inline bool migrate_is_exclusive(const struct page *page)
+{
+	return test_bit(PG_anon_exclusive, &page->flags);
+}
+
+static __always_inline void migrate_clear_exclusive(struct page *page)
+{
+	if (migrate_is_exclusive(page))
+		clear_bit(PG_anon_exclusive, &page->flags);
+}
+
+/*
  * folio_is_device_private() without page_pgmap(), which would look for the head
  * page again. The loops ask once or more for each page.
  */

@@ -142,11 +142,11 @@ static bool extent_is_whole(const struct migrate_extent *ext)
 static unsigned long extent_page_run(const struct migrate_extent *ext,
 				     unsigned long i)
 {
-	bool exclusive = PageAnonExclusive(folio_page(ext->folio, i));
+	bool exclusive = migrate_is_exclusive(folio_page(ext->folio, i));
 	unsigned long k, nr = extent_pte_run(ext, i);
 
 	for (k = 1; k < nr; k++)
-		if (PageAnonExclusive(folio_page(ext->folio, i + k)) !=
+		if (migrate_is_exclusive(folio_page(ext->folio, i + k)) !=
 		    exclusive)
 			break;
 	return k;
@@ -180,7 +180,7 @@ static bool extent_replace_run(const struct migrate_extent *ext,
 	pte_t *ptep = ext->ptep + i, pte = ptep_get(ptep);
 	bool write = migrate_may_write(ext->vma, addr, pte);
 	swp_entry_t entry = device_entry_migration(page_to_pfn(page), write,
-						   PageAnonExclusive(page));
+						   migrate_is_exclusive(page));
 
 	if (pte_present(pte)) {
 		pte = extent_clear_ptes(mm, addr, ptep, nr);
@@ -229,12 +229,8 @@ static bool extent_share(const struct migrate_extent *ext)
 		if (folio_maybe_dma_pinned(ext->folio))
 			return false;
 	}
-	for (i = 0; i < ext->nr; i++) {
-		struct page *page = folio_page(ext->folio, i);
-
-		if (PageAnonExclusive(page))
-			ClearPageAnonExclusive(page);
-	}
+	for (i = 0; i < ext->nr; i++)
+		migrate_clear_exclusive(folio_page(ext->folio, i));
 	/* Pairs with the barrier in gup_must_unshare(). */
 	smp_mb__after_atomic();
 	return true;

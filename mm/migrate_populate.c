@@ -84,10 +84,10 @@ static void charge_flush(struct migrate_charge *charge)
 	folio_batch_reinit(&charge->fbatch);
 }
 
-static void charge_hole(struct migrate_charge *charge, unsigned long index)
+static __always_inline void charge_hole(struct migrate_charge *charge,
+					unsigned long index,
+					struct folio *folio)
 {
-	struct folio *folio = migrate_entry_folio(charge->args->dst[index]);
-
 	if (folio_is_zone_device(folio) && !migrate_is_mappable(folio)) {
 		charge->args->src[index] = 0;
 		return;
@@ -106,27 +106,34 @@ static unsigned long charge_nr(const struct migrate_vma *args, unsigned long i)
 	return migrate_entry_nr(args->src[i]);
 }
 
+static void charge_refuse_holes(struct migrate_vma *args)
+{
+	unsigned long i;
+
+	for (i = 0; i < args->npages; i++)
+		if (migrate_entry_is_hole(args->src[i]))
+			args->src[i] = 0;
+}
+
 /* Return: the first hole that can be populated, @args->npages if none. */
 static unsigned long populate_charge(struct migrate_vma *args)
 {
-	bool possible = vma_is_anonymous(args->vma) &&
-			!anon_vma_prepare(args->vma);
 	struct migrate_charge charge = { .args = args };
 	unsigned long i, nr, first = args->npages;
 
 	folio_batch_init(&charge.fbatch);
 	for (i = 0; i < args->npages; i += nr) {
-		nr = charge_nr(args, i);
-		if (!migrate_entry_is_hole(args->src[i]))
+		unsigned long mpfn = args->src[i], dst = args->dst[i];
+
+		nr = 1;
+		if (unlikely((mpfn | dst) & MIGRATE_PFN_COMPOUND))
+			nr = charge_nr(args, i);
+		if (!migrate_entry_is_hole(mpfn))
 			continue;
-		if (!possible) {
-			memset_l(args->src + i, 0, nr);
-			continue;
-		}
 		if (nr > 1)
 			migrate_populate_charge(args, i);
 		else
-			charge_hole(&charge, i);
+			charge_hole(&charge, i, migrate_entry_folio(dst));
 		first = min(first, i);
 	}
 	if (folio_batch_count(&charge.fbatch))
@@ -219,12 +226,14 @@ static bool populate_zap_zero(struct migrate_walk *mw, unsigned long addr,
 
 /*
  * Stop at a hole with a large destination, which populate_large() fills. A hole
- * without a destination is the rest of one that was refused.
+ * without a destination is the rest of one that was refused. There was no page
+ * table when a large hole was collected.
  */
 static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 {
 	unsigned long index = migrate_index(mw->args, ext->addr);
 	unsigned long *src = mw->args->src + index;
+	const unsigned long *dst = mw->args->dst + index;
 	unsigned long i, addr = ext->addr;
 
 	for (i = 0; i < ext->nr; i++, addr += PAGE_SIZE) {
@@ -232,19 +241,20 @@ static void populate_run(struct migrate_walk *mw, struct device_extent *ext)
 
 		if (!migrate_entry_is_hole(src[i]))
 			continue;
-		if (migrate_starts_extent(mw->args, index + i)) {
-			ext->nr = i;
-			return;
+		folio = migrate_entry_folio(dst[i]);
+		if (unlikely((src[i] | dst[i]) & MIGRATE_PFN_COMPOUND)) {
+			if (migrate_starts_extent(mw->args, index + i)) {
+				ext->nr = i;
+				return;
+			}
+			folio = NULL;
 		}
-		folio = migrate_entry_folio(mw->args->dst[index + i]);
-		/* There was no page table when a large hole was collected. */
-		if (!folio || migrate_entry_is_large(src[i]) ||
-		    (ext->kind == DEVICE_EXTENT_ZERO &&
-		     !populate_zap_zero(mw, addr, ext->ptep + i, folio))) {
+		if (!folio || (ext->kind == DEVICE_EXTENT_ZERO &&
+			       !populate_zap_zero(mw, addr, ext->ptep + i,
+						  folio)))
 			src[i] = 0;
-			continue;
-		}
-		populate_one(mw, addr, ext->ptep + i, folio);
+		else
+			populate_one(mw, addr, ext->ptep + i, folio);
 	}
 }
 
@@ -392,12 +402,17 @@ static void populate_range(struct migrate_vma *args, unsigned long start)
  */
 void migrate_vma_populate(struct migrate_vma *args)
 {
-	unsigned long first = populate_charge(args);
-	unsigned long start = args->start + (first << PAGE_SHIFT);
 	struct mmu_notifier_range range;
+	unsigned long first, start;
 
+	if (!vma_is_anonymous(args->vma) || anon_vma_prepare(args->vma)) {
+		charge_refuse_holes(args);
+		return;
+	}
+	first = populate_charge(args);
 	if (first == args->npages)
 		return;
+	start = args->start + (first << PAGE_SHIFT);
 	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
 				      args->vma->vm_mm, start, args->end,
 				      args->pgmap_owner);

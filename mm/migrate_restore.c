@@ -114,23 +114,6 @@ restore_one(struct migrate_walk *mw, unsigned long i, unsigned long addr,
 }
 
 /*
- * A large folio that PTEs mapped. Its mappings become references before the
- * page table is unlocked, but the migration keeps its own and the lock: it
- * needs the size of the folio to step over its entries.
- */
-static noinline void restore_large(struct migrate_walk *mw, unsigned long i,
-				   unsigned long addr, pte_t *ptep)
-{
-	struct folio *folio = restore_folio(mw->args, i);
-
-	if (!migrate_restore_extent(mw, i, folio, addr, ptep))
-		return;
-	restore_lru(mw, folio);
-	migrate_queue_split(folio);
-	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
-}
-
-/*
  * A folio of the size of a PMD is cheap to find by rmap, and PTEs may map it by
  * now.
  */
@@ -140,6 +123,24 @@ static __always_inline bool restore_is_in_place(unsigned long mpfn)
 		return false;
 	return !migrate_entry_is_large(mpfn) ||
 	       migrate_large_nr(mpfn) < 1UL << MIGRATE_HUGE_ORDER;
+}
+
+/*
+ * A large folio that PTEs mapped. Its mappings become references before the
+ * page table is unlocked, but the migration keeps its own and the lock: it
+ * needs the size of the folio to step over its entries.
+ */
+static noinline void restore_large(struct migrate_walk *mw, unsigned long i,
+				   unsigned long addr, pte_t *ptep)
+{
+	struct folio *folio = restore_folio(mw->args, i);
+
+	if (!restore_is_in_place(mw->args->src[i]) ||
+	    !migrate_restore_extent(mw, i, folio, addr, ptep))
+		return;
+	restore_lru(mw, folio);
+	migrate_queue_split(folio);
+	mw->args->dst[i] |= MIGRATE_PFN_RESTORED;
 }
 
 /* Is this still the entry that setup installed for the page? */
@@ -161,7 +162,7 @@ restore_ptes(struct device_walk *walk, unsigned long addr, pte_t *ptep,
 		unsigned long mpfn = mw->args->src[first + i];
 		pte_t pte = ptep_get(ptep + i);
 
-		if (!restore_is_in_place(mpfn))
+		if (!(mpfn & MIGRATE_PFN_SOLE))
 			continue;
 		if (migrate_entry_is_large(mpfn)) {
 			restore_large(mw, first + i, addr, ptep + i);
@@ -260,6 +261,18 @@ void migrate_restore_by_rmap(struct migrate_vma *args, unsigned long i,
 	}
 }
 
+/**
+ * struct migrate_finish - the end of a migration
+ * @args: the migration
+ * @unused: pages that are free
+ * @relisted: entries below are back on LRU lists, if that is necessary
+ */
+struct migrate_finish {
+	struct migrate_vma *args;
+	struct folio_batch unused;
+	unsigned long relisted;
+};
+
 /* Drop a destination that is unused, or whose PTE has a reference of its own. */
 static __always_inline void finish_dst(unsigned long mpfn,
 				       struct folio_batch *unused)
@@ -303,18 +316,15 @@ static __always_inline void finish_src(const struct migrate_vma *args,
 
 /*
  * restore_one() has unlocked the page that is mapped and given its reference to
- * the entry. Drop the other page. Of large folios drop both.
+ * the entry. Drop the other page.
  */
 static __always_inline void
-finish_restored(struct migrate_vma *args, unsigned long i,
-		struct folio_batch *unused)
+finish_restored(struct migrate_finish *mf, unsigned long i)
 {
-	bool large = migrate_entry_is_large(args->src[i]);
-
-	if (large || migrate_moved(args, i))
-		finish_src(args, args->src[i], unused);
-	if (large || !migrate_moved(args, i))
-		finish_dst(args->dst[i], unused);
+	if (migrate_moved(mf->args, i))
+		finish_src(mf->args, mf->args->src[i], &mf->unused);
+	else
+		finish_dst(mf->args->dst[i], &mf->unused);
 }
 
 /*
@@ -351,15 +361,36 @@ static unsigned long finish_relist(struct migrate_vma *args,
  * Restore by rmap, except pages with SOLE: these are restored in place. One
  * that gets here was zapped, and has no PTE to restore. Then drop both folios.
  */
-static void finish_other(struct migrate_vma *args, unsigned long i,
-			 struct folio_batch *unused)
+static void finish_other(struct migrate_finish *mf, unsigned long i)
 {
+	struct migrate_vma *args = mf->args;
 	unsigned long mpfn = args->src[i];
 
+	if (i >= mf->relisted)
+		mf->relisted = finish_relist(args, i);
 	if (!args->vma || !restore_is_in_place(mpfn))
 		migrate_restore_by_rmap(args, i, restore_folio(args, i));
-	finish_src(args, mpfn, unused);
-	finish_dst(args->dst[i], unused);
+	finish_src(args, mpfn, &mf->unused);
+	finish_dst(args->dst[i], &mf->unused);
+}
+
+/* Of a large folio, restoring keeps the references. Return: its entries. */
+static noinline unsigned long finish_large(struct migrate_finish *mf,
+					   unsigned long i)
+{
+	struct migrate_vma *args = mf->args;
+	unsigned long mpfn = args->src[i];
+	unsigned long nr = migrate_large_nr(mpfn);
+
+	finish_rest(args->dst + i + 1, nr - 1, &mf->unused);
+	if (mpfn & MIGRATE_PFN_VALID && !(args->dst[i] & MIGRATE_PFN_RESTORED)) {
+		finish_other(mf, i);
+		return nr;
+	}
+	if (mpfn & MIGRATE_PFN_VALID)
+		finish_src(args, mpfn, &mf->unused);
+	finish_dst(args->dst[i], &mf->unused);
+	return nr;
 }
 
 /**
@@ -373,26 +404,25 @@ static void finish_other(struct migrate_vma *args, unsigned long i,
  */
 void migrate_finish(struct migrate_vma *args)
 {
-	unsigned long i, nr, relisted = 0;
-	struct folio_batch unused;
+	struct migrate_finish mf = { .args = args };
+	unsigned long i, nr;
 
-	folio_batch_init(&unused);
+	folio_batch_init(&mf.unused);
 	for (i = 0; i < args->npages; i += nr) {
+		unsigned long mpfn = args->src[i];
+
 		migrate_resched(i);
-		nr = migrate_entry_nr(args->src[i]);
-		if (unlikely(nr > 1))
-			finish_rest(args->dst + i + 1, nr - 1, &unused);
-		if (!(args->src[i] & MIGRATE_PFN_VALID)) {
-			finish_dst(args->dst[i], &unused);
-		} else if (args->dst[i] & MIGRATE_PFN_RESTORED) {
-			finish_restored(args, i, &unused);
-		} else {
-			if (i >= relisted)
-				relisted = finish_relist(args, i);
-			finish_other(args, i, &unused);
-		}
+		nr = 1;
+		if (migrate_entry_is_large(mpfn))
+			nr = finish_large(&mf, i);
+		else if (!(mpfn & MIGRATE_PFN_VALID))
+			finish_dst(args->dst[i], &mf.unused);
+		else if (args->dst[i] & MIGRATE_PFN_RESTORED)
+			finish_restored(&mf, i);
+		else
+			finish_other(&mf, i);
 		args->dst[i] &= ~MIGRATE_DST_PRIVATE;
 	}
-	if (folio_batch_count(&unused))
-		free_unref_folios(&unused);
+	if (folio_batch_count(&mf.unused))
+		free_unref_folios(&mf.unused);
 }
