@@ -391,7 +391,8 @@ static struct page *huge_get_zapped(struct vm_area_struct *vma,
 
 /*
  * The folio at @addr, with a reference, if it is one of a device that has pages
- * outside of the range. While another process maps it, a split frees no page.
+ * outside of the range. If another process maps it, its pages are free when that
+ * process has unmapped them, too: nobody looks for them then.
  */
 static struct folio *huge_crossing(struct vm_area_struct *vma,
 				   unsigned long addr, pte_t pte,
@@ -405,8 +406,7 @@ static struct folio *huge_crossing(struct vm_area_struct *vma,
 		return NULL;
 	folio = page_folio(page);
 	first = addr - folio_page_idx(folio, page) * PAGE_SIZE;
-	if ((first < start || first + folio_size(folio) > end) &&
-	    !folio_likely_mapped_shared(folio))
+	if (first < start || first + folio_size(folio) > end)
 		return folio;
 	folio_put(folio);
 	return NULL;
@@ -431,7 +431,7 @@ static void huge_split_and_put(struct folio *folio)
  * A page of a large folio is free only when the whole folio is. Split the folios
  * that cross an end of the range, so that the driver gets the pages of the range
  * when they are zapped, and not with the last page of the folio. A folio that is
- * locked, has another reference or is mapped by others stays as it is.
+ * locked or has another reference stays as it is.
  *
  * Context: Process context. The mmap lock or that of the file's mappings is held,
  * and no page-table lock. May sleep.

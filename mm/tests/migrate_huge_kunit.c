@@ -432,7 +432,7 @@ static void unmapped_part_is_free_at_once(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
-/* The child has all of it, and nothing would be free after a split. */
+/* The child has all of it. */
 static void zapped_part_of_forked_folio_stays(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -443,11 +443,27 @@ static void zapped_part_of_forked_folio_stays(struct kunit *test)
 	kunit_mm_zap(mh->km, addr, 9);
 	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
 	parent = kunit_mm_enter(mh->km, child);
-	KUNIT_EXPECT_NOT_NULL(test, mh_huge_folio(mh, addr));
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
 	kunit_mm_enter(mh->km, parent);
 	kunit_mm_exit(mh->km, child);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* The exit of a process looks for no large folios. */
+static void part_zapped_by_two_is_free(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	kunit_mm_zap(mh->km, addr, 9);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	kunit_mm_exit(mh->km, child);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), HPAGE_PMD_NR - 9UL);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 9), mh_pattern(9));
 	mh_zap(mh, addr);
 	mh_expect_all_free(mh);
 }
@@ -524,8 +540,8 @@ static void dirty_page_stays_soft_clean(struct kunit *test)
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map(mh);
 
-	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
-		kunit_skip(test, "no soft-dirty tracking");
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) || !migration_entry_supports_ad())
+		kunit_skip(test, "no soft-dirty or dirty bit to keep");
 	mh_clear_soft_dirty(mh, addr);
 	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
 					 MIGRATE_VMA_SELECT_COMPOUND);
@@ -1408,6 +1424,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(zapped_part_is_free_at_once),			\
 	KUNIT_CASE(unmapped_part_is_free_at_once),			\
 	KUNIT_CASE(zapped_part_of_forked_folio_stays),			\
+	KUNIT_CASE(part_zapped_by_two_is_free),				\
 	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
 	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
