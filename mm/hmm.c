@@ -1409,16 +1409,17 @@ static bool hmm_continues(unsigned long first, unsigned long entry,
  *
  * Context: The driver's lock, with a valid sequence number. Does not sleep.
  * Return: The number of pages, at least 1 and up to the end of the range; 0 if
- * @index is not in the range.
+ * @index is not in the range, or if the range is empty.
  */
 unsigned long hmm_range_extent(const struct hmm_range *range,
 			       unsigned long index)
 {
 	unsigned long nr, max = hmm_range_pages(range);
-	const unsigned long *entry = range->hmm_pfns + index;
+	const unsigned long *entry;
 
-	if (index >= max)
+	if (range->end <= range->start || index >= max)
 		return 0;
+	entry = range->hmm_pfns + index;
 	for (nr = 1; nr < max - index; nr++)
 		if (!hmm_continues(entry[0], entry[nr], nr))
 			break;
