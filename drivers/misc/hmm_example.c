@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An example of a driver that uses HMM: mirroring and device-private memory. It is
- * explained in Documentation/mm/hmm-driver-guide.rst. The device has memory, which is
- * vmalloc()ed, and an engine, which is the calling CPU: it adds to 64-bit words of the
- * process. All else is what a real driver does.
+ * An example of a driver that uses HMM: mirroring and device-private memory. It is explained in
+ * Documentation/mm/hmm-driver-guide.rst. The device has memory, which is vmalloc()ed, and an
+ * engine, which is the calling CPU: it adds to 64-bit words of the process.
  *
  * Locks, outermost first: client.job (held around faults), the mmap lock, example_unplug
  * (not held around faults), example_evict_lock, the page lock (migrate_to_ram() is called
@@ -82,7 +81,8 @@ static void example_folio_free(struct folio *folio)
 /* An eviction has no VMA. No process is killed for it, nor for a large folio. */
 static struct folio *example_alloc_system(struct migrate_vma *args, unsigned long i, int order)
 {
-	gfp_t gfp = GFP_HIGHUSER_MOVABLE | (order || !args->vma ? __GFP_NORETRY | __GFP_NOWARN : 0);
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | (order ? __GFP_NORETRY | __GFP_NOWARN :
+					    !args->vma ? __GFP_RETRY_MAYFAIL | __GFP_NOWARN : 0);
 	struct folio *folio = !args->vma ? folio_alloc(gfp, order) :
 		vma_alloc_folio(gfp, order, args->vma, args->start + i * PAGE_SIZE, order);
 
@@ -118,8 +118,8 @@ static bool example_copy(struct migrate_vma *args, unsigned long i, struct page 
 }
 
 /*
- * Fill dst[]; 0 leaves a page where it is, and a hole is filled on the device only. Without a
- * large folio take pages, if there is room for all. Returns how many found no memory.
+ * Fill dst[]; 0 leaves a page where it is. Only the device gets holes, and no pages of files.
+ * Without a large folio take pages, if there is room for all. Returns how many found no memory.
  */
 static unsigned long example_copy_all(struct migrate_vma *args)
 {
@@ -129,7 +129,8 @@ static unsigned long example_copy_all(struct migrate_vma *args)
 
 	for (i = 0; i < args->npages; i++) {	/* zeroes follow the entry of a large folio */
 		from = migrate_pfn_to_page(args->src[i]);
-		if (!(args->src[i] & MIGRATE_PFN_MIGRATE) || (!from && !to_device) ||
+		if (!(args->src[i] & MIGRATE_PFN_MIGRATE) ||
+		    (from ? to_device && !PageAnon(from) : !to_device) ||
 		    example_copy(args, i, from, example_order(args->src[i])))
 			continue;
 		nr = 1UL << example_order(args->src[i]);
@@ -173,7 +174,6 @@ static void example_evict(size_t want)
 		migrate_device_pages(src, dst, EXAMPLE_BATCH);
 		migrate_device_finalize(src, dst, EXAMPLE_BATCH);
 		hand = (hand + SZ_2M) % HMM_EXAMPLE_MEMORY;
-		cond_resched();
 	}
 }
 
