@@ -348,7 +348,7 @@ static void extent_has_equal_flags(struct kunit *test)
 	hmm_expect_extents(t, 3, (unsigned long[]){ 5, 0 });
 	hmm_expect_cut(t, 2, 5, HMM_PFN_WRITE);
 	hmm_expect_cut(t, 1, 2, 0x40);
-	if (HMM_PFN_INOUT_FLAGS)
+	if (IS_ENABLED(CONFIG_64BIT))
 		hmm_expect_cut(t, 3, 4, HMM_PFN_DMA_MAPPED);
 	KUNIT_EXPECT_EQ(test, hmm_range_extent(&t->range, 8), 0UL);
 	KUNIT_EXPECT_EQ(test, hmm_range_extent(&t->range, ULONG_MAX), 0UL);
