@@ -91,7 +91,7 @@ static struct folio *example_alloc_system(struct migrate_vma *args, unsigned lon
 	return folio;
 }
 
-/* The size of what an entry of src[] stands for. A large hole is that of a PMD. */
+/* The order of the folio or hole of an entry of src[]. A large hole has that of a PMD. */
 static int example_order(unsigned long mpfn)
 {
 	struct page *page = migrate_pfn_to_page(mpfn);
