@@ -383,13 +383,14 @@ static noinline unsigned long finish_large(struct migrate_finish *mf,
 	unsigned long nr = migrate_large_nr(mpfn);
 
 	finish_rest(args->dst + i + 1, nr - 1, &mf->unused);
-	if (mpfn & MIGRATE_PFN_VALID && !(args->dst[i] & MIGRATE_PFN_RESTORED)) {
-		finish_other(mf, i);
-		return nr;
-	}
-	if (mpfn & MIGRATE_PFN_VALID)
+	if (!(mpfn & MIGRATE_PFN_VALID)) {
+		finish_dst(args->dst[i], &mf->unused);
+	} else if (args->dst[i] & MIGRATE_PFN_RESTORED) {
 		finish_src(args, mpfn, &mf->unused);
-	finish_dst(args->dst[i], &mf->unused);
+		finish_dst(args->dst[i], &mf->unused);
+	} else {
+		finish_other(mf, i);
+	}
 	return nr;
 }
 
