@@ -452,7 +452,7 @@ static void zapped_part_of_forked_folio_stays(struct kunit *test)
 }
 
 /* The exit of a process looks for no large folios. */
-static void part_zapped_by_two_is_free(struct kunit *test)
+static void part_is_free_when_the_child_exits(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
 	unsigned long addr = mh_map_on_device(mh);
@@ -1424,7 +1424,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(zapped_part_is_free_at_once),			\
 	KUNIT_CASE(unmapped_part_is_free_at_once),			\
 	KUNIT_CASE(zapped_part_of_forked_folio_stays),			\
-	KUNIT_CASE(part_zapped_by_two_is_free),				\
+	KUNIT_CASE(part_is_free_when_the_child_exits),				\
 	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
 	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
