@@ -94,8 +94,6 @@ bool op_huge_to_device(struct worker *w)
 	int fd = near_device(w);
 	bool huge;
 
-	if (!large_folios)
-		return false;
 	if (one_in(w, 8))
 		op_renew(w);
 	else
@@ -129,8 +127,6 @@ bool op_orders_to_device(struct worker *w)
 	int fd = near_device(w);
 	bool moved;
 
-	if (!large_folios)
-		return false;
 	if (one_in(w, 2))
 		op_renew(w);
 	for (; s.first < NR_BLOCKS; s.first += s.nr) {
