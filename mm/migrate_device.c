@@ -469,31 +469,14 @@ static struct folio *identity_large_dst(unsigned long src_mpfn,
 	return folio;
 }
 
-/* For a page, a large folio is refused as destination, and a page of one. */
-static __always_inline struct folio *identity_small_dst(unsigned long mpfn)
+static __always_inline struct folio *identity_dst(unsigned long src_mpfn,
+						  unsigned long mpfn)
 {
-	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
-
-	if (!(mpfn & MIGRATE_PFN_VALID) || PageCompound(page))
+	if (likely(!((src_mpfn | mpfn) & MIGRATE_PFN_COMPOUND)))
+		return migrate_small_dst(mpfn);
+	if (!(mpfn & MIGRATE_PFN_VALID) || !migrate_entry_is_large(src_mpfn))
 		return NULL;
-	return migrate_head_folio(page);
-}
-
-static struct folio *identity_dst(unsigned long src_mpfn, unsigned long mpfn)
-{
-	if (!(mpfn & MIGRATE_PFN_VALID))
-		return NULL;
-	if (migrate_entry_is_large(src_mpfn))
-		return identity_large_dst(src_mpfn, mpfn);
-	return mpfn & MIGRATE_PFN_COMPOUND ? NULL : identity_small_dst(mpfn);
-}
-
-static void identity_refuse(struct migrate_vma *args, unsigned long i)
-{
-	if (args->src[i] & MIGRATE_PFN_VALID)
-		args->src[i] &= ~MIGRATE_PFN_MIGRATE;
-	else
-		args->src[i] = 0;
+	return identity_large_dst(src_mpfn, mpfn);
 }
 
 /* For a hole, the large folio may also be one of many smaller ones. */
@@ -525,29 +508,6 @@ static void identity_split(struct migrate_vma *args, unsigned long i)
 	}
 }
 
-/* Return: whether the entry is a hole with a destination. */
-static __always_inline bool migrate_identity(struct migrate_vma *args,
-					     unsigned long i,
-					     unsigned long mpfn,
-					     struct folio *dst)
-{
-	struct folio *src = migrate_entry_folio(mpfn);
-
-	args->dst[i] &= ~MIGRATE_DST_PRIVATE;
-	if (!(mpfn & MIGRATE_PFN_MIGRATE))
-		return false;
-	if (likely(dst && src)) {
-		if (likely(identity_move(args, dst, src))) {
-			args->dst[i] |= MIGRATE_PFN_MOVED;
-			return false;
-		}
-	} else if (dst && args->vma) {
-		return true;
-	}
-	identity_refuse(args, i);
-	return false;
-}
-
 /* A large destination for holes. Return: number of holes, 1 if refused. */
 static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
 {
@@ -564,47 +524,65 @@ static unsigned long identity_holes(struct migrate_vma *args, unsigned long i)
 
 /*
  * The source or the destination has COMPOUND. Split the source if the driver has
- * single pages for it.
+ * single pages for it. A hole is checked here, unless it has a single page.
  *
- * Return: number of holes that a large destination fills or is refused for, or 0.
+ * Return: number of entries that belong together.
  */
 static noinline unsigned long identity_prepare(struct migrate_vma *args,
 					       unsigned long i)
 {
+	unsigned long nr;
+
 	if (migrate_entry_is_large(args->src[i]))
 		identity_split(args, i);
-	return migrate_starts_extent(args, i) ? identity_holes(args, i) : 0;
+	if (migrate_starts_extent(args, i))
+		return identity_holes(args, i);
+	nr = migrate_entry_nr(args->src[i]);
+	if (nr > 1 && migrate_entry_is_hole(args->src[i]) &&
+	    !identity_dst(args->src[i], args->dst[i]))
+		args->src[i] = 0;
+	return nr;
+}
+
+static __always_inline void identity_page(struct migrate_vma *args,
+					  unsigned long i, unsigned long mpfn,
+					  struct folio *dst)
+{
+	if (likely(dst && identity_move(args, dst, migrate_entry_folio(mpfn))))
+		args->dst[i] |= MIGRATE_PFN_MOVED;
+	else
+		args->src[i] &= ~MIGRATE_PFN_MIGRATE;
 }
 
 /**
  * migrate_identities() - move the identity of each page to its destination
  * @args: the migration; dst[] is filled in
  *
+ * The destination of a single hole is checked when it is charged.
+ *
  * Context: Process context. May sleep.
- * Return: whether there are holes with a destination.
+ * Return: whether there are holes that may be populated.
  */
 bool migrate_identities(struct migrate_vma *args)
 {
-	unsigned long i, nr, mpfn;
-	struct folio *dst;
+	unsigned long i, nr, mpfn, dst;
 	bool holes = false;
 
 	for (i = 0; i < args->npages; i += nr) {
 		migrate_resched(i);
 		nr = 1;
-		mpfn = args->src[i];
-		if (likely(!((mpfn | args->dst[i]) & MIGRATE_PFN_COMPOUND))) {
-			dst = identity_small_dst(args->dst[i]);
-		} else {
+		if (unlikely((args->src[i] | args->dst[i]) &
+			     MIGRATE_PFN_COMPOUND))
 			nr = identity_prepare(args, i);
-			holes |= nr > 1;
-			if (nr)
-				continue;
-			mpfn = args->src[i];
-			nr = migrate_entry_nr(mpfn);
-			dst = identity_dst(mpfn, args->dst[i]);
-		}
-		holes |= migrate_identity(args, i, mpfn, dst);
+		mpfn = args->src[i];
+		dst = args->dst[i] & ~MIGRATE_DST_PRIVATE;
+		args->dst[i] = dst;
+		if (!(mpfn & MIGRATE_PFN_MIGRATE))
+			continue;
+		if (mpfn & MIGRATE_PFN_VALID)
+			identity_page(args, i, mpfn, identity_dst(mpfn, dst));
+		else
+			holes = true;
 	}
 	return holes;
 }

@@ -257,6 +257,19 @@ static __always_inline struct folio *migrate_dst_folio(unsigned long mpfn)
 	return pfn_folio(mpfn >> MIGRATE_PFN_SHIFT);
 }
 
+/*
+ * The destination of a single page or hole: no large folio, and no page of one.
+ * Return: NULL if the driver gave none or another one.
+ */
+static __always_inline struct folio *migrate_small_dst(unsigned long mpfn)
+{
+	struct page *page = pfn_to_page(mpfn >> MIGRATE_PFN_SHIFT);
+
+	if (!(mpfn & MIGRATE_PFN_VALID) || PageCompound(page))
+		return NULL;
+	return migrate_head_folio(page);
+}
+
 static __always_inline bool migrate_entry_is_hole(unsigned long mpfn)
 {
 	return (mpfn & (MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE)) ==

@@ -250,7 +250,8 @@ void migrate_device_pages(unsigned long *src_pfns, unsigned long *dst_pfns,
 {
 	struct migrate_vma args = device_args(src_pfns, dst_pfns, npages);
 
-	migrate_identities(&args);
+	if (migrate_identities(&args))
+		migrate_vma_populate(&args);
 }
 EXPORT_SYMBOL(migrate_device_pages);
 

@@ -84,18 +84,27 @@ static void charge_flush(struct migrate_charge *charge)
 	folio_batch_reinit(&charge->fbatch);
 }
 
-static __always_inline void charge_hole(struct migrate_charge *charge,
-					unsigned long index,
-					struct folio *folio)
+static __always_inline bool charge_fits(const struct folio *folio)
 {
-	if (folio_is_zone_device(folio) && !migrate_is_mappable(folio)) {
+	return folio && (!folio_is_zone_device(folio) ||
+			 migrate_is_mappable(folio));
+}
+
+/* Return: false if the destination is refused. */
+static __always_inline bool charge_hole(struct migrate_charge *charge,
+					unsigned long index, unsigned long dst)
+{
+	struct folio *folio = migrate_small_dst(dst);
+
+	if (!charge_fits(folio)) {
 		charge->args->src[index] = 0;
-		return;
+		return false;
 	}
 	__folio_mark_uptodate(folio);
 	charge->index[folio_batch_count(&charge->fbatch)] = index;
 	if (!folio_batch_add(&charge->fbatch, folio))
 		charge_flush(charge);
+	return true;
 }
 
 /* Number of entries that belong to the entry or to its destination */
@@ -132,8 +141,8 @@ static unsigned long populate_charge(struct migrate_vma *args)
 			continue;
 		if (nr > 1)
 			migrate_populate_charge(args, i);
-		else
-			charge_hole(&charge, i, migrate_entry_folio(dst));
+		else if (!charge_hole(&charge, i, dst))
+			continue;
 		first = min(first, i);
 	}
 	if (folio_batch_count(&charge.fbatch))
@@ -394,9 +403,10 @@ static void populate_range(struct migrate_vma *args, unsigned long start)
 
 /**
  * migrate_vma_populate() - map destination pages where nothing was mapped
- * @args: entries of src[] that are holes have a destination
+ * @args: entries of src[] that are large holes have a large destination
  *
- * Clears the entry of src[] where that is not possible.
+ * Clears the entry of src[] where that is not possible, as it never is in a
+ * migration by pfn.
  *
  * Context: Process context, mmap lock held. May sleep.
  */
@@ -405,13 +415,17 @@ void migrate_vma_populate(struct migrate_vma *args)
 	struct mmu_notifier_range range;
 	unsigned long first, start;
 
-	if (!vma_is_anonymous(args->vma) || anon_vma_prepare(args->vma)) {
+	if (!args->vma || !vma_is_anonymous(args->vma)) {
 		charge_refuse_holes(args);
 		return;
 	}
 	first = populate_charge(args);
 	if (first == args->npages)
 		return;
+	if (anon_vma_prepare(args->vma)) {
+		charge_refuse_holes(args);
+		return;
+	}
 	start = args->start + (first << PAGE_SHIFT);
 	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0,
 				      args->vma->vm_mm, start, args->end,
