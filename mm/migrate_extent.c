@@ -56,6 +56,8 @@
  * @addr: address of the first page
  * @ptep: PTE of the first page
  * @nr: number of pages
+ * @equal: collect: PTEs from the first on that differ in their pfns only, if
+ *	known
  */
 struct migrate_extent {
 	struct vm_area_struct *vma;
@@ -63,6 +65,7 @@ struct migrate_extent {
 	unsigned long addr;
 	pte_t *ptep;
 	unsigned long nr;
+	unsigned long equal;
 };
 
 static struct migrate_extent extent_init(const struct migrate_walk *mw,
@@ -121,17 +124,21 @@ static unsigned long extent_pte_pfn(pte_t pte)
 static unsigned long extent_pte_run(const struct migrate_extent *ext,
 				    unsigned long i)
 {
-	pte_t *ptep = ext->ptep + i, pte = ptep_get(ptep);
+	pte_t *ptep = ext->ptep + i, pte;
 
+	if (i < ext->equal)
+		return ext->equal - i;
+	pte = ptep_get(ptep);
 	return pte_present(pte) ? device_pte_run(ptep, pte, ext->nr - i) :
 				  device_swp_run(ptep, pte, ext->nr - i);
 }
 
-/* Do the PTEs map all pages of the folio, in order? */
-static bool extent_is_whole(const struct migrate_extent *ext)
+/* Do the PTEs map all pages of the folio, in order? Mostly they are equal. */
+static bool extent_is_whole(struct migrate_extent *ext)
 {
 	unsigned long i, pfn = folio_pfn(ext->folio);
 
+	ext->equal = extent_pte_run(ext, 0);
 	for (i = 0; i < ext->nr; i += extent_pte_run(ext, i))
 		if (extent_pte_pfn(ptep_get(ext->ptep + i)) != pfn + i)
 			return false;
