@@ -940,7 +940,8 @@ static int notifiers(struct bench *bench)
 
 /*
  * All pages of the call must migrate, in folios of the order of the row. If the
- * implementation splits large folios, the row is not available.
+ * implementation splits large folios that the row moves whole, or leaves those
+ * alone that the row moves in pages, the row is not available.
  */
 static int moved_check(struct bench *bench, unsigned long npages)
 {
@@ -951,7 +952,8 @@ static int moved_check(struct bench *bench, unsigned long npages)
 		return -EBUSY;
 	for (i = 0; i < npages; i += 1UL << order) {
 		if (!(bench->move.src[i] & MIGRATE_PFN_MIGRATE))
-			return -EBUSY;
+			return !i && bench->row->order > order ? -EOPNOTSUPP :
+								 -EBUSY;
 		if (source_order(bench->move.src[i]) != order)
 			return -EOPNOTSUPP;
 	}
@@ -1116,6 +1118,7 @@ static const struct bench_row bench_rows[] = {
 	ROW("notifier", HOLES, 0, 0, notifiers, HOLES),
 	ROW("to_device_4k", SYSTEM, 0, 0, to_device, DEVICE),
 	ROW("to_device_split", SYSTEM, ORDER_2M, 0, to_device, DEVICE),
+	ROW("to_device_split_64k", SYSTEM, ORDER_64K, 0, to_device, DEVICE),
 	ROW("to_system_4k", DEVICE, 0, 0, to_system, SYSTEM),
 	ROW_AGAIN("to_device_again_4k", SYSTEM, to_device, DEVICE),
 	ROW_AGAIN("to_system_again_4k", DEVICE, to_system, SYSTEM),
