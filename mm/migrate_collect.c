@@ -15,14 +15,13 @@
  *     its page is not isolated, and may have other mappings and pins.
  *   - A page that is not collected has its mapping, lock and references as
  *     before.
- *   - Entries of src[] name base pages only, unless @args asks for large
- *     folios: see the policy.
  *
  * Policy for large folios
  *
- *   With MIGRATE_VMA_SELECT_COMPOUND, a folio of anonymous memory is collected
- *   whole if a PMD maps it within the range, or if PTEs map all of its pages
- *   there, in order and in one page table. A hole of the size of a PMD is
+ *   A folio of anonymous memory is collected whole if a PMD maps it within the
+ *   range, or if PTEs map all of its pages there, in order and in one page
+ *   table. If the driver wants pages, migrate_unmap() splits it once it is
+ *   unmapped. With MIGRATE_VMA_SELECT_COMPOUND, a hole of the size of a PMD is
  *   collected whole, too.
  *
  *   Any other large folio of anonymous memory that is in the way is split,
@@ -250,11 +249,11 @@ static __always_inline struct page *collect_pte_page(struct device_walk *walk,
 	       pfn_to_page(swp_offset_pfn(entry)) : NULL;
 }
 
-/* Does the driver want large folios, holes and huge zero pages whole? */
-static bool collect_wants_large(const struct migrate_vma *args)
+/* Does the driver want a hole or a zero page of a PMD as one entry? */
+static bool collect_wants_holes(const struct migrate_vma *args)
 {
 	return IS_ENABLED(CONFIG_DEVICE_MIGRATION_HUGE) &&
-	       args->flags & MIGRATE_VMA_SELECT_COMPOUND;
+	       migrate_wants_large(args);
 }
 
 /*
@@ -267,8 +266,7 @@ collect_whole(struct migrate_walk *mw, struct page *page, unsigned long addr,
 {
 	struct folio *folio = page_folio(page);
 
-	if (&folio->page != page || !collect_wants_large(mw->args) ||
-	    !collect_selects(mw->args, folio))
+	if (&folio->page != page || !collect_selects(mw->args, folio))
 		return 0;
 	return migrate_collect_extent(mw, folio, addr, ptep, max);
 }
@@ -329,7 +327,7 @@ static void collect_holes(struct migrate_vma *args, struct device_extent *ext)
 	unsigned long first = ALIGN(ext->addr, PMD_SIZE);
 	unsigned long last = ALIGN_DOWN(end, PMD_SIZE);
 
-	if (ext->ptep || first >= last || !collect_wants_large(args)) {
+	if (ext->ptep || first >= last || !collect_wants_holes(args)) {
 		collect_small_holes(args, ext->addr, ext->nr);
 		return;
 	}
@@ -364,7 +362,7 @@ static int collect_zero(struct migrate_walk *mw, struct device_extent *ext)
 		return 0;
 	}
 	if (ext->nr == 1UL << MIGRATE_HUGE_ORDER &&
-	    collect_wants_large(mw->args)) {
+	    collect_wants_holes(mw->args)) {
 		collect_large_hole(mw->args, ext->addr);
 		return 0;
 	}

@@ -46,8 +46,9 @@
 /**
  * struct migrate_unmap - state of unmapping
  * @args: the migration
- * @mapped: some pages of this batch are still mapped elsewhere
  * @end: end of this batch
+ * @mapped: some pages of this batch are still mapped elsewhere
+ * @large: some entries of this batch are large folios
  * @rest: some entries of this batch cannot move yet
  * @drained: the LRU batches of all CPUs were drained
  * @drained_here: the LRU batches of this CPU were drained to drop references
@@ -56,6 +57,7 @@ struct migrate_unmap {
 	struct migrate_vma *args;
 	unsigned long end;
 	bool mapped;
+	bool large;
 	bool rest;
 	bool drained;
 	bool drained_here;
@@ -143,6 +145,7 @@ static unsigned long unmap_isolate(struct migrate_unmap *mu,
 	struct folio_batch claimed;
 
 	mu->mapped = false;
+	mu->large = false;
 	mu->rest = false;
 	folio_batch_init(&claimed);
 	for (i = start; i < end; i += nr) {
@@ -150,7 +153,11 @@ static unsigned long unmap_isolate(struct migrate_unmap *mu,
 		struct folio *folio = migrate_entry_folio(mpfn);
 		bool mapped;
 
-		nr = migrate_entry_nr(mpfn);
+		nr = 1;
+		if (migrate_entry_is_large(mpfn)) {
+			nr = migrate_large_nr(mpfn);
+			mu->large = true;
+		}
 		if (!folio) {
 			if (migrate_entry_is_hole(mpfn))
 				movable++;
@@ -245,6 +252,41 @@ static unsigned long unmap_sort_out(struct migrate_unmap *mu,
 	return movable;
 }
 
+/*
+ * Give each page of the large folios of this batch an entry of its own. Now that
+ * they are unmapped, this costs less than a split before, and invalidates
+ * nothing.
+ *
+ * Return: number of entries that can move, of @movable before.
+ */
+static unsigned long unmap_split(struct migrate_vma *args, unsigned long i,
+				 unsigned long end, unsigned long movable)
+{
+	unsigned long nr;
+
+	for (; i < end; i += nr) {
+		struct folio *folio = migrate_entry_folio(args->src[i]);
+
+		nr = migrate_entry_nr(args->src[i]);
+		if (!migrate_entry_is_large(args->src[i]))
+			continue;
+		movable--;
+		if (migrate_split(args, i)) {
+			movable += nr;
+			continue;
+		}
+		unmap_give_up(args, i, folio);
+		args->src[i] = 0;
+	}
+	return movable;
+}
+
+/* Do large folios have one entry each? In a migration by pfn they do. */
+static bool unmap_keeps_large(const struct migrate_vma *args)
+{
+	return !args->vma || migrate_wants_large(args);
+}
+
 /**
  * migrate_unmap() - isolate the pages of src[], unmap them and find pins
  * @args: the migration
@@ -267,6 +309,8 @@ unsigned long migrate_unmap(struct migrate_vma *args)
 			unmap_others(&mu, i);
 		if (mu.rest)
 			nr = unmap_sort_out(&mu, i);
+		if (unlikely(mu.large) && !unmap_keeps_large(args))
+			nr = unmap_split(args, i, mu.end, nr);
 		movable += nr;
 		cond_resched();
 	}
@@ -341,9 +385,10 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * zeroes behind it, for as many holes as the folio has pages, with the address
  * aligned to its size.
  *
- * A split of a large folio within this call sends MMU_NOTIFY_CLEAR, for the whole
- * folio and without an owner, to all interval notifiers, that of the driver
- * included. So the caller must not hold a lock that this notifier takes.
+ * A large folio of which not all pages are collected is split while it is
+ * mapped. That sends MMU_NOTIFY_CLEAR, for the whole folio and without an owner,
+ * to all interval notifiers, that of the driver included. So the caller must not
+ * hold a lock that this notifier takes.
  *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.

@@ -51,7 +51,7 @@
  *   of these pages are 0, so a loop must step over them by migrate_entry_nr().
  *   If the driver has no large page for it, migrate_vma_pages() splits it: each
  *   page has an entry of its own then. Without MIGRATE_VMA_SELECT_COMPOUND,
- *   setup splits large folios, and there are no such entries.
+ *   setup does so at its end, and the driver sees no such entries.
  *
  * State of an entry of dst[]
  *
@@ -303,6 +303,23 @@ static __always_inline bool migrate_is_fault(const struct migrate_vma *args,
 {
 	return unlikely(args->fault_page) &&
 	       page_folio(args->fault_page) == folio;
+}
+
+static inline bool migrate_wants_large(const struct migrate_vma *args)
+{
+	return args->flags & MIGRATE_VMA_SELECT_COMPOUND;
+}
+
+/*
+ * Can the folio be collected whole, if it is mapped as one? Of a folio in the
+ * swap cache, a driver that wants pages gets those whose swap is not in use, so
+ * the folio is split first.
+ */
+static inline bool migrate_takes_whole(const struct migrate_vma *args,
+				       struct folio *folio)
+{
+	return folio_test_anon(folio) && !folio_test_has_hwpoisoned(folio) &&
+	       (migrate_wants_large(args) || !folio_test_swapcache(folio));
 }
 
 static __always_inline void migrate_unlock(const struct migrate_vma *args,

@@ -5,8 +5,7 @@
  *
  * Scope
  *
- *   What each step does for a large folio that PTEs map, for drivers that asked
- *   for large folios by MIGRATE_VMA_SELECT_COMPOUND:
+ *   What each step does for a large folio that PTEs map:
  *
  *	migrate_collect_extent()	setup: from PTEs to an entry of src[]
  *	migrate_hole_extent()		pages: does the folio fit into holes?
@@ -309,8 +308,8 @@ unsigned long migrate_collect_extent(struct migrate_walk *mw,
 	bool faulting = migrate_is_fault(mw->args, folio);
 	unsigned long mpfn;
 
-	if (ext.nr > max || !folio_test_anon(folio) ||
-	    folio_test_has_hwpoisoned(folio) || !extent_is_whole(&ext))
+	if (ext.nr > max || !migrate_takes_whole(mw->args, folio) ||
+	    !extent_is_whole(&ext))
 		return 0;
 	if (!faulting && !folio_trylock(folio))
 		return ext.nr;

@@ -4,11 +4,11 @@
  *
  * Scope
  *
- *   What each step does for an entry with COMPOUND, for drivers that asked for
- *   such entries by MIGRATE_VMA_SELECT_COMPOUND or that evict large folios:
+ *   What each step does for an entry with COMPOUND:
  *
  *	migrate_collect_huge()		setup: from a PMD to an entry of src[]
- *	migrate_split()			pages: no large destination, so split
+ *	migrate_split()			setup: the driver wants pages, so split;
+ *					pages: it has no large destination
  *	migrate_populate_charge()	pages: charge the destination of a hole
  *	migrate_populate_huge()		pages: map it
  *
@@ -18,7 +18,8 @@
  *
  * Splitting an unmapped folio
  *
- *   The driver is free to give single pages for a large folio, for some or for
+ *   The driver may not have asked for large folios by
+ *   MIGRATE_VMA_SELECT_COMPOUND, or give single pages for one, for some or for
  *   all of its pages. By then the migration entries of the folio are in the
  *   page tables of each process that maps it. First all of these become
  *   entries of single pages, as those of a smaller folio are: a PMD entry must
@@ -56,10 +57,8 @@
 static bool huge_is_whole(const struct migrate_vma *args,
 			  const struct device_extent *ext, struct folio *folio)
 {
-	return args->flags & MIGRATE_VMA_SELECT_COMPOUND &&
-	       ext->nr == HPAGE_PMD_NR && folio_test_anon(folio) &&
-	       folio_order(folio) == MIGRATE_HUGE_ORDER &&
-	       !folio_test_has_hwpoisoned(folio);
+	return ext->nr == HPAGE_PMD_NR && migrate_takes_whole(args, folio) &&
+	       folio_order(folio) == MIGRATE_HUGE_ORDER;
 }
 
 /* Return: whether the mapping was replaced. If not, the folio is pinned. */
@@ -100,8 +99,8 @@ static bool huge_unmap(struct migrate_walk *mw, struct device_extent *ext,
  * A folio that is locked or pinned is skipped.
  *
  * Context: PMD lock held. The folio is one that @mw->args selects.
- * Return: false if the folio has to be split, because the driver does not want
- * it whole, or not all of its pages.
+ * Return: false if the folio has to be split first, because not all of its pages
+ * are wanted.
  */
 bool migrate_collect_huge(struct migrate_walk *mw, struct device_extent *ext)
 {

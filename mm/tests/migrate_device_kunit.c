@@ -1927,6 +1927,26 @@ static void notifier_is_told_who_migrates(struct kunit *test)
 	mmu_interval_notifier_remove(&witness.sub);
 }
 
+/* A huge page is split once it is unmapped, of which the driver knows. */
+static void split_of_huge_page_invalidates_nothing_more(struct kunit *test)
+{
+	struct md_test *md = test->priv;
+	unsigned long addr = md_map_huge(md, HPAGE_PMD_NR);
+	struct md_witness witness = { .owner = md->dev };
+
+	if (!IS_ENABLED(CONFIG_DEVICE_MIGRATION_HUGE))
+		kunit_skip(test, "huge pages are split while they are mapped");
+	KUNIT_ASSERT_EQ(test, 0,
+			mmu_interval_notifier_insert(&witness.sub, md->km->mm,
+						     addr, HPAGE_PMD_SIZE,
+						     &md_witness_ops));
+	KUNIT_EXPECT_EQ(test, (unsigned long)HPAGE_PMD_NR,
+			md_to_device(md, addr, HPAGE_PMD_NR));
+	KUNIT_EXPECT_EQ(test, 1U, witness.told);
+	KUNIT_EXPECT_EQ(test, 0U, witness.otherwise);
+	mmu_interval_notifier_remove(&witness.sub);
+}
+
 /* Parent and child */
 
 static void fork_shares_device_page_until_a_write(struct kunit *test)
@@ -3267,6 +3287,7 @@ static struct kunit_case migrate_device_cases[] = {
 	KUNIT_CASE(droppable_page_stays_droppable),
 	KUNIT_CASE(freed_device_page_has_no_flags),
 	KUNIT_CASE(notifier_is_told_who_migrates),
+	KUNIT_CASE(split_of_huge_page_invalidates_nothing_more),
 	KUNIT_CASE(fork_shares_device_page_until_a_write),
 	KUNIT_CASE(shared_page_migrates_for_both_processes),
 	KUNIT_CASE(shared_page_is_restored_for_both_processes),
@@ -3312,6 +3333,7 @@ static struct kunit_case migrate_device_coherent_cases[] = {
 	KUNIT_CASE(hole_is_populated_with_system_memory),
 	KUNIT_CASE(setup_reports_writable_pages),
 	KUNIT_CASE(notifier_is_told_who_migrates),
+	KUNIT_CASE(split_of_huge_page_invalidates_nothing_more),
 	KUNIT_CASE(replaced_zero_page_leaves_no_stale_tlb_entry),
 	KUNIT_CASE(lru_size_is_number_of_pages),
 	KUNIT_CASE(fork_shares_coherent_page_until_a_write),
