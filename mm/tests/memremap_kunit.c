@@ -29,6 +29,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/vmstat.h>
 #ifdef CONFIG_X86_64
 #include <asm/pgtable_types.h>
 #endif
@@ -2050,11 +2051,23 @@ static void driver_is_told_of_each_new_folio(struct kunit *test)
 	split_and_free(test, &split_ops);
 }
 
+/* Number of splits that failed since the boot */
+static unsigned long large_failed_splits(struct kunit *test)
+{
+	unsigned long *events = kunit_kcalloc(test, NR_VM_EVENT_ITEMS,
+					      sizeof(*events), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, events);
+	all_vm_events(events);
+	return events[THP_SPLIT_PAGE_FAILED];
+}
+
 /* A folio with other users, or of another kind, stays whole. */
 static void split_is_refused(struct kunit *test)
 {
 	struct large_test *lt = large_create(test, &split_ops);
 	struct folio *folio = large_new_user(lt);
+	unsigned long failed = large_failed_splits(test);
 
 	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, 1), -EINVAL);
 	KUNIT_EXPECT_EQ(test, folio_split_unmapped(folio, HPAGE_PMD_ORDER),
@@ -2070,6 +2083,8 @@ static void split_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_order(folio), HPAGE_PMD_ORDER);
 	KUNIT_EXPECT_EQ(test, lt->split_calls + lt->split_ends, 0);
 	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+	if (IS_ENABLED(CONFIG_VM_EVENT_COUNTERS))
+		KUNIT_EXPECT_EQ(test, large_failed_splits(test), failed + 2);
 	large_put(folio);
 
 	folio = large_init(lt, 0, HPAGE_PMD_ORDER);
