@@ -61,7 +61,9 @@
  * @dev: a device with memory for %PMD_TEST_FOLIOS folios
  * @mapped: folios of @dev that were mapped
  * @freed: pages of @dev that are free again
+ * @under_lock: those that were freed with @ptl held
  * @faults: CPU faults on pages of @dev
+ * @ptl: a lock of the PMD level, or NULL
  * @km: address space
  * @folio: a locked folio of one page, not of @dev
  * @ctx: of userfaultfd
@@ -73,7 +75,9 @@ struct pmd_test {
 	struct kunit_device *dev;
 	unsigned long mapped;
 	unsigned long freed;
+	unsigned long under_lock;
 	unsigned long faults;
+	spinlock_t *ptl;	/* of the PMD, see above */
 	struct kunit_mm *km;
 	struct folio *folio;
 	struct userfaultfd_ctx *ctx;
@@ -87,6 +91,8 @@ static void pmd_device_free(struct folio *folio)
 	struct pmd_test *pt = dev->test->priv;
 
 	WRITE_ONCE(pt->freed, pt->freed + folio_nr_pages(folio));
+	if (pt->ptl && spin_is_locked(pt->ptl))
+		pt->under_lock += folio_nr_pages(folio);
 }
 
 static vm_fault_t pmd_device_fault(struct vm_fault *vmf)
@@ -378,6 +384,30 @@ static void advice_skips_device_private_pmd(struct kunit *test)
 				 skipping_advice[i]);
 		KUNIT_EXPECT_EQ(test, ret, 0);
 	}
+	KUNIT_EXPECT_TRUE(test, pmd_exchange(pt, addr, pmd, __pmd(0)));
+}
+
+/* MADV_FREE tests the PMD first without its lock. It may change until then. */
+static void free_meets_private_pmd_under_the_lock(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	struct mm_struct *mm = pt->km->mm;
+	pmd_t pmd = pmd_make_private(folio_pfn(pt->folio), PMD_TEST_WRITE);
+	unsigned long addr;
+	struct mmu_gather tlb;
+	bool freed;
+
+	addr = kunit_mm_map_huge(pt->km, 2 * HPAGE_PMD_NR);
+	kunit_mm_write(pt->km, addr + HPAGE_PMD_SIZE, 1);
+	KUNIT_ASSERT_TRUE(test, pmd_exchange(pt, addr, __pmd(0), pmd));
+	mmap_read_lock(mm);
+	tlb_gather_mmu(&tlb, mm);
+	freed = madvise_free_huge_pmd(&tlb, vma_lookup(mm, addr),
+				      mm_find_pmd(mm, addr), addr,
+				      addr + HPAGE_PMD_SIZE);
+	tlb_finish_mmu(&tlb);
+	mmap_read_unlock(mm);
+	KUNIT_EXPECT_FALSE(test, freed);
 	KUNIT_EXPECT_TRUE(test, pmd_exchange(pt, addr, pmd, __pmd(0)));
 }
 
@@ -697,6 +727,19 @@ static void mapped_folio_is_zapped(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, pmd_none(kunit_mm_pmd(pt->km, addr)));
 		KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(pt->km->mm), tables);
 	}
+}
+
+/* A driver may take locks of its own to free a folio. */
+static void folio_is_freed_without_the_lock(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+
+	pmd_plant(pt, addr, PMD_TEST_WRITE | PMD_TEST_EXCLUSIVE);
+	pt->ptl = pmd_lockptr(pt->km->mm, mm_find_pmd(pt->km->mm, addr));
+	zap_and_expect_free(pt, addr);
+	pt->ptl = NULL;
+	KUNIT_EXPECT_EQ(test, pt->under_lock, 0UL);
 }
 
 static void mapped_folio_is_unmapped(struct kunit *test)
@@ -1149,6 +1192,38 @@ static void core_dump_asks_the_driver(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
 	KUNIT_EXPECT_EQ(test, pt->faults, 1);
 	zap_and_expect_free(pt, addr);
+}
+
+static int pmd_dump(struct kunit_mm_thread *thread)
+{
+	int ret;
+
+	mmap_read_lock(thread->km->mm);
+	ret = get_user_pages_remote(thread->km->mm, thread->addr, 1,
+				    FOLL_GET | FOLL_DUMP, &thread->page, NULL);
+	mmap_read_unlock(thread->km->mm);
+	return ret;
+}
+
+static void core_dump_waits_for_migration(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	unsigned long addr = pmd_place(pt);
+	struct folio *folio = pmd_huge_page(pt, addr);
+	struct kunit_mm_thread thread = {};
+
+	folio_get(folio);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	kunit_mm_thread_start(&thread, pt->km, addr, pmd_dump);
+	msleep(PMD_WAITS_MS);
+	KUNIT_EXPECT_FALSE_MSG(test, completion_done(&thread.done),
+			       "does not wait for the migration");
+	pmd_thaw(folio);
+	kunit_mm_thread_end(&thread);
+	KUNIT_ASSERT_EQ(test, thread.ret, 1);
+	KUNIT_EXPECT_PTR_EQ(test, page_folio(thread.page), folio);
+	put_page(thread.page);
 }
 
 #ifdef CONFIG_NUMA
@@ -1666,10 +1741,12 @@ static struct kunit_case device_pmd_cases[] = {
 	KUNIT_CASE(nonpresent_pmd_has_no_page_table),
 	KUNIT_CASE(unknown_pmd_is_not_split),
 	KUNIT_CASE(advice_skips_device_private_pmd),
+	KUNIT_CASE(free_meets_private_pmd_under_the_lock),
 	KUNIT_CASE(mapped_folio_is_split_to_ptes),
 	KUNIT_CASE(mapped_folio_is_frozen),
 	KUNIT_CASE(other_folio_is_not_frozen),
 	KUNIT_CASE(mapped_folio_is_zapped),
+	KUNIT_CASE(folio_is_freed_without_the_lock),
 	KUNIT_CASE(mapped_folio_is_unmapped),
 	KUNIT_CASE(part_of_mapped_folio_is_zapped),
 	KUNIT_CASE(mapped_folio_is_forked),
@@ -1684,6 +1761,7 @@ static struct kunit_case device_pmd_cases[] = {
 	KUNIT_CASE(huge_page_moves_to_device_and_back),
 	KUNIT_CASE(fault_on_mapped_folio_calls_the_driver),
 	KUNIT_CASE(core_dump_asks_the_driver),
+	KUNIT_CASE(core_dump_waits_for_migration),
 #ifdef CONFIG_NUMA
 	KUNIT_CASE(node_of_mapped_folio_is_not_changed),
 #endif
