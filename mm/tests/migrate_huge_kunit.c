@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
+#include <linux/page_idle.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -508,6 +509,21 @@ static void folio_zapped_during_migration_is_free(struct kunit *test)
 	mh_expect_zeroes(mh, addr);
 }
 
+/* The OOM reaper zaps such a process, and must not wait for a notifier. */
+static void zap_of_unstable_mm_splits_nothing(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	set_bit(MMF_UNSTABLE, &mh->km->mm->flags);
+	kunit_mm_zap(mh->km, addr, 9);
+	clear_bit(MMF_UNSTABLE, &mh->km->mm->flags);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 9), mh_pattern(9));
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
 static void part_zapped_during_migration_stays_zapped(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -523,16 +539,28 @@ static void part_zapped_during_migration_stays_zapped(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 1), mh_pattern(1));
 }
 
-static void mh_clear_soft_dirty(struct mh_test *mh, unsigned long addr)
+static void mh_change_pmd(struct mh_test *mh, unsigned long addr,
+			  pmd_t (*change)(pmd_t pmd))
 {
 	struct mm_struct *mm = mh->km->mm;
 	pmd_t *pmdp = mm_find_pmd(mm, addr);
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the PMD */
 
 	KUNIT_ASSERT_NOT_NULL(mh->test, pmdp);
 	ptl = pmd_lock(mm, pmdp);
-	set_pmd_at(mm, addr, pmdp, pmd_clear_soft_dirty(*pmdp));
+	set_pmd_at(mm, addr, pmdp, change(*pmdp));
 	spin_unlock(ptl);
+}
+
+static pmd_t mh_soft_clean(pmd_t pmd)
+{
+	return pmd_present(pmd) ? pmd_clear_soft_dirty(pmd) :
+				  pmd_swp_clear_soft_dirty(pmd);
+}
+
+static pmd_t mh_old(pmd_t pmd)
+{
+	return pmd_mkold(pmd);
 }
 
 static void dirty_page_stays_soft_clean(struct kunit *test)
@@ -542,7 +570,7 @@ static void dirty_page_stays_soft_clean(struct kunit *test)
 
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) || !migration_entry_supports_ad())
 		kunit_skip(test, "no soft-dirty or dirty bit to keep");
-	mh_clear_soft_dirty(mh, addr);
+	mh_change_pmd(mh, addr, mh_soft_clean);
 	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
 					 MIGRATE_VMA_SELECT_COMPOUND);
 	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
@@ -585,6 +613,86 @@ static void referenced_folio_stays_whole(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
 			(unsigned long)HPAGE_PMD_NR);
 	mh_expect_contents(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* A write through the pin must reach the process. */
+static void pinned_huge_page_stays_mapped(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(addr, 1, FOLL_WRITE,
+						     &page));
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr), 0UL);
+	KUNIT_EXPECT_TRUE(test, pmd_trans_huge(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_TRUE(test, pmd_write(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(page));
+	mh_expect_all_free(mh);
+	unpin_user_page(page);
+	mh_expect_huge(mh, addr, false);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+static void locked_huge_page_stays_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+	struct folio *folio = mh_huge_folio(mh, addr);
+
+	folio_lock(folio);
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM |
+					 MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(test, mh->args.cpages, 0UL);
+	KUNIT_EXPECT_FALSE(test, mh->src[0] & MIGRATE_PFN_MIGRATE);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
+	KUNIT_EXPECT_TRUE(test, folio_test_locked(folio));
+	folio_unlock(folio);
+	mh_expect_huge(mh, addr, false);
+	mh_expect_contents(mh, addr);
+}
+
+/* ---- age ---- */
+
+/* LRU_GEN clears PG_referenced, so the idle flags keep the age there. */
+static bool mh_is_young(struct folio *folio)
+{
+	if (lru_gen_enabled() && IS_ENABLED(CONFIG_PAGE_IDLE_FLAG))
+		return folio_test_young(folio);
+	return folio_test_referenced(folio);
+}
+
+static void mh_make_old(struct mh_test *mh, unsigned long addr)
+{
+	struct folio *folio = mh_huge_folio(mh, addr);
+
+	lru_add_drain_all();
+	folio_clear_referenced(folio);
+	folio_test_clear_young(folio);
+}
+
+/* A device-private entry has no accessed bit. */
+static void young_huge_page_makes_device_folio_young(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+
+	mh_make_old(mh, addr);
+	KUNIT_ASSERT_TRUE(test, pmd_young(mh_pmd(mh, addr)));
+	mh_to_device(mh, addr);
+	KUNIT_EXPECT_TRUE(test, mh_is_young(mh_huge_folio(mh, addr)));
+	mh_zap(mh, addr);
+
+	addr = mh_map(mh);
+	mh_make_old(mh, addr);
+	mh_change_pmd(mh, addr, mh_old);
+	mh_to_device(mh, addr);
+	KUNIT_EXPECT_FALSE(test, mh_is_young(mh_huge_folio(mh, addr)));
+	mh_zap(mh, addr);
 	mh_expect_all_free(mh);
 }
 
@@ -694,6 +802,53 @@ static void large_hole_that_was_filled_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mh_end(mh), 0UL);
 	mh_expect_all_free(mh);
 	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 5), MH_NEW);
+}
+
+/* Missing pages are left to userfaultfd. */
+static void large_hole_of_userfaultfd_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	kunit_mm_flags(mh->km, addr, VM_UFFD_MISSING, 0);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr), 0UL);
+	kunit_mm_flags(mh->km, addr, 0, VM_UFFD_MISSING);
+	KUNIT_EXPECT_TRUE(test, pmd_none(mh_pmd(mh, addr)));
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* The OOM reaper may have freed the memory that is a hole now. */
+static void large_hole_of_unstable_mm_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	set_bit(MMF_UNSTABLE, &mh->km->mm->flags);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr), 0UL);
+	clear_bit(MMF_UNSTABLE, &mh->km->mm->flags);
+	KUNIT_EXPECT_TRUE(test, pmd_none(mh_pmd(mh, addr)));
+	mh_expect_all_free(mh);
+}
+
+/* A write to it is an event of userfaultfd, and a new folio would hide it. */
+static void protected_huge_zero_page_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_zero(mh);
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "userfaultfd does not write-protect here");
+	kunit_mm_uffd_wp(mh->km, addr, HPAGE_PMD_NR, true);
+	KUNIT_ASSERT_TRUE(test, pmd_uffd_wp(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr), 0UL);
+	mh_expect_all_free(mh);
+	KUNIT_EXPECT_TRUE(test, is_huge_zero_pmd(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_TRUE(test, pmd_uffd_wp(mh_pmd(mh, addr)));
+	mh_expect_zeroes(mh, addr);
 }
 
 /* ---- destinations that do not fit ---- */
@@ -808,6 +963,33 @@ static void forked_folio_moves_whole(struct kunit *test)
 	mh_expect_contents(mh, addr);
 	mh_zap(mh, addr);
 	mh_expect_all_free(mh);
+}
+
+static void folio_that_child_maps_by_ptes_moves_whole(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map(mh);
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	parent = kunit_mm_enter(mh->km, child);
+	kunit_mm_split_pmd(mh->km, addr);
+	kunit_mm_enter(mh->km, parent);
+	KUNIT_EXPECT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test,
+			  mh_is_on_device(mh, mh_huge_folio(mh, addr)));
+	KUNIT_EXPECT_EQ(test, folio_mapcount(mh_huge_folio(mh, addr)),
+			HPAGE_PMD_NR + 1);
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+	kunit_mm_enter(mh->km, child);
+	KUNIT_EXPECT_FALSE(test, pmd_leaf(mh_pmd(mh, addr)));
+	mh_expect_contents(mh, addr);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
 }
 
 /* A page has no entry with the flag, so a large folio is put back. */
@@ -1118,6 +1300,79 @@ static void one_of_many_faults_brings_back_pages(struct kunit *test)
 	mh_expect_one_fault(test->priv, 1);
 }
 
+/* The folio is in system memory then, and one PTE is exclusive. */
+static void exclusive_access_brings_back_the_folio(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct folio *folio;
+	struct page *page;
+
+	mmap_read_lock(mh->km->mm);
+	page = make_device_exclusive(mh->km->mm, addr + PAGE_SIZE, mh->dev,
+				     &folio);
+	mmap_read_unlock(mh->km->mm);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	mh_expect_all_free(mh);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, page);
+	KUNIT_EXPECT_FALSE(test, folio_is_zone_device(folio));
+	folio_unlock(folio);
+	folio_put(folio);
+	mh_expect_contents(mh, addr);
+}
+
+/* ---- poison ---- */
+
+static void mh_expect_no_poison(struct mh_test *mh, unsigned long pfn)
+{
+	KUNIT_EXPECT_EQ(mh->test, memory_failure(pfn, MF_SW_SIMULATED), -ENXIO);
+	KUNIT_EXPECT_FALSE(mh->test, PageHWPoison(pfn_to_page(pfn)));
+}
+
+/* The device handles errors of its memory, in use and free. */
+static void memory_failure_is_refused(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr, pfn;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		kunit_skip(test, "no memory_failure() in this kernel");
+	addr = mh_map_on_device(mh);
+	pfn = folio_pfn(mh_huge_folio(mh, addr));
+	mh_expect_no_poison(mh, pfn);
+	mh_expect_no_poison(mh, pfn + HPAGE_PMD_NR - 1);
+	mh_expect_huge(mh, addr, true);
+	mh_expect_contents(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+	mh_expect_no_poison(mh, pfn);
+}
+
+/* ---- splits ---- */
+
+/* The device may write to pages that are zero now. */
+static void zero_pages_stay_on_the_device(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+	struct folio *folio;
+
+	KUNIT_ASSERT_EQ(test, mh_to_device(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	folio = mh_huge_folio(mh, addr);
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	folio_get(folio);
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, split_folio(folio), 0);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_to_system(mh, addr),
+			(unsigned long)HPAGE_PMD_NR);
+	mh_expect_zeroes(mh, addr);
+	mh_expect_all_free(mh);
+}
+
 /* ---- pins ---- */
 
 /* A long-term pin of coherent memory moves it to the system first. */
@@ -1270,6 +1525,97 @@ static void own_folio_that_stays_is_read_only(struct kunit *test)
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
 	kunit_mm_exit(mh->km, child);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* An attempt to migrate it would invalidate the range each time. */
+static void own_pinned_folio_is_read_only(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct folio *folio = mh_huge_folio(mh, addr);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	kunit_mm_exit(mh->km, child);
+	folio_get(folio);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	folio_put(folio);
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* The lock may be held by a CPU fault that waits for the driver. */
+static void own_locked_folio_returns_ebusy(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+	struct folio *folio = mh_huge_folio(mh, addr);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mh_mirror(mh, addr, HPAGE_PMD_NR,
+						HMM_PFN_REQ_FAULT |
+						HMM_PFN_REQ_WRITE, mh->dev));
+	folio_unlock(folio);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 2);
+	kunit_mm_exit(mh->km, child);
+	mh_expect_huge(mh, addr, true);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* Nothing else records writes of the device. */
+static void own_soft_clean_folio_is_read_only(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr;
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "no soft-dirty bit in this kernel");
+	addr = mh_map_on_device(mh);
+	mh_change_pmd(mh, addr, mh_soft_clean);
+	kunit_mm_flags(mh->km, addr, 0, VM_SOFTDIRTY);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT, mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_FALSE(test, pmd_swp_soft_dirty(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
+	KUNIT_EXPECT_TRUE(test, pmd_swp_soft_dirty(mh_pmd(mh, addr)));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
+/* The fault tells userfaultfd. Here, the driver leaves the folio in place. */
+static void own_watched_folio_is_faulted(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr;
+
+	if (!IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		kunit_skip(test, "userfaultfd does not write-protect here");
+	addr = mh_map_on_device(mh);
+	mh->dev->serve_fault = mh_keep;
+	kunit_mm_uffd_wp(mh->km, addr, HPAGE_PMD_NR, true);
+	kunit_mm_flags(mh->km, addr, VM_UFFD_WP, 0);
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
+					   HMM_PFN_REQ_FAULT |
+					   HMM_PFN_REQ_WRITE, mh->dev));
+	kunit_mm_flags(mh->km, addr, 0, VM_UFFD_WP);
+	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
+	KUNIT_EXPECT_TRUE(test, pmd_swp_uffd_wp(mh_pmd(mh, addr)));
 	mh_zap(mh, addr);
 	mh_expect_all_free(mh);
 }
@@ -1427,21 +1773,28 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(part_is_free_when_the_child_exits),				\
 	KUNIT_CASE(zapped_part_is_free_and_the_rest_moves),		\
 	KUNIT_CASE(folio_zapped_during_migration_is_free),		\
+	KUNIT_CASE(zap_of_unstable_mm_splits_nothing),			\
 	KUNIT_CASE(part_zapped_during_migration_stays_zapped),		\
 	KUNIT_CASE(dirty_page_stays_soft_clean),			\
 	KUNIT_CASE(folio_without_destination_stays),			\
 	KUNIT_CASE(referenced_folio_stays_whole),			\
+	KUNIT_CASE(pinned_huge_page_stays_mapped),			\
+	KUNIT_CASE(locked_huge_page_stays_whole),			\
 	KUNIT_CASE(hole_has_one_entry_a_pmd),			\
 	KUNIT_CASE(huge_zero_page_is_replaced_whole),			\
 	KUNIT_CASE(huge_zero_page_is_replaced_by_pages),		\
 	KUNIT_CASE(large_hole_is_filled_by_pages),			\
 	KUNIT_CASE(large_hole_that_was_filled_is_refused),		\
+	KUNIT_CASE(large_hole_of_userfaultfd_is_refused),		\
+	KUNIT_CASE(large_hole_of_unstable_mm_is_refused),		\
+	KUNIT_CASE(protected_huge_zero_page_stays),			\
 	KUNIT_CASE(huge_page_moves_to_pages),				\
 	KUNIT_CASE(some_pages_of_huge_page_move),			\
 	KUNIT_CASE(folio_returns_in_pages),				\
 	KUNIT_CASE(forked_huge_page_moves_to_pages),			\
 	KUNIT_CASE(forked_folio_returns_in_pages),			\
 	KUNIT_CASE(forked_folio_moves_whole),				\
+	KUNIT_CASE(folio_that_child_maps_by_ptes_moves_whole),		\
 	KUNIT_CASE(large_destination_of_a_page_is_refused),		\
 	KUNIT_CASE(wrong_destination_of_a_folio_is_refused),		\
 	KUNIT_CASE(folio_is_evicted_whole),				\
@@ -1451,11 +1804,13 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(part_of_folio_is_evicted),				\
 	KUNIT_CASE(partly_unmapped_folio_is_queued_for_splitting),	\
 	KUNIT_CASE(folio_without_memory_stays_on_device),		\
+	KUNIT_CASE(memory_failure_is_refused),				\
 	KUNIT_CASE(hinted_page_keeps_write_permission),			\
 	KUNIT_CASE(hinted_read_only_page_stays_read_only)
 
 static struct kunit_case mh_cases[] = {
 	MH_COMMON_CASES,
+	KUNIT_CASE(young_huge_page_makes_device_folio_young),
 	KUNIT_CASE(fault_brings_back_the_folio),
 	KUNIT_CASE(fault_brings_back_pages),
 	KUNIT_CASE(fault_brings_back_some_pages),
@@ -1463,10 +1818,15 @@ static struct kunit_case mh_cases[] = {
 	KUNIT_CASE(fault_on_pte_of_folio_brings_back_the_page),
 	KUNIT_CASE(one_of_many_faults_calls_the_driver),
 	KUNIT_CASE(one_of_many_faults_brings_back_pages),
+	KUNIT_CASE(exclusive_access_brings_back_the_folio),
 	KUNIT_CASE(own_folio_is_reported_with_its_order),
 	KUNIT_CASE(folio_of_another_device_is_faulted),
 	KUNIT_CASE(own_read_only_folio_becomes_writable),
 	KUNIT_CASE(own_folio_that_stays_is_read_only),
+	KUNIT_CASE(own_pinned_folio_is_read_only),
+	KUNIT_CASE(own_locked_folio_returns_ebusy),
+	KUNIT_CASE(own_soft_clean_folio_is_read_only),
+	KUNIT_CASE(own_watched_folio_is_faulted),
 	KUNIT_CASE(own_shared_folio_is_copied),
 	{}
 };
@@ -1479,6 +1839,7 @@ static struct kunit_suite mh_suite = {
 
 static struct kunit_case mh_coherent_cases[] = {
 	MH_COMMON_CASES,
+	KUNIT_CASE(zero_pages_stay_on_the_device),
 	KUNIT_CASE(pin_of_pages_moves_the_folio),
 	KUNIT_CASE(no_numa_hints),
 	KUNIT_CASE(advice_leaves_the_folio_whole),
