@@ -200,3 +200,43 @@ TEST_MIRROR(accounting, group_limit_holds)
 	EXPECT_TRUE(eventually(charge_is(self->group, 0)));
 	EXPECT_EQ(0, rmdir(self->group));
 }
+
+/* A child of the group asks once. Return: its status; 0 if it got @expected. */
+static int fill_large_hole(const char *group, unsigned int node,
+			   struct area *thp, long expected)
+{
+	struct peer child;
+	struct mirror own;
+
+	if (group_fork(&child, group))
+		return -1;
+	if (child.pid)
+		return peer_end(&child);
+	if (mirror_open(&own, node))
+		_exit(1);
+	ask_to_device(&own, thp, 0, THP_PAGES);
+	_exit(held(&own, thp) == expected ? 0 : 2);
+}
+
+/* The process can do with small pages, so nobody is killed for a large one. */
+TEST_MIRROR(accounting, group_limit_refuses_a_large_hole)
+{
+	struct area thp;
+	char text[24];
+
+	if (!thp_allowed())
+		SKIP(return, "THP is disabled");
+	SKIP_FOR(group_make(self->group, sizeof(self->group)));
+	ASSERT_EQ(0, area_map(&thp, THP_PAGES));
+	ASSERT_EQ(0, area_advise(&thp, MADV_HUGEPAGE));
+	snprintf(text, sizeof(text), "%ld", (long)(THP_PAGES / 2 * PAGE));
+	ASSERT_EQ(0, group_write(self->group, "memory.max", text));
+	group_write(self->group, "memory.swap.max", "0");
+	EXPECT_EQ(0, fill_large_hole(self->group, variant->device, &thp, 0));
+	EXPECT_EQ(0, group_read(self->group, "memory.events", "oom_kill"));
+	ASSERT_EQ(0, group_write(self->group, "memory.max", "max"));
+	EXPECT_EQ(0, fill_large_hole(self->group, variant->device, &thp,
+				     THP_PAGES));
+	EXPECT_TRUE(eventually(charge_is(self->group, 0)));
+	EXPECT_EQ(0, rmdir(self->group));
+}

@@ -285,6 +285,25 @@ TEST_MIRROR(large, locked_folio_is_not_counted_on_the_device)
 	EXPECT_TRUE(eventually(pages_locked() <= before));
 }
 
+/* Looking at memory neither moves nor splits it. */
+TEST_MIRROR(large, memory_stays_when_inspected)
+{
+	unsigned char resident[THP_PAGES];
+	struct area thp;
+	size_t page;
+
+	SKIP_FOR(map_on_device(device, &thp));
+	EXPECT_EQ((long)THP_PAGES, smaps_pages(thp.at, "Rss"));
+	EXPECT_EQ((long)THP_PAGES, smaps_pages(thp.at, "Anonymous"));
+	EXPECT_EQ((long)THP_PAGES,
+		  pagemap_count(&thp, PAGEMAP_PRESENT | PAGEMAP_SWAP));
+	ASSERT_EQ(0, mincore(thp.at, area_size(&thp), resident));
+	for (page = 0; page < THP_PAGES; page++)
+		EXPECT_EQ(1, resident[page] & 1);
+	EXPECT_TRUE(whole_on_device(device, &thp));
+	EXPECT_EQ(0, cpu_wrong(&thp, 1));
+}
+
 /* The device is on one of the nodes, so that it is not on the other. */
 TEST_MIRROR(large, policy_passes_over_the_device)
 {
