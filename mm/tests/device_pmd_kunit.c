@@ -235,6 +235,21 @@ static void migration_pmd_keeps_its_bits(struct kunit *test)
 	}
 }
 
+/* The folio was split, and its first page unlocked, since it was looked up. */
+static void folio_of_migration_entry_is_found_after_split(struct kunit *test)
+{
+	struct pmd_test *pt = test->priv;
+	swp_entry_t entry = make_readable_migration_entry(folio_pfn(pt->folio));
+	struct folio *first = folio_alloc(GFP_KERNEL, 0);
+
+	KUNIT_ASSERT_NOT_NULL(test, first);
+	KUNIT_EXPECT_PTR_EQ(test, swap_entry_migration_sync(entry, first),
+			    pt->folio);
+	KUNIT_EXPECT_PTR_EQ(test, swap_entry_migration_sync(entry, pt->folio),
+			    pt->folio);
+	folio_put(first);
+}
+
 /* A change of one property leaves the others. */
 static void device_private_pmd_changes_one_bit(struct kunit *test)
 {
@@ -1736,6 +1751,7 @@ static void nothing_is_moved_to_migrating_huge_page(struct kunit *test)
 static struct kunit_case device_pmd_cases[] = {
 	KUNIT_CASE(device_private_pmd_keeps_its_bits),
 	KUNIT_CASE(migration_pmd_keeps_its_bits),
+	KUNIT_CASE(folio_of_migration_entry_is_found_after_split),
 	KUNIT_CASE(device_private_pmd_changes_one_bit),
 	KUNIT_CASE(other_pmd_is_not_device_private),
 	KUNIT_CASE(nonpresent_pmd_has_no_page_table),
