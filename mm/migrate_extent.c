@@ -144,6 +144,25 @@ static bool extent_is_whole(struct migrate_extent *ext)
 	return true;
 }
 
+/* May the process write to the pages of this run of equal PTEs? */
+static bool extent_may_write(const struct migrate_extent *ext, unsigned long i)
+{
+	return migrate_may_write(ext->vma, extent_addr(ext, i),
+				 ptep_get(ext->ptep + i));
+}
+
+/* Can one entry of src[] say of all pages whether they were writable? */
+static bool extent_has_one_permission(const struct migrate_extent *ext)
+{
+	unsigned long i = ext->equal;
+	bool write = i < ext->nr && extent_may_write(ext, 0);
+
+	for (; i < ext->nr; i += extent_pte_run(ext, i))
+		if (extent_may_write(ext, i) != write)
+			return false;
+	return true;
+}
+
 /* Number of pages from page @i on that have the same state */
 static unsigned long extent_page_run(const struct migrate_extent *ext,
 				     unsigned long i)
@@ -298,7 +317,8 @@ static unsigned long extent_unmap(struct migrate_walk *mw,
  *
  * Context: page-table lock held.
  * Return: number of pages of the folio; 0 if it has to be split, because not
- * all of its pages are mapped here.
+ * all of its pages are mapped here, or because the driver wants single pages and
+ * not all of them are writable, or none.
  */
 unsigned long migrate_collect_extent(struct migrate_walk *mw,
 				     struct folio *folio, unsigned long addr,
@@ -310,6 +330,8 @@ unsigned long migrate_collect_extent(struct migrate_walk *mw,
 
 	if (ext.nr > max || !migrate_takes_whole(mw->args, folio) ||
 	    !extent_is_whole(&ext))
+		return 0;
+	if (!migrate_wants_large(mw->args) && !extent_has_one_permission(&ext))
 		return 0;
 	if (!faulting && !folio_trylock(folio))
 		return ext.nr;

@@ -482,6 +482,42 @@ static pte_t me_clean(pte_t pte)
 	return pte_clear_soft_dirty(pte_wrprotect(pte));
 }
 
+static void me_expect_one_read_only(struct me_test *me, unsigned long addr,
+				    unsigned long select, unsigned long page)
+{
+	unsigned long i;
+
+	me_begin(me, addr, ME_PAGES, select & ~MIGRATE_VMA_SELECT_COMPOUND);
+	KUNIT_EXPECT_EQ(me->test, me->args.cpages, ME_PAGES);
+	for (i = 0; i < ME_PAGES; i++)
+		KUNIT_EXPECT_EQ_MSG(me->test,
+				    !!(me->src[i] & MIGRATE_PFN_WRITE),
+				    i != page, "page %lu", i);
+}
+
+/* A driver maps each page with the permission of its own entry. */
+static void pages_of_mixed_folio_keep_their_permission(struct kunit *test)
+{
+	struct me_test *me = test->priv;
+	unsigned long addr = me_map(me);
+
+	kunit_mm_change(me->km, addr + 3 * PAGE_SIZE, 1, me_read_only);
+	lru_add_drain_all();
+	me_expect_one_read_only(me, addr, MIGRATE_VMA_SELECT_SYSTEM, 3);
+	KUNIT_EXPECT_EQ(test, me_end(me), 0UL);
+	me_zap(me, addr);
+
+	addr = me_map(me);
+	kunit_mm_change(me->km, addr + 3 * PAGE_SIZE, 1, me_read_only);
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, me_to_device(me, addr, ME_PAGES), ME_PAGES);
+	me_expect_one_read_only(me, addr, me_select_device(me), 3);
+	me_copy(me, &me->args, NULL);
+	KUNIT_EXPECT_EQ(test, me_end(me), ME_PAGES);
+	me_expect_used(me, 0);
+	me_expect_contents(me, addr);
+}
+
 static void me_expect_marks(struct me_test *me, unsigned long addr,
 			    const unsigned int *marks)
 {
@@ -1490,6 +1526,8 @@ static int me_init_coherent(struct kunit *test)
 #define ME_COMMON_CASES							\
 	KUNIT_CASE_PARAM(folios_move_whole, me_gen_params),		\
 	KUNIT_CASE_PARAM(driver_that_does_not_ask_gets_pages,		\
+			 me_gen_params),				\
+	KUNIT_CASE_PARAM(pages_of_mixed_folio_keep_their_permission,	\
 			 me_gen_params),				\
 	KUNIT_CASE_PARAM(mixed_marks_survive, me_gen_params),		\
 	KUNIT_CASE_PARAM(zapped_part_is_free_at_once, me_gen_params),	\
