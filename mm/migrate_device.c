@@ -385,10 +385,14 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * zeroes behind it, for as many holes as the folio has pages, with the address
  * aligned to its size.
  *
- * A large folio of which not all pages are collected is split while it is
- * mapped. That sends MMU_NOTIFY_CLEAR, for the whole folio and without an owner,
- * to all interval notifiers, that of the driver included. So the caller must not
- * hold a lock that this notifier takes.
+ * A large folio that cannot be collected whole is split while it is mapped: not
+ * all of its pages are in the range, or mapped in order by one page table, or it
+ * is poisoned. Without MIGRATE_VMA_SELECT_COMPOUND, also if it is in the swap
+ * cache, or if some of its pages are writable and some are not. A page that
+ * another process maps, too, is unmapped there. Both send MMU_NOTIFY_CLEAR, for
+ * all pages of the folio and without an owner, to all interval notifiers, that of
+ * the driver included. So the caller must not hold a lock that this notifier
+ * takes.
  *
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.

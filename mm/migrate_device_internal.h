@@ -419,6 +419,10 @@ unsigned long migrate_restore_extent(struct migrate_walk *mw, unsigned long i,
 				     struct folio *folio, unsigned long addr,
 				     pte_t *ptep);
 
+#if IS_ENABLED(CONFIG_KUNIT)
+void migrate_split_mappings(struct folio *folio);
+#endif
+
 /* From now on a zap looks for large folios of which it takes a part. */
 static inline void migrate_note_huge(void)
 {

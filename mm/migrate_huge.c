@@ -26,14 +26,17 @@
  *   not refer to a folio that is no larger than a page. Then the folio itself
  *   is split. Neither needs an invalidation, as nothing is mapped.
  *
- *   The second step fails if there is another reference. Then the folio stays
- *   large and is mapped by PTEs when the migration is over.
+ *   If there is another reference, nothing is split, and the folio is mapped as
+ *   before when the migration is over. If one is taken between the two steps, the
+ *   second fails: the folio stays large, and PTEs map it.
  *
  * Locks
  *
  *   The folio is locked. Within it, the PMD lock, or the anon_vma lock and
  *   then the PMD lock.
  */
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
 #include <linux/memcontrol.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
@@ -139,6 +142,24 @@ static bool huge_split_mapping(struct folio *folio, struct vm_area_struct *vma,
 	return true;
 }
 
+static bool huge_is_referenced(const struct migrate_vma *args,
+			       struct folio *folio)
+{
+	int expected = migrate_is_fault(args, folio) ? 2 : 1;
+
+	return folio_ref_count(folio) > expected;
+}
+
+/* A separate function, so that a test can act between the two steps. */
+VISIBLE_IF_KUNIT void migrate_split_mappings(struct folio *folio)
+{
+	struct rmap_walk_control rwc = { .rmap_one = huge_split_mapping };
+
+	KUNIT_STATIC_STUB_REDIRECT(migrate_split_mappings, folio);
+	if (folio_order(folio) >= MIGRATE_HUGE_ORDER)
+		rmap_walk(folio, &rwc);
+}
+
 /*
  * The fault path waits for this call, so it does not need its reference, which
  * would keep the folio from being split. It then belongs to the page that the
@@ -184,7 +205,6 @@ static void huge_fill(unsigned long *src, unsigned long nr)
  */
 bool migrate_split(struct migrate_vma *args, unsigned long i)
 {
-	struct rmap_walk_control rwc = { .rmap_one = huge_split_mapping };
 	struct folio *folio = migrate_entry_folio(args->src[i]);
 	unsigned long k, nr = migrate_entry_nr(args->src[i]);
 
@@ -195,8 +215,9 @@ bool migrate_split(struct migrate_vma *args, unsigned long i)
 	}
 	if (folio_test_swapcache(folio) && !folio_free_swap(folio))
 		return false;
-	if (folio_order(folio) >= MIGRATE_HUGE_ORDER)
-		rmap_walk(folio, &rwc);
+	if (huge_is_referenced(args, folio))
+		return false;
+	migrate_split_mappings(folio);
 	if (!huge_split_folio(args, folio))
 		return false;
 	huge_fill(args->src + i, nr);

@@ -7,6 +7,7 @@
  * The suites run on a device with private and on one with coherent memory.
  * Every test ends with all device pages free and no memory lost.
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/delay.h>
 #include <linux/hmm.h>
@@ -23,6 +24,7 @@
 
 #include "../internal.h"
 #include "../device_write.h"
+#include "../migrate_device_internal.h"
 #include "kunit_device.h"
 #include "kunit_mm.h"
 
@@ -44,6 +46,7 @@
  * @every: destinations: a large folio if 0, else a page for each @every-th page
  * @served: faults that moved the page of the access
  * @arrived: threads that are about to fault
+ * @extra: a folio that got a reference while it was split
  * @args: of the migration
  * @src: its sources
  * @dst: its destinations
@@ -56,6 +59,7 @@ struct mh_test {
 	unsigned long every;
 	int served;
 	atomic_t arrived;
+	struct folio *extra;
 	struct migrate_vma args;
 	unsigned long *src;
 	unsigned long *dst;
@@ -868,6 +872,26 @@ static void huge_page_moves_to_pages(struct kunit *test)
 	mh_expect_contents(mh, addr);
 }
 
+/* They are no holes, whatever they contain. */
+static void huge_page_of_zeroes_moves_in_pages(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = kunit_mm_map_huge(mh->km, HPAGE_PMD_NR);
+
+	KUNIT_ASSERT_EQ(test, mh_put(addr, 0, 0), 0);
+	if (!pmd_trans_huge(mh_pmd(mh, addr)))
+		kunit_skip(test, "no THP available");
+	mh_begin(mh, addr, HPAGE_PMD_NR, MIGRATE_VMA_SELECT_SYSTEM);
+	KUNIT_EXPECT_EQ(test, mh->args.cpages, (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test, mh->src[7] & MIGRATE_PFN_VALID);
+	mh_copy(mh, &mh->args, mh->dev);
+	KUNIT_EXPECT_EQ(test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	mh_expect_zeroes(mh, addr);
+	mh_zap(mh, addr);
+	mh_expect_all_free(mh);
+}
+
 static void some_pages_of_huge_page_move(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
@@ -1041,6 +1065,111 @@ static void wrong_destination_of_a_folio_is_refused(struct kunit *test)
 	mh_expect_all_free(mh);
 }
 
+/* ---- splits that fail ---- */
+
+/* As a lookup by pfn would do after the first of the two steps of a split. */
+static void mh_reference_extra(struct folio *folio)
+{
+	struct mh_test *mh = kunit_get_current_test()->priv;
+
+	kunit_deactivate_static_stub(mh->test, migrate_split_mappings);
+	migrate_split_mappings(folio);
+	folio_get(folio);
+	mh->extra = folio;
+}
+
+/* The next split fails. */
+static void mh_fail_split(struct mh_test *mh)
+{
+	kunit_activate_static_stub(mh->test, migrate_split_mappings,
+				   mh_reference_extra);
+}
+
+static void mh_put_extra(struct mh_test *mh)
+{
+	KUNIT_ASSERT_NOT_NULL(mh->test, mh->extra);
+	KUNIT_EXPECT_EQ(mh->test, folio_order(mh->extra), HPAGE_PMD_ORDER);
+	folio_put(mh->extra);
+	mh->extra = NULL;
+}
+
+/* The first of two folios stays, and the second moves in pages. */
+static void mh_expect_second_moves(struct mh_test *mh, unsigned long addr,
+				   bool to_device)
+{
+	unsigned long i;
+
+	mh_fail_split(mh);
+	mh_begin(mh, addr, 2 * HPAGE_PMD_NR, mh_select(mh, to_device));
+	KUNIT_EXPECT_EQ(mh->test, mh->args.cpages,
+			(unsigned long)HPAGE_PMD_NR);
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		KUNIT_ASSERT_EQ(mh->test, mh->src[i], 0UL);
+	mh_copy(mh, &mh->args, to_device ? mh->dev : NULL);
+	KUNIT_EXPECT_EQ(mh->test, mh_end(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(mh->test, mh_used(mh), (unsigned long)HPAGE_PMD_NR);
+	KUNIT_EXPECT_FALSE(mh->test, pmd_leaf(mh_pmd(mh, addr)));
+	mh_put_extra(mh);
+}
+
+static unsigned long mh_map_two(struct mh_test *mh)
+{
+	unsigned long addr = kunit_mm_map_huge(mh->km, 2 * HPAGE_PMD_NR);
+
+	mh_fill(mh, addr);
+	mh_fill(mh, addr + HPAGE_PMD_SIZE);
+	if (!pmd_trans_huge(mh_pmd(mh, addr)) ||
+	    !pmd_trans_huge(mh_pmd(mh, addr + HPAGE_PMD_SIZE)))
+		kunit_skip(mh->test, "no THP available");
+	kunit_mm_flags(mh->km, addr, VM_NOHUGEPAGE, VM_HUGEPAGE);
+	return addr;
+}
+
+static void mh_end_two(struct mh_test *mh, unsigned long addr)
+{
+	mh->every = 1;
+	mh_migrate(mh, addr, 2 * HPAGE_PMD_NR, false);
+	mh_expect_all_free(mh);
+	mh_expect_contents(mh, addr);
+	mh_expect_contents(mh, addr + HPAGE_PMD_SIZE);
+}
+
+static void huge_page_that_is_not_split_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_two(mh);
+
+	mh_expect_second_moves(mh, addr, true);
+	mh_end_two(mh, addr);
+}
+
+static void forked_huge_page_that_is_not_split_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_two(mh);
+	struct mm_struct *child, *parent;
+
+	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
+	mh_expect_second_moves(mh, addr, true);
+	mh_end_two(mh, addr);
+	parent = kunit_mm_enter(mh->km, child);
+	mh_expect_contents(mh, addr);
+	mh_expect_contents(mh, addr + HPAGE_PMD_SIZE);
+	kunit_mm_enter(mh->km, parent);
+	kunit_mm_exit(mh->km, child);
+}
+
+static void folio_that_is_not_split_stays(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_two(mh);
+
+	KUNIT_EXPECT_EQ(test, mh_migrate(mh, addr, 2 * HPAGE_PMD_NR, true),
+			2UL * HPAGE_PMD_NR);
+	mh_expect_second_moves(mh, addr, false);
+	mh_end_two(mh, addr);
+}
+
 /* ---- eviction ---- */
 
 static void mh_evict(struct mh_test *mh, unsigned long pfn, unsigned long nr)
@@ -1200,6 +1329,33 @@ static void fault_brings_back_pages(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
 	mh_expect_all_free(mh);
 	mh_expect_contents(mh, addr);
+}
+
+static vm_fault_t mh_serve_fault_and_put(struct kunit_device *dev,
+					 struct vm_fault *vmf)
+{
+	struct mh_test *mh = dev->test->priv;
+	vm_fault_t ret = mh_serve_fault(dev, vmf);
+
+	if (mh->extra)
+		mh_put_extra(mh);
+	return ret;
+}
+
+/* The fault has its reference and the lock back, and PTEs map the folio. */
+static void fault_whose_split_fails_is_repeated(struct kunit *test)
+{
+	struct mh_test *mh = test->priv;
+	unsigned long addr = mh_map_on_device(mh);
+
+	mh->every = 1;
+	mh->dev->serve_fault = mh_serve_fault_and_put;
+	mh_fail_split(mh);
+	KUNIT_EXPECT_EQ(test, mh_get(mh, addr, 77), mh_pattern(77));
+	KUNIT_EXPECT_EQ(test, mh->dev->faults, 2);
+	KUNIT_EXPECT_EQ(test, mh->served, 1);
+	mh_expect_contents(mh, addr);
+	mh_expect_all_free(mh);
 }
 
 /* The page of the access stays in the first fault, and moves in the second. */
@@ -1789,6 +1945,7 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(large_hole_of_unstable_mm_is_refused),		\
 	KUNIT_CASE(protected_huge_zero_page_stays),			\
 	KUNIT_CASE(huge_page_moves_to_pages),				\
+	KUNIT_CASE(huge_page_of_zeroes_moves_in_pages),			\
 	KUNIT_CASE(some_pages_of_huge_page_move),			\
 	KUNIT_CASE(folio_returns_in_pages),				\
 	KUNIT_CASE(forked_huge_page_moves_to_pages),			\
@@ -1797,6 +1954,9 @@ static int mh_init_coherent(struct kunit *test)
 	KUNIT_CASE(folio_that_child_maps_by_ptes_moves_whole),		\
 	KUNIT_CASE(large_destination_of_a_page_is_refused),		\
 	KUNIT_CASE(wrong_destination_of_a_folio_is_refused),		\
+	KUNIT_CASE(huge_page_that_is_not_split_stays),			\
+	KUNIT_CASE(forked_huge_page_that_is_not_split_stays),		\
+	KUNIT_CASE(folio_that_is_not_split_stays),			\
 	KUNIT_CASE(folio_is_evicted_whole),				\
 	KUNIT_CASE(folio_is_evicted_by_pfns),				\
 	KUNIT_CASE(folio_is_evicted_in_pages),				\
@@ -1813,6 +1973,7 @@ static struct kunit_case mh_cases[] = {
 	KUNIT_CASE(young_huge_page_makes_device_folio_young),
 	KUNIT_CASE(fault_brings_back_the_folio),
 	KUNIT_CASE(fault_brings_back_pages),
+	KUNIT_CASE(fault_whose_split_fails_is_repeated),
 	KUNIT_CASE(fault_brings_back_some_pages),
 	KUNIT_CASE(fault_of_forked_folio_brings_back_pages),
 	KUNIT_CASE(fault_on_pte_of_folio_brings_back_the_page),
