@@ -53,7 +53,7 @@ static int example_enter(void)
 	return -ENODEV;
 }
 
-/* Where the CPU, which plays the engine, finds the content of a page. */
+/* Address of the content of a page for the CPU, which plays the engine. */
 static void *example_data(struct page *page)
 {
 	return is_device_private_page(page) ?
@@ -78,12 +78,15 @@ static void example_folio_free(struct folio *folio)
 	gen_pool_free(example_pool, PFN_PHYS(folio_pfn(folio)), folio_size(folio));
 }
 
-/* An eviction has no VMA. No process is killed for it, nor for a large folio. */
+/*
+ * An eviction has no VMA, and the policy of the caller is that of another process. No process is
+ * killed for it, nor for a large folio.
+ */
 static struct folio *example_alloc_system(struct migrate_vma *args, unsigned long i, int order)
 {
 	gfp_t gfp = GFP_HIGHUSER_MOVABLE | (order ? __GFP_NORETRY | __GFP_NOWARN :
 					    !args->vma ? __GFP_RETRY_MAYFAIL | __GFP_NOWARN : 0);
-	struct folio *folio = !args->vma ? folio_alloc(gfp, order) :
+	struct folio *folio = !args->vma ? __folio_alloc_node(gfp, order, numa_mem_id()) :
 		vma_alloc_folio(gfp, order, args->vma, args->start + i * PAGE_SIZE, order);
 
 	if (folio)
@@ -134,7 +137,7 @@ static unsigned long example_copy_all(struct migrate_vma *args)
 		    example_copy(args, i, from, example_order(args->src[i])))
 			continue;
 		nr = 1UL << example_order(args->src[i]);
-		if (to_device && gen_pool_avail(example_pool) < nr * PAGE_SIZE)
+		if (nr == 1 || (to_device && gen_pool_avail(example_pool) < nr * PAGE_SIZE))
 			missing += nr;
 		else
 			for (k = 0; k < nr; k++)
@@ -143,18 +146,21 @@ static unsigned long example_copy_all(struct migrate_vma *args)
 	return missing;
 }
 
-/* Counts the pages that moved and those that found no memory. */
-static int example_move(struct migrate_vma *args, u64 *moved, unsigned long *missing)
+/* Counts the pages that moved, and those without memory. Of these, none moves above @most. */
+static int example_move(struct migrate_vma *args, unsigned long most, u64 *moved,
+			unsigned long *missing)
 {
 	int ret = migrate_vma_setup(args);
 
 	if (ret)
 		return ret;
 	*missing = example_copy_all(args);
-	migrate_vma_pages(args);
-	for (unsigned long i = 0; i < args->npages; i++)
-		if (args->src[i] & MIGRATE_PFN_MIGRATE)
-			*moved += 1UL << example_order(args->src[i]);
+	if (*missing <= most) {
+		migrate_vma_pages(args);
+		for (unsigned long i = 0; i < args->npages; i++)
+			if (args->src[i] & MIGRATE_PFN_MIGRATE)
+				*moved += 1UL << example_order(args->src[i]);
+	}
 	migrate_vma_finalize(args);
 	return 0;
 }
@@ -169,7 +175,7 @@ static void example_evict(size_t want)
 	for (int n = HMM_EXAMPLE_MEMORY / SZ_2M; n && gen_pool_avail(example_pool) < want; n--) {
 		migrate_device_range(src, PHYS_PFN(example_pagemap.range.start + hand),
 				     EXAMPLE_BATCH);
-		memset(dst, 0, sizeof(dst));
+		memset(dst, 0, sizeof(dst));	/* migrate_vma_setup() does so, this does not */
 		example_copy_all(&args);
 		migrate_device_pages(src, dst, EXAMPLE_BATCH);
 		migrate_device_finalize(src, dst, EXAMPLE_BATCH);
@@ -177,9 +183,10 @@ static void example_evict(size_t want)
 	}
 }
 
-/* Move from args->start to @end or less: args->end. A full device gets a second try. */
+/* Move from args->start to @end or less: args->end. Make room first: it may evict new arrivals. */
 static int example_migrate_batch(struct migrate_vma *args, unsigned long end, u64 *moved)
 {
+	bool to_device = args->flags & MIGRATE_VMA_SELECT_SYSTEM;
 	unsigned long missing;
 	int ret;
 
@@ -187,14 +194,14 @@ static int example_migrate_batch(struct migrate_vma *args, unsigned long end, u6
 	if (!args->vma)
 		return -EFAULT;
 	args->end = min3(PAGE_ALIGN(end), args->vma->vm_end, ALIGN(args->start + 1, SZ_2M));
-	ret = example_move(args, moved, &missing);
-	if (ret || !missing || !(args->flags & MIGRATE_VMA_SELECT_SYSTEM))
+	ret = example_move(args, to_device ? 0 : ULONG_MAX, moved, &missing);
+	if (ret || !missing || !to_device)
 		return ret;
-	example_evict(missing * PAGE_SIZE);
-	return example_move(args, moved, &missing);
+	example_evict(args->end - args->start);
+	return example_move(args, ULONG_MAX, moved, &missing);
 }
 
-/* Move what can move: a pinned page, for example, stays where it is. */
+/* Move the pages that can move: one that is pinned, for example, stays. */
 static int example_migrate(struct example_client *client, u64 addr, u64 end, int select, u64 *moved)
 {
 	struct migrate_vma args = { .src = client->src, .dst = client->dst,
@@ -236,11 +243,11 @@ static vm_fault_t example_migrate_to_ram(struct vm_fault *vmf)
 
 	if (!pfns)
 		return VM_FAULT_OOM;
-	ret = example_move(&args, &moved, &missing);
+	ret = example_move(&args, ULONG_MAX, &moved, &missing);
 	kfree(pfns);
 	if (ret)
 		return VM_FAULT_SIGBUS;
-	/* What did not move for another reason is tried again by the CPU. */
+	/* If the page stays for another reason, the CPU faults again. */
 	return missing && !moved ? VM_FAULT_OOM : 0;
 }
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,7 +33,7 @@
 #define DRIVER		"/sys/bus/platform/drivers/hmm_example/"
 #define NODES		1000
 #define HUGE_TESTS	7
-#define TESTS		(30 + HUGE_TESTS)
+#define TESTS		(31 + HUGE_TESTS)
 #define LARGEST		(2 << 20)	/* bytes of a folio on the device */
 
 struct memory {
@@ -190,6 +191,7 @@ static pid_t start_endless_child(const struct memory *list, int error)
 	if (pid < 0)
 		die("fork");
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(device);
 		device = open(DEVICE, O_RDWR);
 		if (device < 0 || write(ready[1], &c, 1) != 1)
@@ -293,6 +295,32 @@ static void test_evict(void)
 	       "full device makes room");
 	result(moved(HMM_EXAMPLE_TO_SYSTEM, &mem) <= nr && check(&mem, 13),
 	       "evicted pages are intact");
+	unmap(&mem);
+}
+
+/*
+ * A page of other memory makes the device one page too small. It evicts 2 MiB, at another place in
+ * each round, but no page that has just moved, which would move, and count, twice.
+ */
+static void test_evict_for_one(void)
+{
+	struct memory mem = map(HMM_EXAMPLE_MEMORY), one = map(page_size);
+	size_t nr = HMM_EXAMPLE_MEMORY / page_size;
+	bool once = true;
+	int i;
+
+	madvise(mem.words, mem.len, MADV_NOHUGEPAGE);
+	fill(&mem, 15);
+	fill(&one, 16);
+	for (i = 0; i < HMM_EXAMPLE_MEMORY / LARGEST; i++) {
+		once &= moved(HMM_EXAMPLE_TO_DEVICE, &one) == 1 &&
+			moved(HMM_EXAMPLE_TO_DEVICE, &mem) == nr;
+		moved(HMM_EXAMPLE_TO_SYSTEM, &one);
+		moved(HMM_EXAMPLE_TO_SYSTEM, &mem);
+	}
+	result(once && check(&mem, 15) && check(&one, 16),
+	       "device that lacks one page moves each page once");
+	unmap(&one);
 	unmap(&mem);
 }
 
@@ -517,14 +545,18 @@ static void test_unplug(void)
 	pid_t pid = start_endless_child(&list, ENODEV);
 	uint64_t value = 0;
 	int status = 1;
+	bool unplugged;
 
 	fill(&mem, 23);
 	if (moved(HMM_EXAMPLE_TO_DEVICE, &mem) != pages)
 		die("HMM_EXAMPLE_TO_DEVICE");
-	result(bind_driver(DRIVER "unbind") && check(&mem, 23),
+	unplugged = bind_driver(DRIVER "unbind");
+	result(unplugged && check(&mem, 23),
 	       "device is unplugged with data on it, which survives");
 	result(command(HMM_EXAMPLE_SUM, mem.words, mem.len, &value) == ENODEV,
 	       "unplugged device refuses work");
+	if (!unplugged)
+		kill(pid, SIGKILL);	/* the child would not end */
 	waitpid(pid, &status, 0);
 	result(!status, "unplug ends the work of another process");
 	unmap(&list);
@@ -549,6 +581,7 @@ int main(void)
 	test_kill();
 	test_migrate();
 	test_evict();
+	test_evict_for_one();
 	test_large();
 	test_forked();
 	test_refused();
