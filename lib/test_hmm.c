@@ -76,7 +76,7 @@
  *   would delay all other users of the mmap lock. dmirror_migrate_to_ram()
  *   takes dmirror_device::lock only, and no device page is faulted under that
  *   lock. Nothing sleeps under the lock of a page table, as reclaim can cause
- *   invalidations. Where the xarray has to grow, dpt_load() drops the lock,
+ *   invalidations. If the xarray has to grow, dpt_load() drops the lock,
  *   allocates, and checks for invalidations again.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt

@@ -8,7 +8,7 @@
  *   The conversions, and which of six properties of a mapped page each of them
  *   keeps. No other file decides that.
  *
- * Where a property is stored
+ * Storage of each property
  *
  *			present	  migration	private		exclusive
  *	write		PTE bit	  entry type	entry type	entry type

@@ -7,8 +7,7 @@
  *   The write fault of a device on a device-private page that it has mapped:
  *   either the entry becomes writable in place, and the page stays on the
  *   device, or the page has to be copied, and the fault handler migrates it to
- *   system memory. This is for device-private entries what do_wp_page() is for
- *   present ones.
+ *   system memory. It does for device-private entries the work of do_wp_page().
  *
  *	entry			page			result
  *	----------------------	----------------------	------------------

@@ -1007,8 +1007,8 @@ static void device_page_set_pgmap(struct page *page, struct dev_pagemap *pgmap)
 
 /*
  * The lock is set before the count is raised: others may find the folio from
- * then on. No one waits for the lock of a free page: who waits without a
- * reference has been woken before the last reference was dropped.
+ * then on. No one waits for the lock of a free page: tasks that wait without a
+ * reference were woken before the last reference was dropped.
  */
 static __always_inline void device_page_init(struct folio *folio,
 					     struct dev_pagemap *pgmap)
@@ -1125,9 +1125,9 @@ EXPORT_SYMBOL_GPL(zone_device_folio_init);
  * @folio: folio of private or coherent memory that is split
  * @page: one of its tail pages, with its new flags, mapping and index
  *
- * Takes the place of clear_compound_head(), and restores what the split does
- * not know: the pagemap, PG_reserved and the driver data, which in the first
- * two tail pages shares its storage with counters and a list.
+ * Takes the place of clear_compound_head(), and restores the state
+ * that the split does not know: the pagemap, PG_reserved and the driver data,
+ * which in the first two tail pages shares its storage with counters and a list.
  *
  * Context: the reference count of @folio is frozen.
  */

@@ -372,9 +372,9 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * split, unless @args selects MIGRATE_VMA_SELECT_COMPOUND. Then a folio that is
  * mapped within the range as a whole has one entry, of its first page, with
  * MIGRATE_PFN_COMPOUND, and the entries of its other pages are 0. A PMD may map
- * it, or PTEs of one page table; folio_order() tells its size. A hole or a huge
- * zero page of the size of a PMD has such an entry without MIGRATE_PFN_VALID.
- * Each counts as one in @args->cpages, as it does in later kernels. The
+ * it, or PTEs of one page table; folio_order() tells its size. A hole
+ * without a page table, of the size of a PMD, and a huge zero page have such an
+ * entry without MIGRATE_PFN_VALID. Each counts as one in @args->cpages, as it does in later kernels. The
  * destination of such an entry is either a folio of the same order, by an entry
  * with MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or single pages, for
  * all pages or for some. For the latter, migrate_vma_pages() splits the folio
@@ -397,9 +397,9 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * Context: Process context. The mmap lock of @args->vma is held, for reading
  * at least, until migrate_vma_finalize() has returned. May sleep.
  * Return: 0, also if nothing can be migrated; -EINVAL if there is no VMA, or
- * one that is not supported (hugetlb, DAX, secretmem, VM_SPECIAL), if the range
- * is empty or not in the VMA, if there are no arrays, or if @args->fault_page is
- * not device-private.
+ * one that is not supported (hugetlb, DAX, secretmem, VM_SHADOW_STACK,
+ * VM_SPECIAL), if the range is empty or not in the VMA, if there are no arrays,
+ * or if @args->fault_page is not device-private.
  */
 int migrate_vma_setup(struct migrate_vma *args)
 {

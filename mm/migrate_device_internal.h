@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Migration between system memory and device memory: what its files share.
+ * Migration between system memory and device memory: shared declarations.
  *
  * Scope
  *
@@ -15,7 +15,7 @@
  *	migrate_populate.c	pages: map destination pages in holes
  *	migrate_restore.c	finalize: map the old or the new pages
  *	migrate_evict.c		migrations from pfns, without a VMA
- *	migrate_huge.c		what is different for folios mapped by PMDs
+ *	migrate_huge.c		collect, populate and split folios mapped by PMDs
  *	migrate_extent.c	and for large folios mapped by PTEs
  *
  *   Collect, populate and restore each have one loop over page tables or arrays.

@@ -182,9 +182,12 @@ static void device_unmap(unsigned long *src_pfns, unsigned long npages)
  * entry of a page that is free, pinned or locked is 0. A large folio has one
  * entry, with MIGRATE_PFN_COMPOUND, if all of its pages are in the range; else
  * it is split. The caller goes on with migrate_device_pages() and
- * migrate_device_finalize().
+ * migrate_device_finalize(). Unlike migrate_vma_setup(), this does not clear the
+ * array of destinations: the caller does so before it fills it in.
  *
- * Context: Process context. The pagemap of the pages is alive. May sleep.
+ * Context: Process context. The pagemap of the pages is alive. Raises
+ * MMU_NOTIFY_CLEAR without an owner in each process that maps one of the pages,
+ * so the caller holds no lock that its notifier takes. May sleep.
  * Return: 0.
  */
 int migrate_device_range(unsigned long *src_pfns, unsigned long start,
@@ -217,7 +220,8 @@ EXPORT_SYMBOL(migrate_device_range);
  * Like migrate_device_range(), for pages that are not contiguous. A large folio
  * is not split if its pages follow each other in @src_pfns.
  *
- * Context: Process context. The pagemaps of the pages are alive. May sleep.
+ * Context: Process context. The pagemaps of the pages are alive. Raises
+ * MMU_NOTIFY_CLEAR as migrate_device_range() does. May sleep.
  * Return: 0.
  */
 int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
@@ -238,7 +242,8 @@ EXPORT_SYMBOL(migrate_device_pfns);
  * migrate_device_pages() - move the identity to the destination pages
  * @src_pfns: entries, as migrate_device_range() or migrate_device_pfns() left
  *	them
- * @dst_pfns: migrate_pfn() of a locked destination page each, or 0
+ * @dst_pfns: destinations as in dst[] of migrate_vma_pages(): 0, or
+ *	migrate_pfn() of a locked page or, with MIGRATE_PFN_COMPOUND, folio
  * @npages: number of entries
  *
  * Like migrate_vma_pages(), for a migration that did not start from a VMA.

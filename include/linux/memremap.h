@@ -90,7 +90,7 @@ struct vmem_altmap {
  *	folio. Not called if @folio_free is set.
  * @migrate_to_ram: Handle a CPU fault on a page of private memory. Migrate it,
  *	and other pages at choice, to system memory. The caller has locked and
- *	referenced the page, and holds the mmap or VMA lock for reading.
+ *	referenced the page, and holds the mmap lock for reading.
  *	Returns 0 or a VM_FAULT code. Required for private memory.
  * @memory_failure: Page frames @pfn to @pfn + @nr_pages - 1 are poisoned.
  *	Handle it for all users of these pages; flags are MF_*.

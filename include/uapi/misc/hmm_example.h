@@ -24,7 +24,7 @@ struct hmm_example_args {
 /**
  * struct hmm_example_node - node of the list that HMM_EXAMPLE_LIST follows
  * @next: address of the next node (a multiple of 16), 0 in the last one
- * @value: what is summed up
+ * @value: value to add up
  */
 struct hmm_example_node {
 	__u64 next;
