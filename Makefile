@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 S := scripts
 
-.PHONY: help setup run test test-distro test-arm64 matrix drivers compare torture bench later-tests
+.PHONY: help setup run test test-distro test-arm64 matrix drivers compare mm-compare torture bench later-tests
 .PHONY: demo-rdma shell kernel base check docs series series-check clean distclean deb deb-test
 
 help:
@@ -57,6 +57,10 @@ drivers:
 
 compare: setup
 	@$(S)/compare
+
+mm-compare:
+	@$(S)/setup $(if $(OURS),,deb)
+	@OURS=$(OURS) $(S)/mm-compare
 
 later-tests: setup
 	@$(S)/later-tests $(LATER)
