@@ -91,7 +91,11 @@ static void pmd_device_free(struct folio *folio)
 	struct pmd_test *pt = dev->test->priv;
 
 	WRITE_ONCE(pt->freed, pt->freed + folio_nr_pages(folio));
-	if (pt->ptl && spin_is_locked(pt->ptl))
+	if (!pt->ptl)
+		return;
+	if (spin_trylock(pt->ptl))
+		spin_unlock(pt->ptl);
+	else
 		pt->under_lock += folio_nr_pages(folio);
 }
 
