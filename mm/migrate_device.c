@@ -372,13 +372,13 @@ static bool migrate_vma_sane(const struct migrate_vma *args)
  * split, unless @args selects MIGRATE_VMA_SELECT_COMPOUND. Then a folio that is
  * mapped within the range as a whole has one entry, of its first page, with
  * MIGRATE_PFN_COMPOUND, and the entries of its other pages are 0. A PMD may map
- * it, or PTEs of one page table; folio_order() tells its size. A hole
- * without a page table, of the size of a PMD, and a huge zero page have such an
- * entry without MIGRATE_PFN_VALID. Each counts as one in @args->cpages, as it does in later kernels. The
- * destination of such an entry is either a folio of the same order, by an entry
- * with MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or single pages, for
- * all pages or for some. For the latter, migrate_vma_pages() splits the folio
- * and gives each page an entry of its own in src[].
+ * it, or PTEs of one page table; folio_order() tells its size. A hole without a
+ * page table, of the size of a PMD, and a huge zero page have such an entry
+ * without MIGRATE_PFN_VALID. Each counts as one in @args->cpages, as it does in
+ * later kernels. The destination of such an entry is either a folio of the same
+ * order, by an entry with MIGRATE_PFN_COMPOUND in dst[] and zeroes behind it, or
+ * single pages, for all pages or for some. For the latter, migrate_vma_pages()
+ * splits the folio and gives each page an entry of its own in src[].
  *
  * Holes that have an entry each, or one of the size of a PMD, can be filled by
  * smaller large folios, too: by an entry with MIGRATE_PFN_COMPOUND in dst[] and
