@@ -25,7 +25,9 @@
 #include <linux/hugetlb.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
 #include <linux/mman.h>
+#include <linux/page_idle.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/sysctl.h>
@@ -529,6 +531,31 @@ void kunit_mm_uffd_wp(struct kunit_mm *km, unsigned long addr,
 	mmap_read_lock(km->mm);
 	uffd_wp_range(vma_lookup(km->mm, addr), addr, nr << PAGE_SHIFT, enable);
 	mmap_read_unlock(km->mm);
+}
+
+/**
+ * kunit_mm_is_young() - was the folio accessed, as far as its flags say?
+ * @folio: folio
+ *
+ * LRU_GEN clears PG_referenced, so the idle flags keep the age there.
+ *
+ * Return: whether it was.
+ */
+bool kunit_mm_is_young(struct folio *folio)
+{
+	if (lru_gen_enabled() && IS_ENABLED(CONFIG_PAGE_IDLE_FLAG))
+		return folio_test_young(folio);
+	return folio_test_referenced(folio);
+}
+
+/**
+ * kunit_mm_make_old() - clear the flags of kunit_mm_is_young()
+ * @folio: folio
+ */
+void kunit_mm_make_old(struct folio *folio)
+{
+	folio_clear_referenced(folio);
+	folio_test_clear_young(folio);
 }
 
 /**

@@ -90,6 +90,9 @@ void kunit_mm_make_read_only(struct kunit_mm *km, unsigned long addr,
 void kunit_mm_uffd_wp(struct kunit_mm *km, unsigned long addr,
 		      unsigned long nr, bool enable);
 
+bool kunit_mm_is_young(struct folio *folio);
+void kunit_mm_make_old(struct folio *folio);
+
 pte_t kunit_mm_pte(struct kunit_mm *km, unsigned long addr);
 pmd_t kunit_mm_pmd(struct kunit_mm *km, unsigned long addr);
 unsigned long kunit_mm_pfn(struct kunit_mm *km, unsigned long addr);

@@ -1588,20 +1588,6 @@ static pte_t md_old(pte_t pte)
 	return pte_mkold(pte);
 }
 
-/* LRU_GEN clears PG_referenced, so the idle flags keep the age there. */
-static bool md_is_young(struct folio *folio)
-{
-	if (lru_gen_enabled() && IS_ENABLED(CONFIG_PAGE_IDLE_FLAG))
-		return folio_test_young(folio);
-	return folio_test_referenced(folio);
-}
-
-static void md_make_old(struct folio *folio)
-{
-	folio_clear_referenced(folio);
-	folio_test_clear_young(folio);
-}
-
 static void young_pte_makes_device_folio_referenced(struct kunit *test)
 {
 	struct md_test *md = test->priv;
@@ -1609,15 +1595,15 @@ static void young_pte_makes_device_folio_referenced(struct kunit *test)
 
 	lru_add_drain_all();
 	for (i = 0; i < 2; i++)
-		md_make_old(md_nth_folio(md, addr, i));
+		kunit_mm_make_old(md_nth_folio(md, addr, i));
 	kunit_mm_change(md->km, addr, 1, md_old);
 	KUNIT_ASSERT_TRUE(test, pte_young(md_pte(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_device(md, addr, 2));
-	KUNIT_EXPECT_FALSE(test, md_is_young(md_folio(md, addr)));
-	KUNIT_EXPECT_TRUE(test, md_is_young(md_nth_folio(md, addr, 1)));
+	KUNIT_EXPECT_FALSE(test, kunit_mm_is_young(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, kunit_mm_is_young(md_nth_folio(md, addr, 1)));
 	KUNIT_EXPECT_EQ(test, 2UL, md_to_system(md, addr, 2));
-	KUNIT_EXPECT_FALSE(test, md_is_young(md_folio(md, addr)));
-	KUNIT_EXPECT_TRUE(test, md_is_young(md_nth_folio(md, addr, 1)));
+	KUNIT_EXPECT_FALSE(test, kunit_mm_is_young(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, kunit_mm_is_young(md_nth_folio(md, addr, 1)));
 	KUNIT_EXPECT_FALSE(test, pte_young(kunit_mm_pte(md->km, addr)));
 }
 
@@ -1640,7 +1626,7 @@ static void restored_page_keeps_young_and_dirty_bits(struct kunit *test)
 static void md_expect_age_of_stayer(struct md_test *md, unsigned long addr)
 {
 	KUNIT_EXPECT_TRUE(md->test, pte_young(kunit_mm_pte(md->km, addr)));
-	KUNIT_EXPECT_FALSE(md->test, md_is_young(md_folio(md, addr)));
+	KUNIT_EXPECT_FALSE(md->test, kunit_mm_is_young(md_folio(md, addr)));
 }
 
 /* Its PTE is young. With PG_referenced it would look accessed twice. */
@@ -1651,7 +1637,7 @@ static void restored_page_is_not_referenced_twice(struct kunit *test)
 	struct folio *folio = md_folio(md, addr);
 
 	lru_add_drain_all();
-	md_make_old(folio);
+	kunit_mm_make_old(folio);
 	KUNIT_EXPECT_EQ(test, 0UL,
 			md_try_to_device(md, addr, 1, MD_MOVES_NONE));
 	md_expect_age_of_stayer(md, addr);
@@ -1671,11 +1657,11 @@ static void age_of_shared_page_survives_on_device(struct kunit *test)
 	struct mm_struct *child;
 
 	lru_add_drain_all();
-	md_make_old(md_folio(md, addr));
+	kunit_mm_make_old(md_folio(md, addr));
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(md->km, addr, &child));
 	KUNIT_ASSERT_TRUE(test, pte_young(kunit_mm_pte(md->km, addr)));
 	KUNIT_EXPECT_EQ(test, 1UL, md_to_device(md, addr, 1));
-	KUNIT_EXPECT_TRUE(test, md_is_young(md_folio(md, addr)));
+	KUNIT_EXPECT_TRUE(test, kunit_mm_is_young(md_folio(md, addr)));
 	kunit_mm_exit(md->km, child);
 }
 

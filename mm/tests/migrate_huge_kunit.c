@@ -16,7 +16,6 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
-#include <linux/page_idle.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -662,21 +661,10 @@ static void locked_huge_page_stays_whole(struct kunit *test)
 
 /* ---- age ---- */
 
-/* LRU_GEN clears PG_referenced, so the idle flags keep the age there. */
-static bool mh_is_young(struct folio *folio)
-{
-	if (lru_gen_enabled() && IS_ENABLED(CONFIG_PAGE_IDLE_FLAG))
-		return folio_test_young(folio);
-	return folio_test_referenced(folio);
-}
-
 static void mh_make_old(struct mh_test *mh, unsigned long addr)
 {
-	struct folio *folio = mh_huge_folio(mh, addr);
-
 	lru_add_drain_all();
-	folio_clear_referenced(folio);
-	folio_test_clear_young(folio);
+	kunit_mm_make_old(mh_huge_folio(mh, addr));
 }
 
 /* A device-private entry has no accessed bit. */
@@ -688,14 +676,14 @@ static void young_huge_page_makes_device_folio_young(struct kunit *test)
 	mh_make_old(mh, addr);
 	KUNIT_ASSERT_TRUE(test, pmd_young(mh_pmd(mh, addr)));
 	mh_to_device(mh, addr);
-	KUNIT_EXPECT_TRUE(test, mh_is_young(mh_huge_folio(mh, addr)));
+	KUNIT_EXPECT_TRUE(test, kunit_mm_is_young(mh_huge_folio(mh, addr)));
 	mh_zap(mh, addr);
 
 	addr = mh_map(mh);
 	mh_make_old(mh, addr);
 	mh_change_pmd(mh, addr, mh_old);
 	mh_to_device(mh, addr);
-	KUNIT_EXPECT_FALSE(test, mh_is_young(mh_huge_folio(mh, addr)));
+	KUNIT_EXPECT_FALSE(test, kunit_mm_is_young(mh_huge_folio(mh, addr)));
 	mh_zap(mh, addr);
 	mh_expect_all_free(mh);
 }
@@ -1596,6 +1584,24 @@ static int mh_mirror(struct mh_test *mh, unsigned long addr, unsigned long nr,
 	return ret;
 }
 
+/* The device is going to write to all pages of the folio at @addr. */
+static int mh_mirror_for_write(struct mh_test *mh, unsigned long addr)
+{
+	return mh_mirror(mh, addr, HPAGE_PMD_NR,
+			 HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE, mh->dev);
+}
+
+/* Read-only for the process and mapped once, as after a child has exited */
+static unsigned long mh_map_shared_once(struct mh_test *mh)
+{
+	unsigned long addr = mh_map_on_device(mh);
+	struct mm_struct *child;
+
+	KUNIT_ASSERT_EQ(mh->test, 0, kunit_mm_fork(mh->km, addr, &child));
+	kunit_mm_exit(mh->km, child);
+	return addr;
+}
+
 static void mh_expect_mirrored(struct mh_test *mh, unsigned long addr,
 			       unsigned long first, unsigned long nr,
 			       unsigned long flags)
@@ -1644,17 +1650,12 @@ static void folio_of_another_device_is_faulted(struct kunit *test)
 static void own_read_only_folio_becomes_writable(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
-	unsigned long addr = mh_map_on_device(mh);
-	struct mm_struct *child;
+	unsigned long addr = mh_map_shared_once(mh);
 
-	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
-	kunit_mm_exit(mh->km, child);
 	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR, 0,
 					   mh->dev));
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
-	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
-					   HMM_PFN_REQ_FAULT |
-					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror_for_write(mh, addr));
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
 	mh_zap(mh, addr);
@@ -1675,9 +1676,7 @@ static void own_folio_that_stays_is_read_only(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
 	mh->dev->serve_fault = mh_keep;
-	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
-					   HMM_PFN_REQ_FAULT |
-					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror_for_write(mh, addr));
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
 	kunit_mm_exit(mh->km, child);
@@ -1689,16 +1688,11 @@ static void own_folio_that_stays_is_read_only(struct kunit *test)
 static void own_pinned_folio_is_read_only(struct kunit *test)
 {
 	struct mh_test *mh = test->priv;
-	unsigned long addr = mh_map_on_device(mh);
+	unsigned long addr = mh_map_shared_once(mh);
 	struct folio *folio = mh_huge_folio(mh, addr);
-	struct mm_struct *child;
 
-	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
-	kunit_mm_exit(mh->km, child);
 	folio_get(folio);
-	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
-					   HMM_PFN_REQ_FAULT |
-					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror_for_write(mh, addr));
 	folio_put(folio);
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
@@ -1716,9 +1710,7 @@ static void own_locked_folio_returns_ebusy(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, kunit_mm_fork(mh->km, addr, &child));
 	folio_lock(folio);
-	KUNIT_EXPECT_EQ(test, -EBUSY, mh_mirror(mh, addr, HPAGE_PMD_NR,
-						HMM_PFN_REQ_FAULT |
-						HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mh_mirror_for_write(mh, addr));
 	folio_unlock(folio);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 2);
@@ -1743,9 +1735,7 @@ static void own_soft_clean_folio_is_read_only(struct kunit *test)
 					   HMM_PFN_REQ_FAULT, mh->dev));
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_FALSE(test, pmd_swp_soft_dirty(mh_pmd(mh, addr)));
-	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
-					   HMM_PFN_REQ_FAULT |
-					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror_for_write(mh, addr));
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, HMM_PFN_WRITE);
 	KUNIT_EXPECT_TRUE(test, pmd_swp_soft_dirty(mh_pmd(mh, addr)));
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 0);
@@ -1765,9 +1755,7 @@ static void own_watched_folio_is_faulted(struct kunit *test)
 	mh->dev->serve_fault = mh_keep;
 	kunit_mm_uffd_wp(mh->km, addr, HPAGE_PMD_NR, true);
 	kunit_mm_flags(mh->km, addr, VM_UFFD_WP, 0);
-	KUNIT_EXPECT_EQ(test, 0, mh_mirror(mh, addr, HPAGE_PMD_NR,
-					   HMM_PFN_REQ_FAULT |
-					   HMM_PFN_REQ_WRITE, mh->dev));
+	KUNIT_EXPECT_EQ(test, 0, mh_mirror_for_write(mh, addr));
 	kunit_mm_flags(mh->km, addr, 0, VM_UFFD_WP);
 	mh_expect_mirrored(mh, addr, 0, HPAGE_PMD_NR, 0);
 	KUNIT_EXPECT_EQ(test, mh->dev->faults, 1);
